@@ -1,0 +1,49 @@
+/* What host and device agree on: argument layout, codes and geometry.
+ *
+ * Read by nvcc (kernels), by bindgen (src/cuda/layout.rs) and by the host C++ build of the kernels.
+ * Plain C, so that each of them can. */
+#ifndef DROP_ACTIVATION_H
+#define DROP_ACTIVATION_H
+
+#include <stdint.h>
+
+/* One warp works on tiles of this many elements: 32 mask words, one for each lane. */
+#define DA_TILE_ELEMENTS 1024
+
+/* Threads of a block: any multiple of 32 up to this is accepted. */
+#define DA_MAX_BLOCK_THREADS 256
+
+/* Bytes of one vector access of the aligned path. A tensor whose address is no multiple of this
+ * takes the element-wise path; its results are the same. */
+#define DA_PACK_BYTES 16
+
+/* How inference mixes identity and nonlinearity: p == 0 and p == 1 are exact, not limits. */
+enum da_mixture {
+    DA_MIXTURE_IDENTITY = 0, /* p == 0 */
+    DA_MIXTURE_SIGMA = 1,    /* p == 1 */
+    DA_MIXTURE_MIXED = 2     /* 0 < p < 1 */
+};
+
+/* The one argument of every kernel. A field that an entry point does not use is zero. */
+struct da_args {
+    uint64_t n;        /* elements */
+    const void *x;     /* forward: the input. backward: the saved input, or the saved output y */
+    const void *dy;    /* backward: gradient of the output */
+    void *out;         /* y or dx; may equal x or dy (in place) */
+    uint32_t *mask;    /* ceil(n / 32) words: written by forward, read by backward */
+    uint64_t first;    /* global index of element 0, a multiple of 32 */
+    uint64_t seed;     /* Philox key */
+    uint64_t offset;   /* upper half of the Philox counter */
+    uint32_t threshold; /* T of the keep stream, when planes != 0 */
+    uint32_t planes;   /* bits of T that matter (32 - trailing zeros); 0: keep is `settled` */
+    uint32_t settled;  /* the keep word when planes == 0: all zeros or all ones */
+    uint32_t mixture;  /* enum da_mixture */
+    double p;          /* weight of the nonlinearity, for f64 arithmetic */
+    double slope;      /* 1 - p, or RReLU's inference slope, for f64 arithmetic */
+    float p_f32;       /* the same two for f32 arithmetic (f32, f16, bf16), */
+    float slope_f32;   /* each rounded once from f64 */
+    float lower;       /* RReLU: slopes are uniform on [lower, upper) */
+    float upper;
+};
+
+#endif
