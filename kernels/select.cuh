@@ -1,0 +1,72 @@
+// Whole-tile arithmetic on pairs of 16-bit elements: the ReLU passes of f16 and bf16 come down to
+// compares and logic on 32-bit registers, two elements at a time.
+//
+// A lane's bits sit at 8*k + e for element e of pack k. Shifted left by 7 - e, a register has
+// element e of packs 0..3 at the top of its bytes 0..3, and a byte permute that replicates a byte's
+// top bit spreads two of them, from the registers of e = 2*j and 2*j + 1, into the 16-bit mask of
+// pair j. Seven shifts serve the whole tile.
+#pragma once
+
+#include "dtype.cuh"
+
+struct PairMasks {
+    uint32_t shifted[8];
+
+    __device__ explicit PairMasks(uint32_t bits) {
+#pragma unroll
+        for (int e = 0; e < 8; ++e) shifted[e] = bits << (7 - e);
+    }
+
+    // 0xFFFF in the half whose element's bit is set, for elements 2*j (low) and 2*j + 1 of pack k.
+    __device__ __forceinline__ uint32_t of(int k, int j) const {
+        // 8 | i: replicate the top bit of byte i. Bytes 0..3 are the first argument's.
+        const uint32_t low = 8 | k, high = 8 | (4 + k);
+        return __byte_perm(shifted[2 * j], shifted[2 * j + 1], low | low << 4 | high << 8 | high << 12);
+    }
+};
+
+// Gathers one bit for each element out of 16-bit pair masks. A pair mask offers its low element's
+// bit at any of 0..15 and its high element's at the same place 16 higher; the places are chosen so
+// that half of all bits are where they belong from the start and the others are 15 places off.
+struct PairBits {
+    uint32_t gathered = 0;
+
+    __device__ __forceinline__ void add(int k, int j, uint32_t pair_mask) {
+        const int place = k < 2 ? 8 * k + 2 * j : 8 * (k - 2) + 2 * j + 1;
+        gathered |= pair_mask & (0x00010001u << place);
+    }
+
+    __device__ __forceinline__ uint32_t bits() const {
+        return (gathered & 0xAAAA5555u) | (gathered & 0x0000AAAAu) << 15 | (gathered & 0x55550000u) >> 15;
+    }
+};
+
+// ReLU's training forward: replaces x by y, returns the pass bits.
+template <class D>
+__device__ __forceinline__ uint32_t drop_relu_tile(Pack<D> (&packs)[4], uint32_t keep) {
+    const PairMasks kept(keep);
+    PairBits at_most_zero;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        uint32_t* pairs[4] = {&packs[k].raw.x, &packs[k].raw.y, &packs[k].raw.z, &packs[k].raw.w};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            const uint32_t low = D::at_most_zero(*pairs[j]);
+            at_most_zero.add(k, j, low);
+            *pairs[j] &= ~(low & kept.of(k, j));
+        }
+    }
+    return ~(keep & at_most_zero.bits());
+}
+
+// Its backward: zero where the pass bit is clear.
+template <class D>
+__device__ __forceinline__ void select_tile(Pack<D> (&packs)[4], uint32_t pass) {
+    const PairMasks passed(pass);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        uint32_t* pairs[4] = {&packs[k].raw.x, &packs[k].raw.y, &packs[k].raw.z, &packs[k].raw.w};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) *pairs[j] &= passed.of(k, j);
+    }
+}
