@@ -1,0 +1,51 @@
+//! The device code that build.rs embedded in the library.
+
+/// A module of device code: one for each `kernels/*.cu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Image {
+    Train,
+    Infer,
+    Rrelu,
+    Relu,
+}
+
+impl Image {
+    pub(crate) const ALL: [Self; 4] = [Self::Train, Self::Infer, Self::Rrelu, Self::Relu];
+
+    /// A fatbin, or PTX closed by a zero byte. `cuModuleLoadData` tells them apart, so both go through
+    /// cudarc's `Ptx::from_binary`; it does not take a length, which is why PTX must bring its own end.
+    pub(crate) fn bytes(self) -> &'static [u8] {
+        match self {
+            Self::Train => include_bytes!(concat!(env!("OUT_DIR"), "/train.image")),
+            Self::Infer => include_bytes!(concat!(env!("OUT_DIR"), "/infer.image")),
+            Self::Rrelu => include_bytes!(concat!(env!("OUT_DIR"), "/rrelu.image")),
+            Self::Relu => include_bytes!(concat!(env!("OUT_DIR"), "/relu.image")),
+        }
+    }
+}
+
+/// What the images are: "fatbin by nvcc 13.0.88 for sm_75, ..." or "prebuilt PTX by nvcc ...".
+pub(crate) const ORIGIN: &str = env!("DROP_ACTIVATION_DEVICE_CODE");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FATBIN_MAGIC: [u8; 4] = 0xBA55_ED50_u32.to_le_bytes();
+
+    #[test]
+    fn images_are_what_their_origin_says() {
+        for image in Image::ALL {
+            let bytes = image.bytes();
+            if ORIGIN.starts_with("fatbin by nvcc") {
+                assert_eq!(bytes[..4], FATBIN_MAGIC, "{image:?}");
+            } else {
+                assert!(ORIGIN.starts_with("prebuilt PTX"), "{ORIGIN}");
+                let end = bytes.iter().position(|&byte| byte == 0);
+                assert_eq!(end, Some(bytes.len() - 1), "{image:?} has no one closing zero");
+                let text = std::str::from_utf8(&bytes[..bytes.len() - 1]).unwrap();
+                assert!(text.contains(".visible .entry da_"), "{image:?}");
+            }
+        }
+    }
+}

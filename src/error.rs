@@ -1,0 +1,120 @@
+//! The one error type. Every variant names the argument, what was given and what is allowed; it is
+//! returned before anything is written or launched.
+
+use crate::mask::MaskOrigin;
+use crate::operation::Activation;
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can be wrong with a call.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The probability of keeping the nonlinearity is no probability.
+    #[error("p is {p}; allowed is 0 <= p <= 1")]
+    Probability {
+        /// What was given.
+        p: f64,
+    },
+
+    /// RReLU's bounds are out of order or out of range.
+    #[error("RReLU's slopes are lower = {lower}, upper = {upper}; allowed is 0 < lower <= upper <= 1")]
+    Slopes {
+        /// What was given as lower bound.
+        lower: f32,
+        /// What was given as upper bound.
+        upper: f32,
+    },
+
+    /// A name that stands for no nonlinearity.
+    #[error("activation is {name:?}; allowed are relu, sigmoid, tanh, gelu, silu")]
+    UnknownActivation {
+        /// What was given.
+        name: String,
+    },
+
+    /// A shard's first index does not fall on a mask word.
+    #[error("first is {first}; allowed are multiples of 32, the elements of a mask word")]
+    First {
+        /// What was given.
+        first: u64,
+    },
+
+    /// The tensor's last element would have an index beyond 64 bits.
+    #[error("first = {first} with {len} elements; allowed is first + elements <= 2^64")]
+    IndexRange {
+        /// The shard's first index.
+        first: u64,
+        /// The tensor's length in elements.
+        len: usize,
+    },
+
+    /// Two arguments that must be equally long are not.
+    #[error("{argument} has {given} elements; it must have as many as {other}, which has {expected}")]
+    Length {
+        /// The argument at fault.
+        argument: &'static str,
+        /// Its length in elements.
+        given: usize,
+        /// The argument that sets the length.
+        other: &'static str,
+        /// That argument's length in elements.
+        expected: usize,
+    },
+
+    /// The mask was made for another number of elements.
+    #[error("mask is for {given} elements; {other} has {expected}")]
+    MaskLength {
+        /// The mask's length in elements.
+        given: usize,
+        /// The argument it is used with.
+        other: &'static str,
+        /// That argument's length in elements.
+        expected: usize,
+    },
+
+    /// The mask was made by another operation.
+    #[error("mask was made by {given}; this call is for {expected}")]
+    MaskOrigin {
+        /// What the mask was made for.
+        given: MaskOrigin,
+        /// What the call is for, in words.
+        expected: String,
+    },
+
+    /// Words that do not make up a mask.
+    #[error("words are no mask of {len} elements: {reason}")]
+    MaskWords {
+        /// The length in elements that was asked for.
+        len: usize,
+        /// What is wrong with them.
+        reason: String,
+    },
+
+    /// Bytes that are no stored mask.
+    #[error("bytes are no stored mask: {reason}")]
+    MaskBytes {
+        /// What is wrong with them.
+        reason: String,
+    },
+
+    /// The backward pass of this nonlinearity needs the input.
+    #[error("x is missing; the backward pass of {activation} needs the input of the forward pass")]
+    MissingInput {
+        /// The nonlinearity.
+        activation: Activation,
+    },
+
+    /// Only ReLU can do without a mask.
+    #[error("activation is {activation}; without a mask only relu can be differentiated (from y)")]
+    NeedsMask {
+        /// The nonlinearity.
+        activation: Activation,
+    },
+
+    /// The CUDA backend cannot do what was asked.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::CudaError),
+}

@@ -1,0 +1,83 @@
+//! The two types that arithmetic is done in.
+
+use crate::activation;
+use crate::operation::Activation;
+
+/// [`f32`] or [`f64`]: what [`Element::Real`](crate::Element::Real) may be.
+pub trait Real:
+    Copy + PartialOrd + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self> + Send + Sync + 'static
+{
+    /// +0.
+    const ZERO: Self;
+
+    /// Rounds once.
+    fn from_f64(value: f64) -> Self;
+
+    /// Exact.
+    fn from_f32(value: f32) -> Self;
+
+    /// `self * a + b`, rounded once.
+    fn mul_add(self, a: Self, b: Self) -> Self;
+
+    /// Whether it is not a number.
+    fn is_nan(self) -> bool;
+
+    /// σ(x), within the bounds stated in [`crate::activation`].
+    fn sigma(self, activation: Activation) -> Self;
+
+    /// σ'(x), within the bounds stated in [`crate::activation`]; ReLU's is 0 at 0.
+    fn derivative(self, activation: Activation) -> Self;
+}
+
+macro_rules! real {
+    ($type:ty, $sigmoid:ident $sigmoid_d:ident $tanh:ident $tanh_d:ident $gelu:ident $gelu_d:ident $silu:ident $silu_d:ident) => {
+        impl Real for $type {
+            const ZERO: Self = 0.0;
+
+            #[inline(always)]
+            fn from_f64(value: f64) -> Self {
+                value as Self
+            }
+
+            #[inline(always)]
+            fn from_f32(value: f32) -> Self {
+                value.into()
+            }
+
+            #[inline(always)]
+            fn mul_add(self, a: Self, b: Self) -> Self {
+                <$type>::mul_add(self, a, b)
+            }
+
+            #[inline(always)]
+            fn is_nan(self) -> bool {
+                <$type>::is_nan(self)
+            }
+
+            #[inline(always)]
+            fn sigma(self, activation: Activation) -> Self {
+                match activation {
+                    Activation::Relu => if self <= 0.0 { 0.0 } else { self },
+                    Activation::Sigmoid => activation::$sigmoid(self),
+                    Activation::Tanh => activation::$tanh(self),
+                    Activation::Gelu => activation::$gelu(self),
+                    Activation::Silu => activation::$silu(self),
+                }
+            }
+
+            #[inline(always)]
+            fn derivative(self, activation: Activation) -> Self {
+                match activation {
+                    Activation::Relu => if self <= 0.0 { 0.0 } else { 1.0 },
+                    Activation::Sigmoid => activation::$sigmoid_d(self),
+                    Activation::Tanh => activation::$tanh_d(self),
+                    Activation::Gelu => activation::$gelu_d(self),
+                    Activation::Silu => activation::$silu_d(self),
+                }
+            }
+        }
+    };
+}
+
+real!(f32, sigmoid_f32 sigmoid_derivative_f32 tanh_f32 tanh_derivative_f32 gelu_f32 gelu_derivative_f32 silu_f32 silu_derivative_f32);
+real!(f64, sigmoid_f64 sigmoid_derivative_f64 tanh_f64 tanh_derivative_f64 gelu_f64 gelu_derivative_f64 silu_f64 silu_derivative_f64);

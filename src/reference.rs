@@ -1,0 +1,272 @@
+//! The specification in code: every pass, one element after the other, as the text of the mask
+//! stream and the paper's equations say it. Slow and plain; the other backends are held to it.
+
+use crate::check;
+use crate::element::Element;
+use crate::error::Result;
+use crate::key::MaskKey;
+use crate::mask::{MaskOrigin, PackedMask, words_for};
+use crate::operation::{Activation, DropActivation, Mixture, RRelu};
+use crate::real::Real;
+
+/// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
+pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    let [mut c0, mut c1, mut c2, mut c3] = counter;
+    let [mut k0, mut k1] = key;
+    for _ in 0..10 {
+        let p0 = 0xD251_1F53 * u64::from(c0);
+        let p1 = 0xCD9E_8D57 * u64::from(c2);
+        (c0, c1, c2, c3) = ((p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32);
+        k0 = k0.wrapping_add(0x9E37_79B9);
+        k1 = k1.wrapping_add(0xBB67_AE85);
+    }
+    [c0, c1, c2, c3]
+}
+
+const fn low(v: u64) -> u32 {
+    v as u32
+}
+
+const fn high(v: u64) -> u32 {
+    (v >> 32) as u32
+}
+
+/// The 32 keep bits of global word `w` for the threshold T in \[0, 2^32\] (section 3 of the mask
+/// stream): U\[i\] < T for 32 uniform integers U whose bits, most significant first, are bit i of
+/// R\[0\], R\[1\], ..., R\[31\].
+pub fn keep_word(threshold: u64, key: MaskKey, w: u64) -> u32 {
+    if threshold == 0 {
+        return 0;
+    }
+    if threshold == 1 << 32 {
+        return u32::MAX;
+    }
+    let threshold = threshold as u32;
+    let mut keep = 0;
+    let mut undecided = u32::MAX;
+    for block in 0..8 {
+        let counter = [low(w), high(w) | block << 29, low(key.offset()), high(key.offset())];
+        let r = philox4x32_10(counter, [low(key.seed()), high(key.seed())]);
+        for (j, r) in r.into_iter().enumerate() {
+            let k = 4 * block + j as u32;
+            if threshold >> (31 - k) & 1 == 1 {
+                keep |= undecided & !r;
+                undecided &= r;
+            } else {
+                undecided &= !r;
+            }
+            let rest_is_zero = k == 31 || threshold << (k + 1) == 0;
+            if undecided == 0 || rest_is_zero {
+                return keep;
+            }
+        }
+    }
+    keep
+}
+
+/// The keep bits of `len` elements, packed.
+///
+/// # Errors
+/// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for `len` elements.
+pub fn keep_mask(op: &DropActivation, key: MaskKey, len: usize) -> Result<Vec<u32>> {
+    check::key_covers(key, len)?;
+    let mut words: Vec<u32> =
+        (0..words_for(len) as u64).map(|w| keep_word(op.threshold(), key, key.first_word() + w)).collect();
+    if let (Some(last), used @ 1..) = (words.last_mut(), len % 32) {
+        *last &= (1 << used) - 1;
+    }
+    Ok(words)
+}
+
+fn bit(words: &[u32], i: usize) -> bool {
+    words[i / 32] >> (i % 32) & 1 == 1
+}
+
+/// Packs the bits of `len` elements.
+fn pack(len: usize, bit: impl Fn(usize) -> bool) -> Vec<u32> {
+    let mut words = vec![0; words_for(len)];
+    for i in 0..len {
+        words[i / 32] |= u32::from(bit(i)) << (i % 32);
+    }
+    words
+}
+
+/// `x <= 0`, the elements that ReLU makes zero: NaN is not among them.
+fn at_most_zero<T: Element>(x: T) -> bool {
+    x.to_real() <= T::Real::ZERO
+}
+
+fn zero<T: Element>() -> T {
+    T::from_real(T::Real::ZERO)
+}
+
+/// Training forward (the paper's equation 3): `y = keep ? σ(x) : x`, and the mask.
+///
+/// # Errors
+/// [`Error::IndexRange`](crate::Error::IndexRange).
+pub fn forward<T: Element>(op: &DropActivation, key: MaskKey, x: &[T]) -> Result<(Vec<T>, PackedMask)> {
+    let keep = keep_mask(op, key, x.len())?;
+    let (y, words) = match op.activation() {
+        Activation::Relu => {
+            let pass = pack(x.len(), |i| !(bit(&keep, i) && at_most_zero(x[i])));
+            let y = x.iter().enumerate().map(|(i, x)| if bit(&pass, i) { *x } else { zero() }).collect();
+            (y, pass)
+        }
+        activation => {
+            let sigma = |x: T| T::from_real(x.to_real().sigma(activation));
+            let y = x.iter().enumerate().map(|(i, x)| if bit(&keep, i) { sigma(*x) } else { *x }).collect();
+            (y, keep)
+        }
+    };
+    Ok((y, PackedMask::assemble(MaskOrigin::DropActivation(*op), x.len(), words)))
+}
+
+/// Training backward: `dx = keep ? dy σ'(x) : dy`; for ReLU `dx = pass ? dy : +0`, without x.
+///
+/// # Errors
+/// [`Error::MaskOrigin`](crate::Error::MaskOrigin), [`Error::MaskLength`](crate::Error::MaskLength),
+/// [`Error::MissingInput`](crate::Error::MissingInput), [`Error::Length`](crate::Error::Length).
+pub fn backward<T: Element>(op: &DropActivation, mask: &PackedMask, x: Option<&[T]>, dy: &[T]) -> Result<Vec<T>> {
+    check::mask_fits(op, mask.origin(), mask.len(), dy.len())?;
+    let x = check::saved_input(op, x, |x| x.len(), dy.len())?;
+    let dx = |(i, dy): (usize, &T)| match (x, bit(mask.words(), i)) {
+        (None, pass) => if pass { *dy } else { zero() },
+        (Some(_), false) => *dy,
+        (Some(x), true) => T::from_real(dy.to_real() * x[i].to_real().derivative(op.activation())),
+    };
+    Ok(dy.iter().enumerate().map(dx).collect())
+}
+
+/// ReLU's training backward for a caller that stored y and no mask: `dx = (y == 0) ? +0 : dy`.
+///
+/// It differs from [`backward`] only where x was exactly zero and σ dropped.
+///
+/// # Errors
+/// [`Error::NeedsMask`](crate::Error::NeedsMask), [`Error::Length`](crate::Error::Length).
+pub fn backward_from_output<T: Element>(op: &DropActivation, y: &[T], dy: &[T]) -> Result<Vec<T>> {
+    check::can_go_without_mask(op)?;
+    check::same_length("y", y.len(), "dy", dy.len())?;
+    Ok(dy.iter().zip(y).map(|(dy, y)| if y.to_real() == T::Real::ZERO { zero() } else { *dy }).collect())
+}
+
+/// Inference forward (the paper's equation 5): `y = (1-p) x + p σ(x)`; for ReLU the Leaky ReLU
+/// `x <= 0 ? (1-p) x : x`.
+pub fn infer<T: Element>(op: &DropActivation, x: &[T]) -> Vec<T> {
+    let activation = op.activation();
+    let y = |x: &T| {
+        let real = x.to_real();
+        match (op.mixture(), activation) {
+            (Mixture::Identity, _) => *x,
+            (Mixture::Sigma, Activation::Relu) => if at_most_zero(*x) { zero() } else { *x },
+            (Mixture::Sigma, _) => T::from_real(real.sigma(activation)),
+            (Mixture::Mixed { slope, .. }, Activation::Relu) => {
+                if at_most_zero(*x) { T::from_real(T::Real::from_f64(slope) * real) } else { *x }
+            }
+            (Mixture::Mixed { p, slope }, _) => {
+                let linear = T::Real::from_f64(slope) * real;
+                T::from_real(T::Real::from_f64(p).mul_add(real.sigma(activation), linear))
+            }
+        }
+    };
+    x.iter().map(y).collect()
+}
+
+/// Inference backward: `dx = dy ((1-p) + p σ'(x))`; for ReLU `x <= 0 ? (1-p) dy : dy`.
+///
+/// # Errors
+/// [`Error::Length`](crate::Error::Length).
+pub fn infer_backward<T: Element>(op: &DropActivation, x: &[T], dy: &[T]) -> Result<Vec<T>> {
+    check::same_length("x", x.len(), "dy", dy.len())?;
+    let activation = op.activation();
+    let dx = |(x, dy): (&T, &T)| {
+        let (x_real, dy_real) = (x.to_real(), dy.to_real());
+        match (op.mixture(), activation) {
+            (Mixture::Identity, _) => *dy,
+            (Mixture::Sigma, Activation::Relu) => if at_most_zero(*x) { zero() } else { *dy },
+            (Mixture::Sigma, _) => T::from_real(dy_real * x_real.derivative(activation)),
+            (Mixture::Mixed { slope, .. }, Activation::Relu) => {
+                if at_most_zero(*x) { scaled(*dy, T::Real::from_f64(slope)) } else { *dy }
+            }
+            (Mixture::Mixed { p, slope }, _) => {
+                let derivative = T::Real::from_f64(p).mul_add(x_real.derivative(activation), T::Real::from_f64(slope));
+                T::from_real(dy_real * derivative)
+            }
+        }
+    };
+    Ok(x.iter().zip(dy).map(dx).collect())
+}
+
+/// `slope v`, rounded once; a NaN stays the NaN it was, payload and all, because hardware differs in
+/// what multiplication makes of it.
+fn scaled<T: Element>(v: T, slope: T::Real) -> T {
+    let real = v.to_real();
+    if real.is_nan() { v } else { T::from_real(slope * real) }
+}
+
+/// The slope of global element `e` (section 4 of the mask stream), in f32 arithmetic.
+pub fn rrelu_slope(op: &RRelu, key: MaskKey, e: u64) -> f32 {
+    let q = e / 4;
+    let counter = [low(q), high(q), low(key.offset()), high(key.offset())];
+    let r = philox4x32_10(counter, [low(key.seed()), high(key.seed())])[(e % 4) as usize];
+    op.lower() + (op.upper() - op.lower()) * (r >> 8) as f32 / 16_777_216.0
+}
+
+/// RReLU's training forward (the paper's equation 6): `y = x >= 0 ? x : U x`, and the sign bits.
+///
+/// # Errors
+/// [`Error::IndexRange`](crate::Error::IndexRange).
+pub fn rrelu_forward<T: Element>(op: &RRelu, key: MaskKey, x: &[T]) -> Result<(Vec<T>, PackedMask)> {
+    check::key_covers(key, x.len())?;
+    let positive = |x: T| x.to_real() >= T::Real::ZERO;
+    let words = pack(x.len(), |i| positive(x[i]));
+    let y = |(i, x): (usize, &T)| if positive(*x) { *x } else { scaled(*x, drawn_slope::<T>(op, key, i)) };
+    let y = x.iter().enumerate().map(y).collect();
+    Ok((y, PackedMask::assemble(MaskOrigin::RRelu(*op, key), x.len(), words)))
+}
+
+/// RReLU's training backward: `dx = x >= 0 ? dy : U dy`, with U drawn again.
+///
+/// # Errors
+/// [`Error::MaskOrigin`](crate::Error::MaskOrigin), [`Error::MaskLength`](crate::Error::MaskLength).
+pub fn rrelu_backward<T: Element>(op: &RRelu, mask: &PackedMask, dy: &[T]) -> Result<Vec<T>> {
+    let key = check::rrelu_mask_fits(op, mask.origin(), mask.len(), dy.len())?;
+    let dx = |(i, dy): (usize, &T)| {
+        if bit(mask.words(), i) { *dy } else { scaled(*dy, drawn_slope::<T>(op, key, i)) }
+    };
+    Ok(dy.iter().enumerate().map(dx).collect())
+}
+
+fn drawn_slope<T: Element>(op: &RRelu, key: MaskKey, i: usize) -> T::Real {
+    T::Real::from_f32(rrelu_slope(op, key, key.first() + i as u64))
+}
+
+/// RReLU at inference: `y = x >= 0 ? x : (lower + upper)/2 x`.
+pub fn rrelu_infer<T: Element>(op: &RRelu, x: &[T]) -> Vec<T> {
+    let slope = T::Real::from_f64(op.inference_slope());
+    x.iter().map(|x| if x.to_real() >= T::Real::ZERO { *x } else { scaled(*x, slope) }).collect()
+}
+
+/// RReLU's inference backward: `dx = x >= 0 ? dy : (lower + upper)/2 dy`.
+///
+/// # Errors
+/// [`Error::Length`](crate::Error::Length).
+pub fn rrelu_infer_backward<T: Element>(op: &RRelu, x: &[T], dy: &[T]) -> Result<Vec<T>> {
+    check::same_length("x", x.len(), "dy", dy.len())?;
+    let slope = T::Real::from_f64(op.inference_slope());
+    let dx = |(x, dy): (&T, &T)| if x.to_real() >= T::Real::ZERO { *dy } else { scaled(*dy, slope) };
+    Ok(x.iter().zip(dy).map(dx).collect())
+}
+
+/// Plain ReLU: `x <= 0 ? +0 : x`.
+pub fn relu_forward<T: Element>(x: &[T]) -> Vec<T> {
+    x.iter().map(|x| if at_most_zero(*x) { zero() } else { *x }).collect()
+}
+
+/// Plain ReLU's backward from its output: `dx = y <= 0 ? +0 : dy`.
+///
+/// # Errors
+/// [`Error::Length`](crate::Error::Length).
+pub fn relu_backward<T: Element>(y: &[T], dy: &[T]) -> Result<Vec<T>> {
+    check::same_length("y", y.len(), "dy", dy.len())?;
+    Ok(dy.iter().zip(y).map(|(dy, y)| if at_most_zero(*y) { zero() } else { *dy }).collect())
+}
