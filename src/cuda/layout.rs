@@ -1,0 +1,56 @@
+//! What host and device share, made by bindgen from kernels/drop_activation.h (9cc8141d45ff5b53).
+//! `BLESS=1 cargo test -p layout` makes it anew.
+#![allow(dead_code, non_camel_case_types)]
+
+pub const DA_TILE_ELEMENTS: u32 = 1024;
+pub const DA_MAX_BLOCK_THREADS: u32 = 256;
+pub const DA_PACK_BYTES: u32 = 16;
+pub const DA_MIXTURE_IDENTITY: da_mixture = 0;
+pub const DA_MIXTURE_SIGMA: da_mixture = 1;
+pub const DA_MIXTURE_MIXED: da_mixture = 2;
+pub type da_mixture = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct da_args {
+    pub n: u64,
+    pub x: *const ::core::ffi::c_void,
+    pub dy: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub mask: *mut u32,
+    pub first: u64,
+    pub seed: u64,
+    pub offset: u64,
+    pub threshold: u32,
+    pub planes: u32,
+    pub settled: u32,
+    pub mixture: u32,
+    pub p: f64,
+    pub slope: f64,
+    pub p_f32: f32,
+    pub slope_f32: f32,
+    pub lower: f32,
+    pub upper: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of da_args"][::core::mem::size_of::<da_args>() - 112usize];
+    ["Alignment of da_args"][::core::mem::align_of::<da_args>() - 8usize];
+    ["Offset of field: da_args::n"][::core::mem::offset_of!(da_args, n) - 0usize];
+    ["Offset of field: da_args::x"][::core::mem::offset_of!(da_args, x) - 8usize];
+    ["Offset of field: da_args::dy"][::core::mem::offset_of!(da_args, dy) - 16usize];
+    ["Offset of field: da_args::out"][::core::mem::offset_of!(da_args, out) - 24usize];
+    ["Offset of field: da_args::mask"][::core::mem::offset_of!(da_args, mask) - 32usize];
+    ["Offset of field: da_args::first"][::core::mem::offset_of!(da_args, first) - 40usize];
+    ["Offset of field: da_args::seed"][::core::mem::offset_of!(da_args, seed) - 48usize];
+    ["Offset of field: da_args::offset"][::core::mem::offset_of!(da_args, offset) - 56usize];
+    ["Offset of field: da_args::threshold"][::core::mem::offset_of!(da_args, threshold) - 64usize];
+    ["Offset of field: da_args::planes"][::core::mem::offset_of!(da_args, planes) - 68usize];
+    ["Offset of field: da_args::settled"][::core::mem::offset_of!(da_args, settled) - 72usize];
+    ["Offset of field: da_args::mixture"][::core::mem::offset_of!(da_args, mixture) - 76usize];
+    ["Offset of field: da_args::p"][::core::mem::offset_of!(da_args, p) - 80usize];
+    ["Offset of field: da_args::slope"][::core::mem::offset_of!(da_args, slope) - 88usize];
+    ["Offset of field: da_args::p_f32"][::core::mem::offset_of!(da_args, p_f32) - 96usize];
+    ["Offset of field: da_args::slope_f32"][::core::mem::offset_of!(da_args, slope_f32) - 100usize];
+    ["Offset of field: da_args::lower"][::core::mem::offset_of!(da_args, lower) - 104usize];
+    ["Offset of field: da_args::upper"][::core::mem::offset_of!(da_args, upper) - 108usize];
+};
