@@ -1,5 +1,10 @@
 //! The element types and the arithmetic each is done in.
 
+use std::convert::identity;
+use std::fmt::Debug;
+use std::ops::Neg;
+
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::real::Real;
@@ -12,7 +17,9 @@ mod sealed {
 ///
 /// Arithmetic is done in [`Element::Real`] (f64 for f64, f32 for the others) and rounded once to the
 /// element type.
-pub trait Element: sealed::Sealed + Copy + Default + PartialEq + Send + Sync + std::fmt::Debug + 'static {
+pub trait Element:
+    sealed::Sealed + Copy + Default + PartialEq + Neg<Output = Self> + Send + Sync + Debug + 'static
+{
     /// The type that arithmetic is done in.
     type Real: Real;
 
@@ -24,6 +31,25 @@ pub trait Element: sealed::Sealed + Copy + Default + PartialEq + Send + Sync + s
 
     /// Rounds once, to nearest, ties to even.
     fn from_real(value: Self::Real) -> Self;
+
+    /// The bits of negative infinity: read as unsigned integers, what lies beyond is NaN.
+    #[doc(hidden)]
+    const NEGATIVE_INFINITY: u64;
+
+    /// [`Element::to_real`] for the elements of a mask word.
+    #[doc(hidden)]
+    fn to_reals(block: &[Self; 32]) -> [Self::Real; 32];
+
+    /// [`Element::from_real`] for the elements of a mask word.
+    #[doc(hidden)]
+    fn from_reals(block: &[Self::Real; 32]) -> [Self; 32];
+
+    /// Whether ReLU makes it zero: `x <= 0`, which NaN is not.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn at_most_zero(self) -> bool {
+        self.to_real() <= Self::Real::ZERO
+    }
 }
 
 /// The element types as values.
@@ -61,24 +87,57 @@ impl Dtype {
 }
 
 macro_rules! element {
-    ($type:ty, $real:ty, $dtype:ident, $to:expr, $from:expr) => {
+    ($type:ty, $real:ty, $dtype:ident, $to:expr, $from:expr, $to_block:expr, $from_block:expr) => {
         impl sealed::Sealed for $type {}
         impl Element for $type {
             type Real = $real;
             const DTYPE: Dtype = Dtype::$dtype;
+            const NEGATIVE_INFINITY: u64 = <$type>::NEG_INFINITY.to_bits() as u64;
+
             #[inline(always)]
             fn to_real(self) -> $real {
                 $to(self)
             }
+
             #[inline(always)]
             fn from_real(value: $real) -> Self {
                 $from(value)
+            }
+
+            #[inline(always)]
+            fn to_reals(block: &[Self; 32]) -> [$real; 32] {
+                $to_block(block)
+            }
+
+            #[inline(always)]
+            fn from_reals(block: &[$real; 32]) -> [Self; 32] {
+                $from_block(block)
             }
         }
     };
 }
 
-element!(f32, f32, F32, std::convert::identity, std::convert::identity);
-element!(f64, f64, F64, std::convert::identity, std::convert::identity);
-element!(f16, f32, F16, f16::to_f32, f16::from_f32);
-element!(bf16, f32, Bf16, bf16::to_f32, bf16::from_f32);
+/// Whole blocks go through half's slice conversions, which ask once for a block, not once for an
+/// element, whether the machine converts by itself.
+fn widen<T: Copy>(block: &[T; 32]) -> [f32; 32]
+where
+    [T]: HalfFloatSliceExt,
+{
+    let mut wide = [0.0; 32];
+    block.convert_to_f32_slice(&mut wide);
+    wide
+}
+
+fn narrow<T: Copy + Default>(block: &[f32; 32]) -> [T; 32]
+where
+    [T]: HalfFloatSliceExt,
+{
+    let mut narrow = [T::default(); 32];
+    narrow.convert_from_f32_slice(block);
+    narrow
+}
+
+element!(f32, f32, F32, identity, identity, <[f32; 32]>::clone, <[f32; 32]>::clone);
+element!(f64, f64, F64, identity, identity, <[f64; 32]>::clone, <[f64; 32]>::clone);
+element!(f16, f32, F16, f16::to_f32, f16::from_f32, widen, narrow);
+element!(bf16, f32, Bf16, bf16::to_f32, bf16::from_f32, widen, narrow);

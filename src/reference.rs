@@ -91,11 +91,6 @@ fn pack(len: usize, bit: impl Fn(usize) -> bool) -> Vec<u32> {
     words
 }
 
-/// `x <= 0`, the elements that ReLU makes zero: NaN is not among them.
-fn at_most_zero<T: Element>(x: T) -> bool {
-    x.to_real() <= T::Real::ZERO
-}
-
 fn zero<T: Element>() -> T {
     T::from_real(T::Real::ZERO)
 }
@@ -108,7 +103,7 @@ pub fn forward<T: Element>(op: &DropActivation, key: MaskKey, x: &[T]) -> Result
     let keep = keep_mask(op, key, x.len())?;
     let (y, words) = match op.activation() {
         Activation::Relu => {
-            let pass = pack(x.len(), |i| !(bit(&keep, i) && at_most_zero(x[i])));
+            let pass = pack(x.len(), |i| !(bit(&keep, i) && x[i].at_most_zero()));
             let y = x.iter().enumerate().map(|(i, x)| if bit(&pass, i) { *x } else { zero() }).collect();
             (y, pass)
         }
@@ -157,10 +152,10 @@ pub fn infer<T: Element>(op: &DropActivation, x: &[T]) -> Vec<T> {
         let real = x.to_real();
         match (op.mixture(), activation) {
             (Mixture::Identity, _) => *x,
-            (Mixture::Sigma, Activation::Relu) => if at_most_zero(*x) { zero() } else { *x },
+            (Mixture::Sigma, Activation::Relu) => if x.at_most_zero() { zero() } else { *x },
             (Mixture::Sigma, _) => T::from_real(real.sigma(activation)),
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
-                if at_most_zero(*x) { T::from_real(T::Real::from_f64(slope) * real) } else { *x }
+                if x.at_most_zero() { T::from_real(T::Real::from_f64(slope) * real) } else { *x }
             }
             (Mixture::Mixed { p, slope }, _) => {
                 let linear = T::Real::from_f64(slope) * real;
@@ -182,10 +177,10 @@ pub fn infer_backward<T: Element>(op: &DropActivation, x: &[T], dy: &[T]) -> Res
         let (x_real, dy_real) = (x.to_real(), dy.to_real());
         match (op.mixture(), activation) {
             (Mixture::Identity, _) => *dy,
-            (Mixture::Sigma, Activation::Relu) => if at_most_zero(*x) { zero() } else { *dy },
+            (Mixture::Sigma, Activation::Relu) => if x.at_most_zero() { zero() } else { *dy },
             (Mixture::Sigma, _) => T::from_real(dy_real * x_real.derivative(activation)),
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
-                if at_most_zero(*x) { scaled(*dy, T::Real::from_f64(slope)) } else { *dy }
+                if x.at_most_zero() { scaled(*dy, T::Real::from_f64(slope)) } else { *dy }
             }
             (Mixture::Mixed { p, slope }, _) => {
                 let derivative = T::Real::from_f64(p).mul_add(x_real.derivative(activation), T::Real::from_f64(slope));
@@ -259,7 +254,7 @@ pub fn rrelu_infer_backward<T: Element>(op: &RRelu, x: &[T], dy: &[T]) -> Result
 
 /// Plain ReLU: `x <= 0 ? +0 : x`.
 pub fn relu_forward<T: Element>(x: &[T]) -> Vec<T> {
-    x.iter().map(|x| if at_most_zero(*x) { zero() } else { *x }).collect()
+    x.iter().map(|x| if x.at_most_zero() { zero() } else { *x }).collect()
 }
 
 /// Plain ReLU's backward from its output: `dx = y <= 0 ? +0 : dy`.
@@ -268,5 +263,5 @@ pub fn relu_forward<T: Element>(x: &[T]) -> Vec<T> {
 /// [`Error::Length`](crate::Error::Length).
 pub fn relu_backward<T: Element>(y: &[T], dy: &[T]) -> Result<Vec<T>> {
     check::same_length("y", y.len(), "dy", dy.len())?;
-    Ok(dy.iter().zip(y).map(|(dy, y)| if at_most_zero(*y) { zero() } else { *dy }).collect())
+    Ok(dy.iter().zip(y).map(|(dy, y)| if y.at_most_zero() { zero() } else { *dy }).collect())
 }

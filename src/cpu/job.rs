@@ -1,0 +1,196 @@
+//! How every pass walks its tensor: in tasks that threads share, in pieces that fit the first-level
+//! cache, in blocks of the 32 elements of a mask word.
+
+use crate::cpu::keep::KeepStream;
+use crate::cpu::simd::{self, Simd, Task};
+use crate::cpu::tuning::{PIECE, SEQUENTIAL, STREAM_BYTES, TASK};
+use crate::element::Element;
+use crate::io::InOut;
+
+/// What a pass does to a block.
+pub(crate) trait Pass<T: Element>: Sync {
+    /// `e` is the index of the block's first element. `second` is the saved tensor, for a pass
+    /// that has one. `word` holds the block's bits, as they were drawn or loaded; the result holds
+    /// those to store. Elements beyond the tensor's end may be anything.
+    fn block<S: Simd>(&self, simd: S, e: u64, input: &[T; 32], second: &[T; 32], word: u32) -> ([T; 32], u32);
+}
+
+/// Where a block's bits come from and go to.
+pub(crate) enum Words<'a> {
+    /// There are none.
+    None,
+    /// From the mask.
+    Load(&'a [u32]),
+    /// To the mask.
+    Store(&'a mut [u32]),
+    /// From the keep stream, to nowhere.
+    Draw(KeepStream),
+    /// From the keep stream to the mask.
+    DrawStore(KeepStream, &'a mut [u32]),
+}
+
+impl Words<'_> {
+    fn split(self, words: usize) -> (Self, Self) {
+        match self {
+            Self::None => (Self::None, Self::None),
+            Self::Draw(stream) => (Self::Draw(stream), Self::Draw(stream)),
+            Self::Load(mask) => {
+                let (a, b) = mask.split_at(words);
+                (Self::Load(a), Self::Load(b))
+            }
+            Self::Store(mask) => {
+                let (a, b) = mask.split_at_mut(words);
+                (Self::Store(a), Self::Store(b))
+            }
+            Self::DrawStore(stream, mask) => {
+                let (a, b) = mask.split_at_mut(words);
+                (Self::DrawStore(stream, a), Self::DrawStore(stream, b))
+            }
+        }
+    }
+}
+
+/// A pass over a part of a tensor.
+struct Job<'a, T> {
+    /// Index of the part's first element, a multiple of 32.
+    start: usize,
+    io: InOut<'a, T>,
+    second: Option<&'a [T]>,
+    words: Words<'a>,
+    stream: bool,
+}
+
+/// Runs the pass over the whole tensor. `second`, where there is one, and the output are as long as
+/// the input; the words are as many as it has blocks.
+pub(crate) fn run<T: Element, P: Pass<T>>(pass: &P, io: InOut<'_, T>, second: Option<&[T]>, words: Words<'_>) {
+    let len = io.len();
+    // In place, the lines are in the cache because they were read.
+    let stream = matches!(io, InOut::OutOfPlace(..)) && len.saturating_mul(size_of::<T>()) >= STREAM_BYTES;
+    let job = Job { start: 0, io, second, words, stream };
+    if len <= SEQUENTIAL { job.run(pass) } else { job.share(pass) }
+}
+
+impl<T: Element> Job<'_, T> {
+    /// Halves the job until its parts are tasks.
+    fn share<P: Pass<T>>(self, pass: &P) {
+        let len = self.io.len();
+        if len <= TASK {
+            return self.run(pass);
+        }
+        let (a, b) = self.split(len.div_ceil(TASK).div_ceil(2) * TASK);
+        rayon::join(|| a.share(pass), || b.share(pass));
+    }
+
+    /// `at` is a multiple of 32 within the job.
+    fn split(self, at: usize) -> (Self, Self) {
+        let (io_a, io_b) = match self.io {
+            InOut::OutOfPlace(x, y) => {
+                let ((xa, xb), (ya, yb)) = (x.split_at(at), y.split_at_mut(at));
+                (InOut::OutOfPlace(xa, ya), InOut::OutOfPlace(xb, yb))
+            }
+            InOut::InPlace(x) => {
+                let (a, b) = x.split_at_mut(at);
+                (InOut::InPlace(a), InOut::InPlace(b))
+            }
+        };
+        let (second_a, second_b) = self.second.map(|s| s.split_at(at)).unzip();
+        let (words_a, words_b) = self.words.split(at / 32);
+        let Self { start, stream, .. } = self;
+        (
+            Self { start, io: io_a, second: second_a, words: words_a, stream },
+            Self { start: start + at, io: io_b, second: second_b, words: words_b, stream },
+        )
+    }
+
+    fn run<P: Pass<T>>(self, pass: &P) {
+        simd::dispatch(Compiled { job: self, pass });
+    }
+}
+
+struct Compiled<'a, T, P> {
+    job: Job<'a, T>,
+    pass: &'a P,
+}
+
+impl<T: Element, P: Pass<T>> Task for Compiled<'_, T, P> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { job, pass } = self;
+        let Job { start, mut io, second, mut words, stream } = job;
+        let mut scratch = [T::default(); PIECE];
+        let mut bits = [0; PIECE / 32];
+        let len = io.len();
+        let mut done = 0;
+        while done < len {
+            let piece = PIECE.min(len - done);
+            let first_word = done / 32;
+            let bits = &mut bits[..piece.div_ceil(32)];
+            let stored = first_word..first_word + bits.len();
+            match &words {
+                Words::None | Words::Store(_) => {}
+                Words::Load(mask) => bits.copy_from_slice(&mask[stored.clone()]),
+                Words::Draw(keep) | Words::DrawStore(keep, _) => keep.draw((start / 32 + first_word) as u64, bits),
+            }
+
+            let scratch = &mut scratch[..piece];
+            let second = second.map(|s| &s[done..done + piece]);
+            let e = (start + done) as u64;
+            match &mut io {
+                InOut::OutOfPlace(x, y) => {
+                    let (x, y) = (&x[done..done + piece], &mut y[done..done + piece]);
+                    if stream {
+                        run_piece(simd, pass, e, x, second, bits, scratch);
+                        simd.stream(scratch, y);
+                    } else {
+                        run_piece(simd, pass, e, x, second, bits, y);
+                    }
+                }
+                InOut::InPlace(x) => {
+                    let x = &mut x[done..done + piece];
+                    scratch.copy_from_slice(x);
+                    run_piece(simd, pass, e, scratch, second, bits, x);
+                }
+            }
+
+            if let Words::Store(mask) | Words::DrawStore(_, mask) = &mut words {
+                mask[stored].copy_from_slice(bits);
+            }
+            done += piece;
+        }
+        if stream {
+            simd.fence();
+        }
+    }
+}
+
+/// One piece: whole blocks, then the last elements in a block padded with zeros.
+#[inline(always)]
+fn run_piece<S: Simd, T: Element, P: Pass<T>>(
+    simd: S,
+    pass: &P,
+    e: u64,
+    x: &[T],
+    second: Option<&[T]>,
+    bits: &mut [u32],
+    y: &mut [T],
+) {
+    let second = second.unwrap_or(x);
+    let (x_blocks, x_rest) = x.as_chunks::<32>();
+    let (second_blocks, second_rest) = second.as_chunks::<32>();
+    let (y_blocks, y_rest) = y.as_chunks_mut::<32>();
+    let blocks = x_blocks.iter().zip(second_blocks).zip(y_blocks).zip(bits.iter_mut());
+    for (i, (((x, second), y), word)) in blocks.enumerate() {
+        (*y, *word) = pass.block(simd, e + 32 * i as u64, x, second, *word);
+    }
+    if !x_rest.is_empty() {
+        let padded = |rest: &[T]| {
+            let mut block = [T::default(); 32];
+            block[..rest.len()].copy_from_slice(rest);
+            block
+        };
+        let word = &mut bits[x_blocks.len()];
+        let (y, out) = pass.block(simd, e + 32 * x_blocks.len() as u64, &padded(x_rest), &padded(second_rest), *word);
+        y_rest.copy_from_slice(&y[..y_rest.len()]);
+        *word = out & ((1 << x_rest.len()) - 1);
+    }
+}

@@ -1,0 +1,267 @@
+//! The CPU implementation: the passes over slices in host memory, shared by rayon's threads.
+//!
+//! Results are those of [`crate::reference`], bit for bit, whatever the number of threads, the
+//! instruction set or the length. Work runs in the rayon pool of the calling thread; short tensors
+//! are done by the calling thread alone.
+//!
+//! Every pass takes its input and output as [`InOut`]: `(&x, &mut y)`, or `&mut x` to overwrite the
+//! input. Lengths are in elements; any length will do, 0 too. A call that gives an error has written
+//! nothing.
+
+mod job;
+mod keep;
+mod passes;
+mod simd;
+mod tuning;
+
+use job::{Words, run};
+use keep::KeepStream;
+
+use crate::check;
+use crate::element::Element;
+use crate::error::Result;
+use crate::io::InOut;
+use crate::key::MaskKey;
+use crate::mask::{MaskOrigin, PackedMask, words_for};
+use crate::operation::{Activation, DropActivation, RRelu};
+
+/// Training forward (the paper's equation 3): `y = keep ? σ(x) : x`. Gives the mask that the backward
+/// pass needs.
+///
+/// ```
+/// use drop_activation::{cpu, DropActivation, KeySequence};
+/// let op = DropActivation::default();
+/// let keys = KeySequence::new(42);
+/// let x = [-1.5f32, 0.5, -2.0, 3.0];
+/// let (mut y, mut dx) = ([0.0; 4], [0.0; 4]);
+/// let mask = cpu::forward(&op, keys.next_key(), (&x, &mut y))?;
+/// cpu::backward(&op, &mask, None, (&[1.0; 4], &mut dx))?;
+/// assert_eq!(y[1], 0.5);
+/// assert_eq!(dx[3], 1.0);
+/// # Ok::<(), drop_activation::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Length`](crate::Error::Length) if y is not as long as x;
+/// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for x.
+pub fn forward<'a, T: Element>(op: &DropActivation, key: MaskKey, io: impl Into<InOut<'a, T>>) -> Result<PackedMask> {
+    let mut mask = empty_mask(op);
+    forward_into(op, key, io, &mut mask)?;
+    Ok(mask)
+}
+
+/// [`forward`] into a mask of the caller's, whose buffer is used again where it is large enough.
+/// What the mask was for before is forgotten, unless the call gives an error.
+///
+/// # Errors
+/// Those of [`forward`].
+pub fn forward_into<'a, T: Element>(
+    op: &DropActivation,
+    key: MaskKey,
+    io: impl Into<InOut<'a, T>>,
+    mask: &mut PackedMask,
+) -> Result<()> {
+    let io = io.into();
+    let len = io.checked_len("y", "x")?;
+    check::key_covers(key, len)?;
+    let words = mask.renew(MaskOrigin::DropActivation(*op), len);
+    let words = Words::DrawStore(KeepStream::new(op, key), words);
+    match op.activation() {
+        Activation::Relu => run(&passes::DropRelu, io, None, words),
+        activation => run(&passes::DropSigma(activation), io, None, words),
+    }
+    Ok(())
+}
+
+/// [`forward`] for ReLU and a caller that keeps y anyway: stores no mask.
+/// [`backward_from_output`] goes with it.
+///
+/// # Errors
+/// [`Error::NeedsMask`](crate::Error::NeedsMask) for another nonlinearity, and those of [`forward`].
+pub fn forward_without_mask<'a, T: Element>(
+    op: &DropActivation,
+    key: MaskKey,
+    io: impl Into<InOut<'a, T>>,
+) -> Result<()> {
+    let io = io.into();
+    check::can_go_without_mask(op)?;
+    let len = io.checked_len("y", "x")?;
+    check::key_covers(key, len)?;
+    run(&passes::DropRelu, io, None, Words::Draw(KeepStream::new(op, key)));
+    Ok(())
+}
+
+/// Training backward, from dy to dx: `dx = keep ? dy σ'(x) : dy`, and for ReLU `dx = pass ? dy : +0`,
+/// which needs no x.
+///
+/// # Errors
+/// [`Error::MaskOrigin`](crate::Error::MaskOrigin) if the mask was made by another operation;
+/// [`Error::MaskLength`](crate::Error::MaskLength) if it is for another length;
+/// [`Error::MissingInput`](crate::Error::MissingInput) if the nonlinearity needs x;
+/// [`Error::Length`](crate::Error::Length) if x or dx is not as long as dy.
+pub fn backward<'a, T: Element>(
+    op: &DropActivation,
+    mask: &PackedMask,
+    x: Option<&[T]>,
+    io: impl Into<InOut<'a, T>>,
+) -> Result<()> {
+    let io = io.into();
+    let len = io.checked_len("dx", "dy")?;
+    check::mask_fits(op, mask.origin(), mask.len(), len)?;
+    let x = check::saved_input(op, x, |x| x.len(), len)?;
+    let words = Words::Load(mask.words());
+    match op.activation() {
+        Activation::Relu => run(&passes::Select, io, None, words),
+        activation => run(&passes::DropSigmaBackward(activation), io, x, words),
+    }
+    Ok(())
+}
+
+/// ReLU's training backward for a caller that stored y and no mask: `dx = (y == 0) ? +0 : dy`.
+///
+/// It differs from [`backward`] only where x was exactly zero and σ was dropped.
+///
+/// # Errors
+/// [`Error::NeedsMask`](crate::Error::NeedsMask) for another nonlinearity;
+/// [`Error::Length`](crate::Error::Length) if y or dx is not as long as dy.
+pub fn backward_from_output<'a, T: Element>(
+    op: &DropActivation,
+    y: &[T],
+    io: impl Into<InOut<'a, T>>,
+) -> Result<()> {
+    let io = io.into();
+    check::can_go_without_mask(op)?;
+    let len = io.checked_len("dx", "dy")?;
+    check::same_length("y", y.len(), "dy", len)?;
+    run(&passes::SelectNonzero, io, Some(y), Words::None);
+    Ok(())
+}
+
+/// Inference forward (the paper's equation 5): `y = (1-p) x + p σ(x)`; for ReLU the Leaky ReLU of
+/// slope 1 - p.
+///
+/// # Errors
+/// [`Error::Length`](crate::Error::Length) if y is not as long as x.
+pub fn infer<'a, T: Element>(op: &DropActivation, io: impl Into<InOut<'a, T>>) -> Result<()> {
+    let io = io.into();
+    io.checked_len("y", "x")?;
+    run(&passes::Infer(*op), io, None, Words::None);
+    Ok(())
+}
+
+/// Inference backward, from dy to dx: `dx = dy ((1-p) + p σ'(x))`.
+///
+/// # Errors
+/// [`Error::Length`](crate::Error::Length) if x or dx is not as long as dy.
+pub fn infer_backward<'a, T: Element>(op: &DropActivation, x: &[T], io: impl Into<InOut<'a, T>>) -> Result<()> {
+    let io = io.into();
+    let len = io.checked_len("dx", "dy")?;
+    check::same_length("x", x.len(), "dy", len)?;
+    run(&passes::InferBackward(*op), io, Some(x), Words::None);
+    Ok(())
+}
+
+/// RReLU's training forward (the paper's equation 6): `y = x >= 0 ? x : U x`. Gives the mask of
+/// signs, which with its key is all that the backward pass needs.
+///
+/// # Errors
+/// Those of [`forward`].
+pub fn rrelu_forward<'a, T: Element>(op: &RRelu, key: MaskKey, io: impl Into<InOut<'a, T>>) -> Result<PackedMask> {
+    let mut mask = PackedMask::assemble(MaskOrigin::RRelu(*op, key), 0, Vec::new());
+    rrelu_forward_into(op, key, io, &mut mask)?;
+    Ok(mask)
+}
+
+/// [`rrelu_forward`] into a mask of the caller's, as [`forward_into`] does it.
+///
+/// # Errors
+/// Those of [`forward`].
+pub fn rrelu_forward_into<'a, T: Element>(
+    op: &RRelu,
+    key: MaskKey,
+    io: impl Into<InOut<'a, T>>,
+    mask: &mut PackedMask,
+) -> Result<()> {
+    let io = io.into();
+    let len = io.checked_len("y", "x")?;
+    check::key_covers(key, len)?;
+    let words = mask.renew(MaskOrigin::RRelu(*op, key), len);
+    run(&passes::DropRRelu(*op, key), io, None, Words::Store(words));
+    Ok(())
+}
+
+/// RReLU's training backward, from dy to dx: `dx = x >= 0 ? dy : U dy`, with U drawn again.
+///
+/// # Errors
+/// Those of [`backward`].
+pub fn rrelu_backward<'a, T: Element>(op: &RRelu, mask: &PackedMask, io: impl Into<InOut<'a, T>>) -> Result<()> {
+    let io = io.into();
+    let len = io.checked_len("dx", "dy")?;
+    let key = check::rrelu_mask_fits(op, mask.origin(), mask.len(), len)?;
+    run(&passes::DropRReluBackward(*op, key), io, None, Words::Load(mask.words()));
+    Ok(())
+}
+
+/// RReLU at inference: `y = x >= 0 ? x : (lower + upper)/2 x`.
+///
+/// # Errors
+/// [`Error::Length`](crate::Error::Length) if y is not as long as x.
+pub fn rrelu_infer<'a, T: Element>(op: &RRelu, io: impl Into<InOut<'a, T>>) -> Result<()> {
+    let io = io.into();
+    io.checked_len("y", "x")?;
+    run(&passes::RReluInfer(*op), io, None, Words::None);
+    Ok(())
+}
+
+/// RReLU's inference backward, from dy to dx: `dx = x >= 0 ? dy : (lower + upper)/2 dy`.
+///
+/// # Errors
+/// [`Error::Length`](crate::Error::Length) if x or dx is not as long as dy.
+pub fn rrelu_infer_backward<'a, T: Element>(op: &RRelu, x: &[T], io: impl Into<InOut<'a, T>>) -> Result<()> {
+    let io = io.into();
+    let len = io.checked_len("dx", "dy")?;
+    check::same_length("x", x.len(), "dy", len)?;
+    run(&passes::RReluInferBackward(*op), io, Some(x), Words::None);
+    Ok(())
+}
+
+/// Plain ReLU: `y = x <= 0 ? +0 : x`.
+///
+/// # Errors
+/// [`Error::Length`](crate::Error::Length) if y is not as long as x.
+pub fn relu_forward<'a, T: Element>(io: impl Into<InOut<'a, T>>) -> Result<()> {
+    let io = io.into();
+    io.checked_len("y", "x")?;
+    run(&passes::Relu, io, None, Words::None);
+    Ok(())
+}
+
+/// Plain ReLU's backward from its output, from dy to dx: `dx = y <= 0 ? +0 : dy`.
+///
+/// # Errors
+/// [`Error::Length`](crate::Error::Length) if y or dx is not as long as dy.
+pub fn relu_backward<'a, T: Element>(y: &[T], io: impl Into<InOut<'a, T>>) -> Result<()> {
+    let io = io.into();
+    let len = io.checked_len("dx", "dy")?;
+    check::same_length("y", y.len(), "dy", len)?;
+    run(&passes::ReluBackward, io, Some(y), Words::None);
+    Ok(())
+}
+
+/// The keep bits of `len` elements, packed as a mask's words are: what [`forward`] draws, by itself.
+///
+/// # Errors
+/// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for `len` elements.
+pub fn keep_mask(op: &DropActivation, key: MaskKey, len: usize) -> Result<Vec<u32>> {
+    check::key_covers(key, len)?;
+    let mut words = vec![0; words_for(len)];
+    keep::fill(KeepStream::new(op, key), &mut words);
+    if let (Some(last), used @ 1..) = (words.last_mut(), len % 32) {
+        *last &= (1 << used) - 1;
+    }
+    Ok(words)
+}
+
+fn empty_mask(op: &DropActivation) -> PackedMask {
+    PackedMask::assemble(MaskOrigin::DropActivation(*op), 0, Vec::new())
+}

@@ -1,0 +1,213 @@
+//! The passes: what each does to a block of 32 elements.
+
+use crate::cpu::job::Pass;
+use crate::cpu::simd::Simd;
+use crate::element::Element;
+use crate::key::MaskKey;
+use crate::operation::{Activation, DropActivation, Mixture, RRelu};
+use crate::real::Real;
+use crate::reference;
+
+/// Applies `f` to the values of a block, in the type of the arithmetic.
+#[inline(always)]
+fn map<T: Element>(x: &[T; 32], f: impl Fn(usize, T::Real) -> T::Real) -> [T; 32] {
+    let mut values = T::to_reals(x);
+    for (i, value) in values.iter_mut().enumerate() {
+        *value = f(i, *value);
+    }
+    T::from_reals(&values)
+}
+
+/// Bit i: element i is at least zero (and so not NaN).
+#[inline(always)]
+fn at_least_zero<S: Simd, T: Element>(simd: S, x: &[T; 32]) -> u32 {
+    simd.at_most_zero(&x.map(|x| -x))
+}
+
+/// `x` where the bit is set, +0 elsewhere.
+#[inline(always)]
+fn select<S: Simd, T: Element>(simd: S, x: &[T; 32], pass: u32) -> [T; 32] {
+    simd.blend(pass, x, &[T::default(); 32])
+}
+
+/// `slope v`; a NaN stays the NaN it was.
+#[inline(always)]
+fn scaled<S: Simd, T: Element>(simd: S, v: &[T; 32], slope: impl Fn(usize) -> T::Real) -> [T; 32] {
+    let numbers = simd.at_most_zero(v) | at_least_zero(simd, v);
+    simd.blend(numbers, &map(v, |i, value| slope(i) * value), v)
+}
+
+/// Drop-Activation with ReLU, training forward: keep bits in, pass bits out.
+pub(crate) struct DropRelu;
+
+impl<T: Element> Pass<T> for DropRelu {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
+        let pass = !(keep & simd.at_most_zero(x));
+        (select(simd, x, pass), pass)
+    }
+}
+
+/// Its backward: pass bits in.
+pub(crate) struct Select;
+
+impl<T: Element> Pass<T> for Select {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], _: &[T; 32], pass: u32) -> ([T; 32], u32) {
+        (select(simd, dy, pass), pass)
+    }
+}
+
+/// Its backward from y, where no mask was stored: `y == 0` is blocked.
+pub(crate) struct SelectNonzero;
+
+impl<T: Element> Pass<T> for SelectNonzero {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], y: &[T; 32], word: u32) -> ([T; 32], u32) {
+        (select(simd, dy, !(simd.at_most_zero(y) & at_least_zero(simd, y))), word)
+    }
+}
+
+/// Plain ReLU, forward.
+pub(crate) struct Relu;
+
+impl<T: Element> Pass<T> for Relu {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
+        (select(simd, x, !simd.at_most_zero(x)), word)
+    }
+}
+
+/// Plain ReLU, backward from y.
+pub(crate) struct ReluBackward;
+
+impl<T: Element> Pass<T> for ReluBackward {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], y: &[T; 32], word: u32) -> ([T; 32], u32) {
+        (select(simd, dy, !simd.at_most_zero(y)), word)
+    }
+}
+
+/// Drop-Activation with another nonlinearity, training forward: keep bits in and out.
+pub(crate) struct DropSigma(pub(crate) Activation);
+
+impl<T: Element> Pass<T> for DropSigma {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
+        (simd.blend(keep, &map(x, |_, x| x.sigma(self.0)), x), keep)
+    }
+}
+
+/// Its backward: keep bits in, x second.
+pub(crate) struct DropSigmaBackward(pub(crate) Activation);
+
+impl<T: Element> Pass<T> for DropSigmaBackward {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], keep: u32) -> ([T; 32], u32) {
+        let x = T::to_reals(x);
+        (simd.blend(keep, &map(dy, |i, dy| dy * x[i].derivative(self.0)), dy), keep)
+    }
+}
+
+/// Inference, forward.
+pub(crate) struct Infer(pub(crate) DropActivation);
+
+impl<T: Element> Pass<T> for Infer {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
+        let activation = self.0.activation();
+        let y = match (self.0.mixture(), activation) {
+            (Mixture::Identity, _) => *x,
+            (Mixture::Sigma, Activation::Relu) => select(simd, x, !simd.at_most_zero(x)),
+            (Mixture::Sigma, _) => map(x, |_, x| x.sigma(activation)),
+            (Mixture::Mixed { slope, .. }, Activation::Relu) => {
+                let slope = T::Real::from_f64(slope);
+                simd.blend(simd.at_most_zero(x), &map(x, |_, x| slope * x), x)
+            }
+            (Mixture::Mixed { p, slope }, _) => {
+                let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
+                map(x, |_, x| p.mul_add(x.sigma(activation), slope * x))
+            }
+        };
+        (y, word)
+    }
+}
+
+/// Inference, backward, x second.
+pub(crate) struct InferBackward(pub(crate) DropActivation);
+
+impl<T: Element> Pass<T> for InferBackward {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], word: u32) -> ([T; 32], u32) {
+        let activation = self.0.activation();
+        let dx = match (self.0.mixture(), activation) {
+            (Mixture::Identity, _) => *dy,
+            (Mixture::Sigma, Activation::Relu) => select(simd, dy, !simd.at_most_zero(x)),
+            (Mixture::Sigma, _) => {
+                let x = T::to_reals(x);
+                map(dy, |i, dy| dy * x[i].derivative(activation))
+            }
+            (Mixture::Mixed { slope, .. }, Activation::Relu) => {
+                let slope = T::Real::from_f64(slope);
+                simd.blend(simd.at_most_zero(x), &scaled(simd, dy, |_| slope), dy)
+            }
+            (Mixture::Mixed { p, slope }, _) => {
+                let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
+                let x = T::to_reals(x);
+                map(dy, |i, dy| dy * p.mul_add(x[i].derivative(activation), slope))
+            }
+        };
+        (dx, word)
+    }
+}
+
+/// The slopes of a block of RReLU.
+#[inline(always)]
+fn slopes<T: Element>(op: &RRelu, key: MaskKey, e: u64) -> [T::Real; 32] {
+    std::array::from_fn(|i| T::Real::from_f32(reference::rrelu_slope(op, key, key.first() + e + i as u64)))
+}
+
+/// RReLU, training forward: sign bits out.
+pub(crate) struct DropRRelu(pub(crate) RRelu, pub(crate) MaskKey);
+
+impl<T: Element> Pass<T> for DropRRelu {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, e: u64, x: &[T; 32], _: &[T; 32], _: u32) -> ([T; 32], u32) {
+        let slope = slopes::<T>(&self.0, self.1, e);
+        let positive = at_least_zero(simd, x);
+        (simd.blend(positive, x, &scaled(simd, x, |i| slope[i])), positive)
+    }
+}
+
+/// Its backward: sign bits in.
+pub(crate) struct DropRReluBackward(pub(crate) RRelu, pub(crate) MaskKey);
+
+impl<T: Element> Pass<T> for DropRReluBackward {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, e: u64, dy: &[T; 32], _: &[T; 32], positive: u32) -> ([T; 32], u32) {
+        let slope = slopes::<T>(&self.0, self.1, e);
+        (simd.blend(positive, dy, &scaled(simd, dy, |i| slope[i])), positive)
+    }
+}
+
+/// RReLU at inference, forward.
+pub(crate) struct RReluInfer(pub(crate) RRelu);
+
+impl<T: Element> Pass<T> for RReluInfer {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
+        let slope = T::Real::from_f64(self.0.inference_slope());
+        (simd.blend(at_least_zero(simd, x), x, &scaled(simd, x, |_| slope)), word)
+    }
+}
+
+/// RReLU at inference, backward, x second.
+pub(crate) struct RReluInferBackward(pub(crate) RRelu);
+
+impl<T: Element> Pass<T> for RReluInferBackward {
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], word: u32) -> ([T; 32], u32) {
+        let slope = T::Real::from_f64(self.0.inference_slope());
+        (simd.blend(at_least_zero(simd, x), dy, &scaled(simd, dy, |_| slope)), word)
+    }
+}

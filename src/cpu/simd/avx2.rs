@@ -1,0 +1,118 @@
+//! AVX2: compares write whole elements, whose top bits are gathered into words; words are spread by
+//! testing, in each element, its own bit.
+
+use std::arch::x86_64::*;
+
+use super::{Simd, Task};
+use crate::element::Element;
+
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+impl Avx2 {
+    pub(super) fn available() -> bool {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    }
+}
+
+/// # Safety
+/// The machine must have the instructions that [`Avx2::available`] asks for.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn run(task: impl Task) {
+    task.run(Avx2(()));
+}
+
+// SAFETY (for every block below): an `Avx2` is made by `run` alone, whose caller vouches for the
+// instructions. Loads and stores are unaligned ones within the 32 elements that the array reference
+// stands for; elements are 2, 4 or 8 bytes of plain bits.
+impl Simd for Avx2 {
+    #[inline(always)]
+    fn at_most_zero<T: Element>(self, block: &[T; 32]) -> u32 {
+        let at = block.as_ptr().cast::<__m256i>();
+        let limit = T::NEGATIVE_INFINITY;
+        // There is no unsigned compare: v <= limit is max(v, limit) == limit. Signed, v <= 0 is
+        // not (v > 0).
+        match size_of::<T>() {
+            2 => unsafe {
+                let limit = _mm256_set1_epi16(limit as i16);
+                let at_most_zero = |i| {
+                    let v = _mm256_loadu_si256(at.add(i));
+                    let numbers = _mm256_cmpeq_epi16(_mm256_max_epu16(v, limit), limit);
+                    _mm256_andnot_si256(_mm256_cmpgt_epi16(v, _mm256_setzero_si256()), numbers)
+                };
+                // Packing works within halves of 128 bits; the permutation puts these in order.
+                let bytes = _mm256_packs_epi16(at_most_zero(0), at_most_zero(1));
+                _mm256_movemask_epi8(_mm256_permute4x64_epi64::<0b11_01_10_00>(bytes)) as u32
+            },
+            4 => (0..4).fold(0, |bits, i| unsafe {
+                let limit = _mm256_set1_epi32(limit as i32);
+                let v = _mm256_loadu_si256(at.add(i));
+                let numbers = _mm256_cmpeq_epi32(_mm256_max_epu32(v, limit), limit);
+                let le = _mm256_andnot_si256(_mm256_cmpgt_epi32(v, _mm256_setzero_si256()), numbers);
+                bits | (_mm256_movemask_ps(_mm256_castsi256_ps(le)) as u32) << (8 * i)
+            }),
+            _ => (0..8).fold(0, |bits, i| unsafe {
+                // 64 bits have no max: flipping the top bit turns unsigned order into signed.
+                let flip = _mm256_set1_epi64x(i64::MIN);
+                let limit = _mm256_set1_epi64x(limit as i64 ^ i64::MIN);
+                let v = _mm256_loadu_si256(at.add(i));
+                let nan = _mm256_cmpgt_epi64(_mm256_xor_si256(v, flip), limit);
+                let positive = _mm256_cmpgt_epi64(v, _mm256_setzero_si256());
+                let gt = _mm256_or_si256(positive, nan);
+                bits | (!_mm256_movemask_pd(_mm256_castsi256_pd(gt)) as u32 & 0xF) << (4 * i)
+            }),
+        }
+    }
+
+    #[inline(always)]
+    fn blend<T: Element>(self, bits: u32, set: &[T; 32], clear: &[T; 32]) -> [T; 32] {
+        let mut out = [T::default(); 32];
+        let (set, clear) = (set.as_ptr().cast::<__m256i>(), clear.as_ptr().cast::<__m256i>());
+        let to = out.as_mut_ptr().cast::<__m256i>();
+        for i in 0..size_of::<T>() {
+            unsafe {
+                let chosen = match size_of::<T>() {
+                    2 => {
+                        let own = _mm256_setr_epi16(
+                            1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, i16::MIN,
+                        );
+                        _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16((bits >> (16 * i)) as i16), own), own)
+                    }
+                    4 => {
+                        let own = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+                        _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((bits >> (8 * i)) as i32), own), own)
+                    }
+                    _ => {
+                        let own = _mm256_setr_epi64x(1, 2, 4, 8);
+                        _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x((bits >> (4 * i)).into()), own), own)
+                    }
+                };
+                let (set, clear) = (_mm256_loadu_si256(set.add(i)), _mm256_loadu_si256(clear.add(i)));
+                _mm256_storeu_si256(to.add(i), _mm256_blendv_epi8(clear, set, chosen));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn stream<T: Element>(self, from: &[T], to: &mut [T]) {
+        debug_assert_eq!(from.len(), to.len());
+        // What lies before the first and after the last whole vector is copied as usual.
+        let head = to.as_ptr().align_offset(32).min(to.len());
+        let vectors = (to.len() - head) / (32 / size_of::<T>());
+        let tail = head + vectors * (32 / size_of::<T>());
+        to[..head].copy_from_slice(&from[..head]);
+        let source = from[head..tail].as_ptr().cast::<__m256i>();
+        let target = to[head..tail].as_mut_ptr().cast::<__m256i>();
+        for i in 0..vectors {
+            // SAFETY: `head..tail` is `vectors` times 32 bytes in both, and begins on 32 in `to`.
+            unsafe { _mm256_stream_si256(target.add(i), _mm256_loadu_si256(source.add(i))) };
+        }
+        to[tail..].copy_from_slice(&from[tail..]);
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        unsafe { _mm_sfence() };
+    }
+}

@@ -1,0 +1,97 @@
+//! AVX-512: compares write mask registers, which are the packed bits.
+
+use std::arch::x86_64::*;
+
+use super::{Simd, Task};
+use crate::element::Element;
+
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(());
+
+impl Avx512 {
+    pub(super) fn available() -> bool {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("fma")
+    }
+}
+
+/// # Safety
+/// The machine must have the instructions that [`Avx512::available`] asks for.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+pub(super) unsafe fn run(task: impl Task) {
+    task.run(Avx512(()));
+}
+
+// SAFETY (for every block below): an `Avx512` is made by `run` alone, whose caller vouches for the
+// instructions. Loads and stores are unaligned ones within the 32 elements that the array reference
+// stands for; elements are 2, 4 or 8 bytes of plain bits.
+impl Simd for Avx512 {
+    #[inline(always)]
+    fn at_most_zero<T: Element>(self, block: &[T; 32]) -> u32 {
+        let at = block.as_ptr().cast::<__m512i>();
+        let limit = T::NEGATIVE_INFINITY;
+        match size_of::<T>() {
+            2 => unsafe {
+                let (zero, limit) = (_mm512_setzero_si512(), _mm512_set1_epi16(limit as i16));
+                let v = _mm512_loadu_si512(at);
+                _mm512_cmple_epi16_mask(v, zero) & _mm512_cmple_epu16_mask(v, limit)
+            },
+            4 => (0..2).fold(0, |bits, i| unsafe {
+                let (zero, limit) = (_mm512_setzero_si512(), _mm512_set1_epi32(limit as i32));
+                let v = _mm512_loadu_si512(at.add(i));
+                let le = _mm512_cmple_epi32_mask(v, zero) & _mm512_cmple_epu32_mask(v, limit);
+                bits | u32::from(le) << (16 * i)
+            }),
+            _ => (0..4).fold(0, |bits, i| unsafe {
+                let (zero, limit) = (_mm512_setzero_si512(), _mm512_set1_epi64(limit as i64));
+                let v = _mm512_loadu_si512(at.add(i));
+                let le = _mm512_cmple_epi64_mask(v, zero) & _mm512_cmple_epu64_mask(v, limit);
+                bits | u32::from(le) << (8 * i)
+            }),
+        }
+    }
+
+    #[inline(always)]
+    fn blend<T: Element>(self, bits: u32, set: &[T; 32], clear: &[T; 32]) -> [T; 32] {
+        let mut out = [T::default(); 32];
+        let (set, clear) = (set.as_ptr().cast::<__m512i>(), clear.as_ptr().cast::<__m512i>());
+        let to = out.as_mut_ptr().cast::<__m512i>();
+        for i in 0..size_of::<T>() / 2 {
+            unsafe {
+                let (set, clear) = (_mm512_loadu_si512(set.add(i)), _mm512_loadu_si512(clear.add(i)));
+                let blended = match size_of::<T>() {
+                    2 => _mm512_mask_mov_epi16(clear, bits, set),
+                    4 => _mm512_mask_mov_epi32(clear, (bits >> (16 * i)) as __mmask16, set),
+                    _ => _mm512_mask_mov_epi64(clear, (bits >> (8 * i)) as __mmask8, set),
+                };
+                _mm512_storeu_si512(to.add(i), blended);
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn stream<T: Element>(self, from: &[T], to: &mut [T]) {
+        debug_assert_eq!(from.len(), to.len());
+        // What lies before the first and after the last whole cache line is copied as usual.
+        let head = to.as_ptr().align_offset(64).min(to.len());
+        let lines = (to.len() - head) / (64 / size_of::<T>());
+        let tail = head + lines * (64 / size_of::<T>());
+        to[..head].copy_from_slice(&from[..head]);
+        let source = from[head..tail].as_ptr().cast::<__m512i>();
+        let target = to[head..tail].as_mut_ptr().cast::<__m512i>();
+        for i in 0..lines {
+            // SAFETY: `head..tail` is `lines` times 64 bytes in both, and begins on a line in `to`.
+            unsafe { _mm512_stream_si512(target.add(i), _mm512_loadu_si512(source.add(i))) };
+        }
+        to[tail..].copy_from_slice(&from[tail..]);
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        unsafe { _mm_sfence() };
+    }
+}

@@ -1,0 +1,31 @@
+//! For every machine: plain loops.
+
+use super::Simd;
+use crate::element::Element;
+
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+impl Simd for Portable {
+    #[inline(always)]
+    fn at_most_zero<T: Element>(self, block: &[T; 32]) -> u32 {
+        let mut bits = 0;
+        for (i, x) in block.iter().enumerate() {
+            bits |= u32::from(x.at_most_zero()) << i;
+        }
+        bits
+    }
+
+    #[inline(always)]
+    fn blend<T: Element>(self, bits: u32, set: &[T; 32], clear: &[T; 32]) -> [T; 32] {
+        std::array::from_fn(|i| if bits >> i & 1 == 1 { set[i] } else { clear[i] })
+    }
+
+    #[inline(always)]
+    fn stream<T: Element>(self, from: &[T], to: &mut [T]) {
+        to.copy_from_slice(from);
+    }
+
+    #[inline(always)]
+    fn fence(self) {}
+}

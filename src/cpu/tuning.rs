@@ -1,0 +1,16 @@
+//! The sizes that decide speed and nothing else: every value gives the same numbers.
+
+/// Elements of one task. A multiple of [`PIECE`]. Large enough that a task's start costs nothing
+/// beside it, small enough that a tensor of a few hundred thousand elements feeds several threads.
+pub(crate) const TASK: usize = 1 << 16;
+
+/// Tensors up to here are done by the calling thread: waking another one takes longer.
+pub(crate) const SEQUENTIAL: usize = 1 << 15;
+
+/// Elements handled together inside a task: their mask words and, where results are streamed, the
+/// results themselves stay in the first-level cache. A multiple of 32 times the drawn group.
+pub(crate) const PIECE: usize = 2048;
+
+/// Tensors of at least this many bytes are written past the cache: their beginning would have left
+/// it before anyone could use it, and an ordinary store first reads the line that it overwrites.
+pub(crate) const STREAM_BYTES: usize = 32 << 20;
