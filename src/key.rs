@@ -28,11 +28,7 @@ impl MaskKey {
     /// # Errors
     /// [`Error::First`] unless `first` is a multiple of 32.
     pub const fn shard(self, first: u64) -> Result<Self> {
-        if first.is_multiple_of(32) {
-            Ok(Self { first, ..self })
-        } else {
-            Err(Error::First { first })
-        }
+        if first.is_multiple_of(32) { Ok(Self { first, ..self }) } else { Err(Error::First { first }) }
     }
 
     /// The stream's seed: the key of the generator.

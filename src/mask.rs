@@ -178,15 +178,8 @@ mod stored {
         };
         let mut header = [0; HEADER_BYTES];
         header[..8].copy_from_slice(&FORMAT);
-        let fields = [
-            u64::from(activation) << 32 | code,
-            parameter,
-            key.seed(),
-            key.offset(),
-            key.first(),
-            len as u64,
-            0,
-        ];
+        let fields =
+            [u64::from(activation) << 32 | code, parameter, key.seed(), key.offset(), key.first(), len as u64, 0];
         for (bytes, field) in header[8..].chunks_exact_mut(8).zip(fields) {
             bytes.copy_from_slice(&field.to_le_bytes());
         }
@@ -223,19 +216,17 @@ mod stored {
         }
 
         let origin = match (codes as u32, (codes >> 32) as usize, reserved) {
-            (0, activation, 0) if activation < Activation::ALL.len() => MaskOrigin::DropActivation(
-                DropActivation::new(Activation::ALL[activation], f64::from_bits(parameter))?,
-            ),
+            (0, activation, 0) if activation < Activation::ALL.len() => {
+                MaskOrigin::DropActivation(DropActivation::new(Activation::ALL[activation], f64::from_bits(parameter))?)
+            }
             (1, 0, 0) => MaskOrigin::RRelu(
                 RRelu::new(f32::from_bits(parameter as u32), f32::from_bits((parameter >> 32) as u32))?,
                 MaskKey::new(seed, offset).shard(first)?,
             ),
             _ => return Err(bad(format!("unknown operation code {codes:#x}"))),
         };
-        let words = words
-            .chunks_exact(4)
-            .map(|bytes| u32::from_le_bytes(bytes.try_into().expect("chunks of 4")))
-            .collect();
+        let words =
+            words.chunks_exact(4).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("chunks of 4"))).collect();
         Ok((origin, len, words))
     }
 }

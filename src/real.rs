@@ -57,7 +57,13 @@ macro_rules! real {
             #[inline(always)]
             fn sigma(self, activation: Activation) -> Self {
                 match activation {
-                    Activation::Relu => if self <= 0.0 { 0.0 } else { self },
+                    Activation::Relu => {
+                        if self <= 0.0 {
+                            0.0
+                        } else {
+                            self
+                        }
+                    }
                     Activation::Sigmoid => activation::$sigmoid(self),
                     Activation::Tanh => activation::$tanh(self),
                     Activation::Gelu => activation::$gelu(self),
@@ -68,7 +74,13 @@ macro_rules! real {
             #[inline(always)]
             fn derivative(self, activation: Activation) -> Self {
                 match activation {
-                    Activation::Relu => if self <= 0.0 { 0.0 } else { 1.0 },
+                    Activation::Relu => {
+                        if self <= 0.0 {
+                            0.0
+                        } else {
+                            1.0
+                        }
+                    }
                     Activation::Sigmoid => activation::$sigmoid_d(self),
                     Activation::Tanh => activation::$tanh_d(self),
                     Activation::Gelu => activation::$gelu_d(self),

@@ -125,7 +125,13 @@ pub fn backward<T: Element>(op: &DropActivation, mask: &PackedMask, x: Option<&[
     check::mask_fits(op, mask.origin(), mask.len(), dy.len())?;
     let x = check::saved_input(op, x, |x| x.len(), dy.len())?;
     let dx = |(i, dy): (usize, &T)| match (x, bit(mask.words(), i)) {
-        (None, pass) => if pass { *dy } else { zero() },
+        (None, pass) => {
+            if pass {
+                *dy
+            } else {
+                zero()
+            }
+        }
         (Some(_), false) => *dy,
         (Some(x), true) => T::from_real(dy.to_real() * x[i].to_real().derivative(op.activation())),
     };
@@ -152,10 +158,20 @@ pub fn infer<T: Element>(op: &DropActivation, x: &[T]) -> Vec<T> {
         let real = x.to_real();
         match (op.mixture(), activation) {
             (Mixture::Identity, _) => *x,
-            (Mixture::Sigma, Activation::Relu) => if x.at_most_zero() { zero() } else { *x },
+            (Mixture::Sigma, Activation::Relu) => {
+                if x.at_most_zero() {
+                    zero()
+                } else {
+                    *x
+                }
+            }
             (Mixture::Sigma, _) => T::from_real(real.sigma(activation)),
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
-                if x.at_most_zero() { T::from_real(T::Real::from_f64(slope) * real) } else { *x }
+                if x.at_most_zero() {
+                    T::from_real(T::Real::from_f64(slope) * real)
+                } else {
+                    *x
+                }
             }
             (Mixture::Mixed { p, slope }, _) => {
                 let linear = T::Real::from_f64(slope) * real;
@@ -177,10 +193,20 @@ pub fn infer_backward<T: Element>(op: &DropActivation, x: &[T], dy: &[T]) -> Res
         let (x_real, dy_real) = (x.to_real(), dy.to_real());
         match (op.mixture(), activation) {
             (Mixture::Identity, _) => *dy,
-            (Mixture::Sigma, Activation::Relu) => if x.at_most_zero() { zero() } else { *dy },
+            (Mixture::Sigma, Activation::Relu) => {
+                if x.at_most_zero() {
+                    zero()
+                } else {
+                    *dy
+                }
+            }
             (Mixture::Sigma, _) => T::from_real(dy_real * x_real.derivative(activation)),
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
-                if x.at_most_zero() { scaled(*dy, T::Real::from_f64(slope)) } else { *dy }
+                if x.at_most_zero() {
+                    scaled(*dy, T::Real::from_f64(slope))
+                } else {
+                    *dy
+                }
             }
             (Mixture::Mixed { p, slope }, _) => {
                 let derivative = T::Real::from_f64(p).mul_add(x_real.derivative(activation), T::Real::from_f64(slope));

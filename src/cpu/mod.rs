@@ -124,11 +124,7 @@ pub fn backward<'a, T: Element>(
 /// # Errors
 /// [`Error::NeedsMask`](crate::Error::NeedsMask) for another nonlinearity;
 /// [`Error::Length`](crate::Error::Length) if y or dx is not as long as dy.
-pub fn backward_from_output<'a, T: Element>(
-    op: &DropActivation,
-    y: &[T],
-    io: impl Into<InOut<'a, T>>,
-) -> Result<()> {
+pub fn backward_from_output<'a, T: Element>(op: &DropActivation, y: &[T], io: impl Into<InOut<'a, T>>) -> Result<()> {
     let io = io.into();
     check::can_go_without_mask(op)?;
     let len = io.checked_len("dx", "dy")?;

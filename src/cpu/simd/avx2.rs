@@ -74,7 +74,22 @@ impl Simd for Avx2 {
                 let chosen = match size_of::<T>() {
                     2 => {
                         let own = _mm256_setr_epi16(
-                            1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, i16::MIN,
+                            1,
+                            2,
+                            4,
+                            8,
+                            16,
+                            32,
+                            64,
+                            128,
+                            256,
+                            512,
+                            1024,
+                            2048,
+                            4096,
+                            8192,
+                            16384,
+                            i16::MIN,
                         );
                         _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16((bits >> (16 * i)) as i16), own), own)
                     }
