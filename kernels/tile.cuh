@@ -76,7 +76,9 @@ struct Walk {
     using Bits = typename D::Bits;
     static constexpr int kPackElements = Pack<D>::kElements;
     static constexpr int kPacks = 32 / kPackElements;  // of a lane in a tile
-    static constexpr int kStep = Op::kPacksAtOnce < kPacks ? Op::kPacksAtOnce : kPacks;
+    // Arithmetic on f64 takes twice the registers, so half as many packs are in flight.
+    static constexpr int kAtOnce = sizeof(Bits) == 8 ? Op::kPacksAtOnce / 2 : Op::kPacksAtOnce;
+    static constexpr int kStep = kAtOnce < kPacks ? kAtOnce : kPacks;
     static constexpr uint32_t kPackMask = (1u << kPackElements) - 1;
 
     const da_args& a;
