@@ -6,7 +6,7 @@ struct ReluForward : ForwardOp {
     using D = T;
     static constexpr BitsIn kBitsIn = BitsIn::kNone;
     static constexpr BitsOut kBitsOut = BitsOut::kNone;
-    static constexpr int kPacksAtOnce = 8;
+    static constexpr int kPacksAtOnce = 4;
 
     __device__ explicit ReluForward(const da_args&) {}
 
