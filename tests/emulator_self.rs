@@ -1,7 +1,6 @@
 //! The emulation itself: that it catches each kind of defect, leaves sound kernels alone, and means by
 //! CUDA's words what CUDA does.
 
-#[allow(dead_code)]
 #[path = "../src/cuda/layout.rs"]
 mod layout;
 
@@ -14,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use emulator::{BuildError, Buffer, Emulator, Order};
+use emulator::{Buffer, BuildError, Emulator, Order};
 use half::{bf16, f16};
 use layout::da_args;
 
@@ -22,15 +21,13 @@ use layout::da_args;
 fn fixtures() -> Option<&'static Emulator> {
     static BUILT: OnceLock<Option<Emulator>> = OnceLock::new();
     BUILT
-        .get_or_init(|| {
-            match Emulator::build(&emulator::root().join("tests/emulator/fixtures")) {
-                Ok(emulator) => Some(emulator),
-                Err(BuildError::Unavailable(why)) => {
-                    emulator::tell_skipped(&why);
-                    None
-                }
-                Err(BuildError::Failed(why)) => panic!("{why}"),
+        .get_or_init(|| match Emulator::build(&emulator::root().join("tests/emulator/fixtures")) {
+            Ok(emulator) => Some(emulator),
+            Err(BuildError::Unavailable(why)) => {
+                emulator::tell_skipped(&why);
+                None
             }
+            Err(BuildError::Failed(why)) => panic!("{why}"),
         })
         .as_ref()
 }
@@ -105,7 +102,11 @@ fn line_of(text: &str) -> String {
 #[test]
 fn a_mask_that_leaves_out_its_caller() {
     let line = line_of("__ballot_sync(0x7FFFFFFFu, 1)");
-    caught("defect_mask_short_by_one", 32, &["lane 31", "calls __ballot_sync with mask 7FFFFFFF", "does not name it", &line]);
+    caught(
+        "defect_mask_short_by_one",
+        32,
+        &["lane 31", "calls __ballot_sync with mask 7FFFFFFF", "does not name it", &line],
+    );
 }
 
 #[test]
@@ -125,7 +126,8 @@ fn a_lane_that_does_not_exist() {
         assert!(report.is_err());
         let mut packs = vec![0u32; 80];
         let a = args(&numbers(32), &mut packs);
-        let report = emulator.launch("sound_in_place", 1, 20, &a, &[Buffer::in_place("out", &mut packs)], order).unwrap_err();
+        let report =
+            emulator.launch("sound_in_place", 1, 20, &a, &[Buffer::in_place("out", &mut packs)], order).unwrap_err();
         for word in words {
             assert!(report.contains(word), "{report}");
         }
@@ -137,8 +139,16 @@ fn lanes_that_wait_in_two_places() {
     let here = line_of("v = __ballot_sync(0xFFFFFFFFu, 1)");
     let there = line_of("v = __ballot_sync(0xFFFFFFFFu, 0)");
     caught("defect_two_places", 32, &["deadlock", "lane 0 waits", "for lane 16, which waits", &here, &there]);
-    caught("defect_two_kinds", 32, &["deadlock", "lane 0 waits at __syncwarp", "for lane 16, which waits at __syncthreads"]);
-    caught("defect_two_masks", 32, &["deadlock", "lane 0 waits", "FFFFFFFF", "for lane 16, which waits at __syncwarp with mask FFFF8000"]);
+    caught(
+        "defect_two_kinds",
+        32,
+        &["deadlock", "lane 0 waits at __syncwarp", "for lane 16, which waits at __syncthreads"],
+    );
+    caught(
+        "defect_two_masks",
+        32,
+        &["deadlock", "lane 0 waits", "FFFFFFFF", "for lane 16, which waits at __syncwarp with mask FFFF8000"],
+    );
 }
 
 #[test]
@@ -178,7 +188,11 @@ fn an_endless_loop() {
 #[test]
 fn accesses_out_of_bounds() {
     let line = line_of("__stcg(output(a) + 1, 0u)");
-    caught("defect_store_past_the_end", 32, &["thread 31", "writes 4 bytes", "outside every buffer", "offset 128 of out (128 bytes)", &line]);
+    caught(
+        "defect_store_past_the_end",
+        32,
+        &["thread 31", "writes 4 bytes", "outside every buffer", "offset 128 of out (128 bytes)", &line],
+    );
     caught("defect_load_before_the_start", 32, &["thread 0", "reads 4 bytes", "outside every buffer"]);
 }
 
@@ -231,7 +245,10 @@ fn bytes_that_nobody_wrote() {
         let a = da_args { mask: mask.as_mut_ptr(), ..args(&[0u8; 0], &mut out) };
         let buffers = [Buffer::output("out", &mut out), Buffer::scratch("mask", &mut mask)];
         let report = emulator.launch("defect_undefined", 1, 32, &a, &buffers, order).unwrap_err();
-        assert!(report.contains("reads 4 bytes of mask at offset") && report.contains("nobody has written"), "{report}");
+        assert!(
+            report.contains("reads 4 bytes of mask at offset") && report.contains("nobody has written"),
+            "{report}"
+        );
     }
 }
 
@@ -241,7 +258,9 @@ fn reading_in_place_what_is_written_already() {
         let Some(emulator) = fixtures() else { return };
         let mut x = numbers(32);
         let a = args(&[0u8; 0], &mut x);
-        let report = emulator.launch("defect_neighbour_in_place", 1, 32, &a, &[Buffer::in_place("x", &mut x)], order).unwrap_err();
+        let report = emulator
+            .launch("defect_neighbour_in_place", 1, 32, &a, &[Buffer::in_place("x", &mut x)], order)
+            .unwrap_err();
         assert!(report.contains("after this launch has written there"), "{report}");
     }
 }
@@ -254,7 +273,8 @@ fn accesses_of_the_wrong_kind() {
         let Some(emulator) = fixtures() else { return };
         let mut x = numbers(32);
         let a = args(&[0u8; 0], &mut x);
-        let report = emulator.launch("defect_read_only_path", 1, 32, &a, &[Buffer::in_place("x", &mut x)], order).unwrap_err();
+        let report =
+            emulator.launch("defect_read_only_path", 1, 32, &a, &[Buffer::in_place("x", &mut x)], order).unwrap_err();
         assert!(report.contains("by the read-only path"), "{report}");
     }
 }
@@ -265,7 +285,9 @@ fn launches_that_make_no_sense() {
     let x = numbers(64);
     let mut out = vec![0u32; 64];
     let a = args(&x, &mut out);
-    let run = |entry, grid, block, buffers: &[Buffer]| emulator.launch(entry, grid, block, &a, buffers, Order::Forward).unwrap_err();
+    let run = |entry, grid, block, buffers: &[Buffer]| {
+        emulator.launch(entry, grid, block, &a, buffers, Order::Forward).unwrap_err()
+    };
     assert!(run("no_such_kernel", 1, 32, &[]).contains("no kernel no_such_kernel"));
     assert!(run("sound_copy", 0, 32, &[]).contains("no such launch"));
     assert!(run("sound_copy", 1, 1025, &[]).contains("no such launch"));
@@ -281,12 +303,15 @@ fn words_that_have_no_meaning_here() {
     if fixtures().is_none() {
         return;
     }
-    for (number, word) in ["__expf(1.0f)", "atomicAdd(&i, 1)", "__reduce_add_sync(~0u, 1u)", "__hadd(h, h)"].into_iter().enumerate() {
+    for (number, word) in
+        ["__expf(1.0f)", "atomicAdd(&i, 1)", "__reduce_add_sync(~0u, 1u)", "__hadd(h, h)"].into_iter().enumerate()
+    {
         let folder = emulator::scratch_folder(&format!("words-{number}"));
         let source = format!("#include <cuda_fp16.h>\n__device__ void f(int i, __half h) {{ {word}; }}\n");
         fs::write(folder.join("word.cu"), source).unwrap();
         let Err(BuildError::Failed(report)) = Emulator::build(&folder) else { panic!("{word} compiles") };
         assert!(report.contains("error") && report.contains(word.split('(').next().unwrap()), "{report}");
+        fs::remove_dir_all(&folder).unwrap();
     }
 }
 
@@ -469,10 +494,25 @@ fn turning_points(widen: impl Fn(u16) -> f32) -> Vec<f32> {
         let next = widen(bits.wrapping_add(1));
         let middle = (f64::from(here) + f64::from(next)) / 2.0;
         for v in [here, middle as f32] {
-            points.extend([v, f32::from_bits(v.to_bits().wrapping_add(1)), f32::from_bits(v.to_bits().wrapping_sub(1))]);
+            points.extend([
+                v,
+                f32::from_bits(v.to_bits().wrapping_add(1)),
+                f32::from_bits(v.to_bits().wrapping_sub(1)),
+            ]);
         }
     }
-    points.extend([65504.0, 65519.996, 65520.0, -65520.0, f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45, f32::NAN, -f32::NAN]);
+    points.extend([
+        65504.0,
+        65519.996,
+        65520.0,
+        -65520.0,
+        f32::MAX,
+        f32::MIN,
+        f32::MIN_POSITIVE,
+        1e-45,
+        f32::NAN,
+        -f32::NAN,
+    ]);
     points
 }
 
@@ -520,7 +560,8 @@ fn bfloats_are_rounded_to_nearest_even() {
 fn pairs_compare_each_for_itself() {
     let values: [f32; 9] = [0.0, -0.0, 1.0, -1.0, 6e-8, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 2.5];
     let expected = |a: f32, b: f32| {
-        u32::from(a <= b) | u32::from(a == b) << 1 | u32::from(a > b) << 2 | u32::from(!(a > b)) << 3 | u32::from(a < b || a > b) << 4
+        let (less, equal, greater) = (u32::from(a < b), u32::from(a == b), u32::from(a > b));
+        (less | equal) | equal << 1 | greater << 2 | (1 - greater) << 3 | (less | greater) << 4
     };
     let mut quads = Vec::new();
     for a in values {
@@ -569,7 +610,7 @@ fn bits_and_products() {
         assert_eq!(right, (both >> (x[2] % 32)) as u32);
     }
     for (x, high) in x.chunks(2).zip(high) {
-        assert_eq!(high, (u64::from(x[0]) * u64::from(x[1]) >> 32) as u32);
+        assert_eq!(high, ((u64::from(x[0]) * u64::from(x[1])) >> 32) as u32);
     }
     assert!(reversed.iter().zip(&x).all(|(r, x)| *r == x.reverse_bits()));
     let x: Vec<u32> = x.into_iter().chain([0, 1, 0x8000_0000, u32::MAX]).collect();
@@ -597,8 +638,32 @@ fn products_and_sums_are_rounded_as_written() {
 #[test]
 fn special_functions() {
     // From 60-digit arithmetic.
-    let erfcx: &[(f64, f64)] = &[(-26.5, 1.924553162418569e+305), (-3.25, 77315.13640375607), (-0.001, 1.0011293799198486), (0.0, 1.0), (1e-08, 0.9999999887162084), (0.5, 0.6156903441929259), (1.0, 0.427583576155807), (3.3, 0.16400729757293264), (9.9375, 0.056490603076982), (10.0, 0.05614099274382259), (26.0, 0.021683584850562907), (100000.0, 5.6418958351954685e-06), (1e+300, 5.641895835477562e-301)];
-    let normcdf: &[(f64, f64)] = &[(-38.0, 2.88542835e-316), (-20.3, 6.429244467698346e-92), (-7.7, 6.803311540773961e-15), (-1.1, 0.13566606094638264), (-1e-09, 0.49999999960105773), (0.0, 0.5), (0.3, 0.6179114221889527), (2.7, 0.9965330261969594), (9.0, 1.0)];
+    let erfcx: &[(f64, f64)] = &[
+        (-26.5, 1.924553162418569e+305),
+        (-3.25, 77315.13640375607),
+        (-0.001, 1.0011293799198486),
+        (0.0, 1.0),
+        (1e-08, 0.9999999887162084),
+        (0.5, 0.6156903441929259),
+        (1.0, 0.427583576155807),
+        (3.3, 0.16400729757293264),
+        (9.9375, 0.056490603076982),
+        (10.0, 0.05614099274382259),
+        (26.0, 0.021683584850562907),
+        (100000.0, 5.6418958351954685e-06),
+        (1e+300, 5.641895835477562e-301),
+    ];
+    let normcdf: &[(f64, f64)] = &[
+        (-38.0, 2.88542835e-316),
+        (-20.3, 6.429244467698346e-92),
+        (-7.7, 6.803311540773961e-15),
+        (-1.1, 0.13566606094638264),
+        (-1e-09, 0.49999999960105773),
+        (0.0, 0.5),
+        (0.3, 0.6179114221889527),
+        (2.7, 0.9965330261969594),
+        (9.0, 1.0),
+    ];
     for (name, points) in [("erfcx", erfcx), ("normcdf", normcdf)] {
         let x: Vec<f64> = points.iter().map(|p| p.0).collect();
         let Some(got) = each::<_, f64>(name, &x, 1) else { return };

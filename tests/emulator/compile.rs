@@ -123,7 +123,10 @@ fn run(mut command: Command, to: &Path) -> Result<(), BuildError> {
     let output = command.arg("-o").arg(&temporary).output()?;
     if !output.status.success() {
         let _ = fs::remove_file(&temporary);
-        return Err(BuildError::Failed(format!("{command:?}\n{}", String::from_utf8_lossy(&output.stderr))));
+        // Not the command's Debug form, which shows the whole environment.
+        let words: Vec<_> =
+            [command.get_program()].into_iter().chain(command.get_args()).map(|w| w.to_string_lossy()).collect();
+        return Err(BuildError::Failed(format!("{}\n{}", words.join(" "), String::from_utf8_lossy(&output.stderr))));
     }
     fs::rename(&temporary, to)?;
     Ok(())
@@ -165,13 +168,16 @@ fn compiler() -> Result<&'static Compiler, BuildError> {
 
 /// What the cc crate takes (CXX and its kin, or c++), then the usual names.
 fn find_compiler() -> Result<Compiler, BuildError> {
-    // The emulation makes its fibers with POSIX calls. The cc crate has to be told the triple, which
+    // The emulation makes its fibers with getcontext and makecontext. The cc crate has to be told the triple, which
     // cargo gives to build scripts only.
     let triple = match env::consts::OS {
-        "linux" if cfg!(target_env = "musl") => format!("{}-unknown-linux-musl", env::consts::ARCH),
-        "linux" => format!("{}-unknown-linux-gnu", env::consts::ARCH),
+        "linux" if cfg!(target_env = "gnu") => format!("{}-unknown-linux-gnu", env::consts::ARCH),
         "macos" => format!("{}-apple-darwin", env::consts::ARCH),
-        other => return Err(BuildError::Unavailable(format!("the emulation does not run on {other}"))),
+        other => {
+            return Err(BuildError::Unavailable(format!(
+                "the emulation knows Linux with glibc and macOS, not {other}"
+            )));
+        }
     };
     let mut tried = Vec::new();
     for name in [None, Some("g++"), Some("clang++")] {

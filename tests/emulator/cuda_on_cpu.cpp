@@ -8,6 +8,11 @@
 // the caller's choice: correct kernels can't tell.
 //
 // A launch that fails abandons its fibers where they stand, so kernels must not own anything.
+#ifdef __APPLE__
+#define _XOPEN_SOURCE 700  // for ucontext.h
+#define _DARWIN_C_SOURCE
+#endif
+
 #include "cuda_on_cpu.h"
 
 #include <setjmp.h>
@@ -32,7 +37,7 @@ __thread uint3 blockIdx;
 __thread dim3 blockDim;
 __thread dim3 gridDim;
 
-// What the caller passes; tests/emulator/mod.rs has the same three.
+// What the caller passes; tests/emulator/mod.rs has the same.
 extern "C" {
 
 enum da_emulator_buffer_flags {

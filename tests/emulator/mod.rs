@@ -19,6 +19,7 @@ use std::{
     sync::OnceLock,
 };
 
+#[allow(unused_imports)]
 pub use compile::{BuildError, root, scratch_folder};
 
 /// Which lane, warp and block goes first, wherever more than one can. Correct kernels can't tell.
@@ -35,50 +36,63 @@ impl Order {
     pub const ALL: [Order; 3] = [Order::Forward, Order::Reversed, Order::Random(0x00DD_BA11)];
 }
 
+/// What a launch does with a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It reads only.
+    Input,
+    /// It writes only, each byte exactly once.
+    Output,
+    /// An input that the result replaces: each byte is written exactly once, and not read afterwards.
+    InPlace,
+    /// It reads and writes freely, but reads nothing before it is written.
+    Scratch,
+}
+
 /// Memory that a launch may touch, and how. Everything else is out of bounds.
 pub struct Buffer<'a> {
     name: &'static str,
     host: *mut u8,
     bytes: usize,
     address: u64,
-    flags: u32,
+    access: Access,
     memory: PhantomData<&'a mut [u8]>,
 }
 
-const READABLE: u32 = 1;
-const WRITABLE: u32 = 2;
-const DEFINED: u32 = 4;
-const WRITE_ONCE: u32 = 8;
-
 impl<'a> Buffer<'a> {
-    /// Read only.
     pub fn input<T: Copy>(name: &'static str, data: &'a [T]) -> Self {
-        Self::new(name, data.as_ptr().cast_mut().cast(), size_of_val(data), READABLE | DEFINED)
+        // SAFETY: valid for reads for 'a, and inputs are not written.
+        unsafe { Self::raw(name, data.as_ptr().cast_mut().cast(), size_of_val(data), Access::Input) }
     }
 
-    /// Write only; the launch must write each byte exactly once.
     pub fn output<T: Copy>(name: &'static str, data: &'a mut [T]) -> Self {
-        Self::new(name, data.as_mut_ptr().cast(), size_of_val(data), WRITABLE | WRITE_ONCE)
+        // SAFETY: valid for reads and writes for 'a.
+        unsafe { Self::raw(name, data.as_mut_ptr().cast(), size_of_val(data), Access::Output) }
     }
 
-    /// An input that the result replaces: each byte is written exactly once, and not read afterwards.
     pub fn in_place<T: Copy>(name: &'static str, data: &'a mut [T]) -> Self {
-        Self::new(name, data.as_mut_ptr().cast(), size_of_val(data), READABLE | WRITABLE | DEFINED | WRITE_ONCE)
+        // SAFETY: as for `output`.
+        unsafe { Self::raw(name, data.as_mut_ptr().cast(), size_of_val(data), Access::InPlace) }
     }
 
-    /// Read and written freely, but not read before it is written.
     pub fn scratch<T: Copy>(name: &'static str, data: &'a mut [T]) -> Self {
-        Self::new(name, data.as_mut_ptr().cast(), size_of_val(data), READABLE | WRITABLE)
+        // SAFETY: as for `output`.
+        unsafe { Self::raw(name, data.as_mut_ptr().cast(), size_of_val(data), Access::Scratch) }
+    }
+
+    /// For callers that hold addresses, as a checked launch does.
+    ///
+    /// # Safety
+    /// For as long as the buffer lives, `bytes` bytes from `host` on can be read and, unless it is an input, written,
+    /// and nothing else writes them.
+    pub unsafe fn raw(name: &'static str, host: *mut u8, bytes: usize, access: Access) -> Self {
+        Buffer { name, host, bytes, address: host as u64, access, memory: PhantomData }
     }
 
     /// The same memory under another address than its own, which is then what the kernel's arguments
     /// have to name: a window on a tensor that is too large to allocate.
     pub fn at(self, address: u64) -> Self {
         Buffer { address, ..self }
-    }
-
-    fn new(name: &'static str, host: *mut u8, bytes: usize, flags: u32) -> Self {
-        Buffer { name, host, bytes, address: host as u64, flags, memory: PhantomData }
     }
 }
 
@@ -151,11 +165,17 @@ impl Emulator {
         let (args_bytes, run) = unsafe {
             (
                 self.library.get::<extern "C" fn() -> u64>("da_emulator_args_bytes").map_err(|e| e.to_string())?,
-                self.library.get::<unsafe extern "C" fn(*const Launch) -> i32>("da_emulator_run").map_err(|e| e.to_string())?,
+                self.library
+                    .get::<unsafe extern "C" fn(*const Launch) -> i32>("da_emulator_run")
+                    .map_err(|e| e.to_string())?,
             )
         };
         if args_bytes() != size_of::<A>() as u64 {
-            return Err(format!("da_args has {} bytes in the kernels, the caller's has {}", args_bytes(), size_of::<A>()));
+            return Err(format!(
+                "da_args has {} bytes in the kernels, the caller's has {}",
+                args_bytes(),
+                size_of::<A>()
+            ));
         }
 
         let entry = CString::new(entry).map_err(|e| e.to_string())?;
@@ -168,7 +188,12 @@ impl Emulator {
                 address: b.address,
                 host: b.host,
                 bytes: b.bytes as u64,
-                flags: b.flags,
+                flags: match b.access {
+                    Access::Input => READABLE | DEFINED,
+                    Access::Output => WRITABLE | WRITE_ONCE,
+                    Access::InPlace => READABLE | WRITABLE | DEFINED | WRITE_ONCE,
+                    Access::Scratch => READABLE | WRITABLE,
+                },
             })
             .collect();
         let (order, random) = match order {
@@ -223,7 +248,12 @@ impl fmt::Debug for Emulator {
     }
 }
 
-// cuda_on_cpu.cpp has the same two.
+// cuda_on_cpu.cpp has the same.
+
+const READABLE: u32 = 1;
+const WRITABLE: u32 = 2;
+const DEFINED: u32 = 4;
+const WRITE_ONCE: u32 = 8;
 
 #[repr(C)]
 struct LaunchBuffer {
