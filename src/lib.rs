@@ -1,4 +1,5 @@
-//! Drop-Activation as a low-level operation.
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code, unsafe_op_in_unsafe_fn, missing_docs)]
 
 mod check;
 mod element;
@@ -12,6 +13,7 @@ mod real;
 pub mod activation;
 pub mod cpu;
 #[cfg(feature = "cuda")]
+#[allow(unsafe_code)] // the driver's interface; each block names the contract that makes it sound
 pub mod cuda;
 pub mod reference;
 

@@ -11,6 +11,7 @@
 mod job;
 mod keep;
 mod passes;
+#[allow(unsafe_code)] // vector instructions
 mod simd;
 mod tuning;
 
