@@ -1,0 +1,149 @@
+//! The device tensor that a pass reads and the one it writes, which may be the same.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceSlice, SyncOnDrop};
+
+use super::error::{CudaError, Result as CudaResult};
+use crate::check::same_length;
+use crate::error::Result;
+
+/// A pass's input and output in device memory: two slices of the same length, or one that is
+/// overwritten.
+///
+/// Made from `(&x, &mut y)`, where x is a [`CudaSlice`] or a [`CudaView`] and y a [`CudaSlice`] or a
+/// [`CudaViewMut`], or from `&mut x` with one of the latter two. A view may start at any element.
+#[derive(Debug)]
+pub enum InOut<'a, T> {
+    /// Reads one slice and writes another.
+    OutOfPlace(CudaView<'a, T>, CudaViewMut<'a, T>),
+    /// Overwrites its input.
+    InPlace(CudaViewMut<'a, T>),
+}
+
+/// The addresses of input and output, in that order, with the guards of cudarc's event tracking: they have the
+/// stream wait for earlier work on the slices, and when they are dropped, after the launch, they record that
+/// the slices are in use.
+pub(super) struct Guarded<'a> {
+    pub(super) input: u64,
+    pub(super) output: u64,
+    _guards: [Option<SyncOnDrop<'a>>; 2],
+}
+
+impl<'a, T> InOut<'a, T> {
+    /// Elements of the input.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::OutOfPlace(input, _) => input.len(),
+            Self::InPlace(both) => both.len(),
+        }
+    }
+
+    /// Whether the input has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The output must be as long as the input, and both must belong to the stream's context; gives the
+    /// length.
+    pub(super) fn checked_len(&self, stream: &CudaStream, output: &'static str, input: &'static str) -> Result<usize> {
+        match self {
+            Self::OutOfPlace(from, to) => {
+                same_length(output, to.len(), input, from.len())?;
+                same_context(stream, input, from)?;
+                same_context(stream, output, to)?;
+            }
+            Self::InPlace(both) => same_context(stream, input, both)?,
+        }
+        Ok(self.len())
+    }
+
+    pub(super) fn guarded(self, stream: &'a CudaStream) -> Guarded<'a> {
+        match self {
+            Self::OutOfPlace(from, to) => {
+                let (input, reading) = from.view_ptr(stream);
+                let (output, writing) = to.view_ptr_mut(stream);
+                Guarded { input, output, _guards: [Some(reading), Some(writing)] }
+            }
+            Self::InPlace(both) => {
+                let (address, writing) = both.view_ptr_mut(stream);
+                Guarded { input: address, output: address, _guards: [None, Some(writing)] }
+            }
+        }
+    }
+}
+
+/// A device tensor that a backward pass reads besides dy: a [`CudaSlice`], a [`CudaView`] or a [`CudaViewMut`]
+/// of cudarc. No other type can implement it.
+pub trait Saved<T>: sealed::Saved<T> {}
+
+mod sealed {
+    use super::{CudaSlice, CudaView, CudaViewMut};
+
+    pub trait Saved<T> {
+        /// All of it.
+        fn view(&self) -> CudaView<'_, T>;
+    }
+
+    impl<T> Saved<T> for CudaSlice<T> {
+        fn view(&self) -> CudaView<'_, T> {
+            self.as_view()
+        }
+    }
+
+    impl<T> Saved<T> for CudaView<'_, T> {
+        fn view(&self) -> CudaView<'_, T> {
+            self.slice(..)
+        }
+    }
+
+    impl<T> Saved<T> for CudaViewMut<'_, T> {
+        fn view(&self) -> CudaView<'_, T> {
+            self.as_view()
+        }
+    }
+}
+
+impl<T> Saved<T> for CudaSlice<T> {}
+impl<T> Saved<T> for CudaView<'_, T> {}
+impl<T> Saved<T> for CudaViewMut<'_, T> {}
+
+/// A slice must come from the stream's own [`CudaContext`](cudarc::driver::CudaContext) object: another one of
+/// the same device is the same to the driver, but cudarc's event tracking orders the streams of one object
+/// only.
+pub(super) fn same_context<T>(
+    stream: &CudaStream,
+    argument: &'static str,
+    slice: &impl DeviceSlice<T>,
+) -> CudaResult<()> {
+    if Arc::ptr_eq(slice.stream().context(), stream.context()) { Ok(()) } else { Err(CudaError::Context { argument }) }
+}
+
+macro_rules! out_of_place {
+    ($($input:ty, $output:ty;)+) => {$(
+        impl<'a, T> From<(&'a $input, &'a mut $output)> for InOut<'a, T> {
+            fn from((input, output): (&'a $input, &'a mut $output)) -> Self {
+                Self::OutOfPlace(input.slice(..), output.slice_mut(..))
+            }
+        }
+    )+};
+}
+
+out_of_place! {
+    CudaSlice<T>, CudaSlice<T>;
+    CudaSlice<T>, CudaViewMut<'_, T>;
+    CudaView<'_, T>, CudaSlice<T>;
+    CudaView<'_, T>, CudaViewMut<'_, T>;
+}
+
+impl<'a, T> From<&'a mut CudaSlice<T>> for InOut<'a, T> {
+    fn from(both: &'a mut CudaSlice<T>) -> Self {
+        Self::InPlace(both.as_view_mut())
+    }
+}
+
+impl<'a, T> From<&'a mut CudaViewMut<'_, T>> for InOut<'a, T> {
+    fn from(both: &'a mut CudaViewMut<'_, T>) -> Self {
+        Self::InPlace(both.slice_mut(..))
+    }
+}

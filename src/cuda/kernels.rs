@@ -1,0 +1,494 @@
+//! The kernels as one context has them loaded, and the door for cudarc's slices: the methods check their
+//! arguments and hand a pass to the launch that raw pointers take too.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, CudaView, DriverError, sys};
+use cudarc::nvrtc::Ptx;
+
+use super::driver;
+use super::error::{CudaError, Result as CudaResult, driver_text, while_doing};
+use super::images::{self, Image};
+use super::io::{InOut, Saved, same_context};
+use super::launch::Entry;
+use super::mask::{self, DeviceMask};
+use super::pass::Pass;
+use super::raw::Addresses;
+use crate::check;
+use crate::element::Element;
+use crate::error::Result;
+use crate::key::MaskKey;
+use crate::mask::MaskOrigin;
+use crate::operation::{DropActivation, RRelu};
+
+/// The least compute capability that the kernels are compiled for.
+const OLDEST_CAPABILITY: (u32, u32) = (7, 5);
+
+/// The kernels of one CUDA context: all operations of this crate on that context's tensors.
+///
+/// A module is loaded when a pass first needs it and stays loaded while a handle lives; so get one with
+/// [`Kernels::get`] and keep it for as long as passes are made, or graphs of them replayed. Dropping the last
+/// one waits for the context's work. Handles can be used by any number of threads at once.
+///
+/// The methods only enqueue work on the stream that they are given: the [module's documentation](super) says
+/// what waits for what. Each of them also fails with
+/// - [`CudaError::Context`] if the stream is of another context than the kernels, or a slice's
+///   [`CudaContext`] object is another one than the stream's;
+/// - [`CudaError::Unsupported`] if the driver cannot load the embedded device code, which the first call of a
+///   kind shows;
+/// - [`CudaError::Driver`] if the driver refuses the launch, or an earlier error is pending in the context.
+///
+/// None of them panics. When a method fails, nothing was launched and no tensor or mask was changed.
+#[derive(Debug)]
+pub struct Kernels {
+    context: Arc<CudaContext>,
+    modules: [OnceLock<Arc<CudaModule>>; Image::ALL.len()],
+    functions: [OnceLock<CudaFunction>; Entry::COUNT],
+    /// Held while something is loaded, so that nothing is loaded twice.
+    loading: Mutex<()>,
+}
+
+/// The handles that are alive, at most one for each context. The entries are weak: whoever uses a handle keeps
+/// it, and a handle keeps its context, so that a live entry never speaks of a context that is gone.
+static LIVE: Mutex<Vec<Weak<Kernels>>> = Mutex::new(Vec::new());
+
+// A panic while one of the locks of this file is held leaves nothing half-done behind.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Kernels {
+    /// The kernels of a context: the same handle for each call, while one lives.
+    ///
+    /// # Errors
+    /// [`CudaError::Unsupported`] if the device's compute capability is below 7.5; [`CudaError::Driver`].
+    pub fn get(context: &Arc<CudaContext>) -> CudaResult<Arc<Self>> {
+        let mut live = lock(&LIVE);
+        live.retain(|kernels| kernels.strong_count() != 0);
+        let known = live.iter().filter_map(Weak::upgrade).find(|kernels| kernels.context == *context);
+        if let Some(kernels) = known {
+            return Ok(kernels);
+        }
+        let capability = capability(context)?;
+        if capability < OLDEST_CAPABILITY {
+            let (major, minor) = OLDEST_CAPABILITY;
+            return Err(unsupported(context, format!("a device of capability {major}.{minor} or newer is needed")));
+        }
+        let kernels = Arc::new(Self {
+            context: context.clone(),
+            modules: [const { OnceLock::new() }; Image::ALL.len()],
+            functions: [const { OnceLock::new() }; Entry::COUNT],
+            loading: Mutex::new(()),
+        });
+        live.push(Arc::downgrade(&kernels));
+        Ok(kernels)
+    }
+
+    /// The context that the kernels are loaded in.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// Loads all kernels now, so that no later call has to: for measurements, and before a graph is captured,
+    /// while which nothing may be loaded.
+    ///
+    /// # Errors
+    /// [`CudaError::Unsupported`], [`CudaError::Driver`].
+    pub fn preload(&self) -> CudaResult<()> {
+        Entry::ALL.into_iter().try_for_each(|entry| self.function(entry).map(|_| ()))
+    }
+
+    /// The loaded kernel of an entry point.
+    pub(super) fn function(&self, entry: Entry) -> CudaResult<&CudaFunction> {
+        let place = &self.functions[entry.index()];
+        if let Some(function) = place.get() {
+            return Ok(function);
+        }
+        let _alone = lock(&self.loading);
+        if let Some(function) = place.get() {
+            return Ok(function);
+        }
+        let module = self.module(entry.image())?;
+        let function = module.load_function(entry.name()).map_err(while_doing(entry.name()))?;
+        Ok(place.get_or_init(|| function))
+    }
+
+    /// The loaded module of an image. For callers who hold `loading`.
+    fn module(&self, image: Image) -> CudaResult<&Arc<CudaModule>> {
+        let place = &self.modules[image as usize];
+        if let Some(module) = place.get() {
+            return Ok(module);
+        }
+        let code = Ptx::from_binary(image.bytes().to_vec());
+        let module = self.context.load_module(code).map_err(|error| self.cannot_load(error))?;
+        Ok(place.get_or_init(|| module))
+    }
+
+    /// Tells device code that does not suit this machine from other failures.
+    fn cannot_load(&self, error: DriverError) -> CudaError {
+        use sys::CUresult as Code;
+        match error.0 {
+            Code::CUDA_ERROR_INVALID_IMAGE
+            | Code::CUDA_ERROR_NO_BINARY_FOR_GPU
+            | Code::CUDA_ERROR_INVALID_PTX
+            | Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+            | Code::CUDA_ERROR_JIT_COMPILER_NOT_FOUND
+            | Code::CUDA_ERROR_JIT_COMPILATION_DISABLED => unsupported(
+                &self.context,
+                format!(
+                    "{}; update the driver, or build this library with the nvcc of a CUDA version that the driver \
+                     knows and without CUDA_COMPUTE_CAP set for another device",
+                    driver_text(error)
+                ),
+            ),
+            _ => while_doing("loading device code")(error),
+        }
+    }
+
+    /// Training forward (the paper's equation 3): `y[i] = keep[i] ? σ(x[i]) : x[i]`, and the new mask.
+    ///
+    /// # Errors
+    /// [`Error::Length`](crate::Error::Length) if y is not as long as x;
+    /// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for so many elements.
+    pub fn forward<'a, T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        op: &DropActivation,
+        key: MaskKey,
+        io: impl Into<InOut<'a, T>>,
+    ) -> Result<DeviceMask> {
+        self.with_new_mask(stream, Pass::Forward { op: *op, key }, io.into(), MaskOrigin::DropActivation(*op))
+    }
+
+    /// [`Kernels::forward`] with a mask that is overwritten. It is given more memory only if it has too little,
+    /// so a call for no more elements than before allocates nothing.
+    ///
+    /// # Errors
+    /// Those of [`Kernels::forward`].
+    pub fn forward_into<'a, T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        op: &DropActivation,
+        key: MaskKey,
+        io: impl Into<InOut<'a, T>>,
+        mask: &mut DeviceMask,
+    ) -> Result<()> {
+        self.with_mask(stream, Pass::Forward { op: *op, key }, io.into(), MaskOrigin::DropActivation(*op), mask)
+    }
+
+    /// Training forward of ReLU for a caller that keeps y: the same y as [`Kernels::forward`], and no mask.
+    ///
+    /// # Errors
+    /// [`Error::NeedsMask`](crate::Error::NeedsMask) for an activation other than ReLU; those of
+    /// [`Kernels::forward`].
+    pub fn forward_without_mask<'a, T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        op: &DropActivation,
+        key: MaskKey,
+        io: impl Into<InOut<'a, T>>,
+    ) -> Result<()> {
+        self.read(stream, Pass::ForwardWithoutMask { op: *op, key }, io.into(), None, None)
+    }
+
+    /// Training backward: `dx[i] = keep[i] ? dy[i] σ'(x[i]) : dy[i]`; for ReLU `pass[i] ? dy[i] : +0`, and x
+    /// may be `None`.
+    ///
+    /// # Errors
+    /// [`Error::MaskOrigin`](crate::Error::MaskOrigin) and [`Error::MaskLength`](crate::Error::MaskLength) if the
+    /// mask is not of this operation and of dy's length; [`Error::MissingInput`](crate::Error::MissingInput) if
+    /// the activation needs x; [`Error::Length`](crate::Error::Length) if x or dx is not as long as dy.
+    pub fn backward<'a, T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        op: &DropActivation,
+        mask: &DeviceMask,
+        x: Option<&dyn Saved<T>>,
+        io: impl Into<InOut<'a, T>>,
+    ) -> Result<()> {
+        let io = io.into();
+        check::mask_fits(op, mask.origin(), mask.len(), io.len())?;
+        let x = check::saved_input(op, x.map(|x| x.view()), CudaView::len, io.len())?;
+        self.read(stream, Pass::Backward { op: *op }, io, x, Some(mask))
+    }
+
+    /// ReLU's training backward for a caller that kept y and no mask: `dx[i] = (y[i] == 0) ? +0 : dy[i]`.
+    ///
+    /// It differs from [`Kernels::backward`] only where x was exactly zero and σ dropped.
+    ///
+    /// # Errors
+    /// [`Error::NeedsMask`](crate::Error::NeedsMask) for an activation other than ReLU;
+    /// [`Error::Length`](crate::Error::Length) if y or dx is not as long as dy.
+    pub fn backward_from_output<'a, T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        op: &DropActivation,
+        y: &dyn Saved<T>,
+        io: impl Into<InOut<'a, T>>,
+    ) -> Result<()> {
+        self.read(stream, Pass::BackwardFromOutput { op: *op }, io.into(), Some(y.view()), None)
+    }
+
+    /// Inference forward (the paper's equation 5): `y[i] = (1-p) x[i] + p σ(x[i])`; for ReLU the Leaky ReLU
+    /// `x[i] <= 0 ? (1-p) x[i] : x[i]`.
+    ///
+    /// # Errors
+    /// [`Error::Length`](crate::Error::Length) if y is not as long as x.
+    pub fn infer<'a, T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        op: &DropActivation,
+        io: impl Into<InOut<'a, T>>,
+    ) -> Result<()> {
+        self.read(stream, Pass::Infer { op: *op }, io.into(), None, None)
+    }
+
+    /// Inference backward: `dx[i] = dy[i] ((1-p) + p σ'(x[i]))`; for ReLU `x[i] <= 0 ? (1-p) dy[i] : dy[i]`.
+    ///
+    /// # Errors
+    /// [`Error::Length`](crate::Error::Length) if x or dx is not as long as dy.
+    pub fn infer_backward<'a, T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        op: &DropActivation,
+        x: &dyn Saved<T>,
+        io: impl Into<InOut<'a, T>>,
+    ) -> Result<()> {
+        self.read(stream, Pass::InferBackward { op: *op }, io.into(), Some(x.view()), None)
+    }
+
+    /// RReLU's training forward (the paper's equation 6): `y[i] = x[i] >= 0 ? x[i] : U[i] x[i]`, and the new
+    /// mask, which holds the signs and remembers the key.
+    ///
+    /// # Errors
+    /// Those of [`Kernels::forward`].
+    pub fn rrelu_forward<'a, T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        op: &RRelu,
+        key: MaskKey,
+        io: impl Into<InOut<'a, T>>,
+    ) -> Result<DeviceMask> {
+        self.with_new_mask(stream, Pass::RreluForward { op: *op, key }, io.into(), MaskOrigin::RRelu(*op, key))
+    }
+
+    /// [`Kernels::rrelu_forward`] with a mask that is overwritten, as [`Kernels::forward_into`] does.
+    ///
+    /// # Errors
+    /// Those of [`Kernels::forward`].
+    pub fn rrelu_forward_into<'a, T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        op: &RRelu,
+        key: MaskKey,
+        io: impl Into<InOut<'a, T>>,
+        mask: &mut DeviceMask,
+    ) -> Result<()> {
+        self.with_mask(stream, Pass::RreluForward { op: *op, key }, io.into(), MaskOrigin::RRelu(*op, key), mask)
+    }
+
+    /// RReLU's training backward: `dx[i] = x[i] >= 0 ? dy[i] : U[i] dy[i]`, with the signs from the mask and U
+    /// drawn again.
+    ///
+    /// # Errors
+    /// [`Error::MaskOrigin`](crate::Error::MaskOrigin) and [`Error::MaskLength`](crate::Error::MaskLength) if the
+    /// mask is not of this operation and of dy's length; [`Error::Length`](crate::Error::Length) if dx is not as
+    /// long as dy.
+    pub fn rrelu_backward<'a, T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        op: &RRelu,
+        mask: &DeviceMask,
+        io: impl Into<InOut<'a, T>>,
+    ) -> Result<()> {
+        let io = io.into();
+        let key = check::rrelu_mask_fits(op, mask.origin(), mask.len(), io.len())?;
+        self.read(stream, Pass::RreluBackward { op: *op, key }, io, None, Some(mask))
+    }
+
+    /// RReLU at inference: `y[i] = x[i] >= 0 ? x[i] : (lower + upper)/2 x[i]`.
+    ///
+    /// # Errors
+    /// [`Error::Length`](crate::Error::Length) if y is not as long as x.
+    pub fn rrelu_infer<'a, T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        op: &RRelu,
+        io: impl Into<InOut<'a, T>>,
+    ) -> Result<()> {
+        self.read(stream, Pass::RreluInfer { op: *op }, io.into(), None, None)
+    }
+
+    /// RReLU's inference backward: `dx[i] = x[i] >= 0 ? dy[i] : (lower + upper)/2 dy[i]`.
+    ///
+    /// # Errors
+    /// [`Error::Length`](crate::Error::Length) if x or dx is not as long as dy.
+    pub fn rrelu_infer_backward<'a, T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        op: &RRelu,
+        x: &dyn Saved<T>,
+        io: impl Into<InOut<'a, T>>,
+    ) -> Result<()> {
+        self.read(stream, Pass::RreluInferBackward { op: *op }, io.into(), Some(x.view()), None)
+    }
+
+    /// Plain ReLU: `y[i] = x[i] <= 0 ? +0 : x[i]`.
+    ///
+    /// # Errors
+    /// [`Error::Length`](crate::Error::Length) if y is not as long as x.
+    pub fn relu_forward<'a, T: Element>(&self, stream: &Arc<CudaStream>, io: impl Into<InOut<'a, T>>) -> Result<()> {
+        self.read(stream, Pass::ReluForward, io.into(), None, None)
+    }
+
+    /// Plain ReLU's backward from its output: `dx[i] = y[i] <= 0 ? +0 : dy[i]`.
+    ///
+    /// # Errors
+    /// [`Error::Length`](crate::Error::Length) if y or dx is not as long as dy.
+    pub fn relu_backward<'a, T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        y: &dyn Saved<T>,
+        io: impl Into<InOut<'a, T>>,
+    ) -> Result<()> {
+        self.read(stream, Pass::ReluBackward, io.into(), Some(y.view()), None)
+    }
+
+    /// A pass that writes a mask, into new memory.
+    fn with_new_mask<T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        pass: Pass,
+        io: InOut<'_, T>,
+        origin: MaskOrigin,
+    ) -> Result<DeviceMask> {
+        let n = self.checked(stream, &pass, &io, None)?;
+        let mut words = mask::alloc(stream, n)?;
+        self.fill(stream, &pass, io, &mut words)?;
+        Ok(DeviceMask::assemble(origin, n, words))
+    }
+
+    /// A pass that writes a mask, into the memory of an old one if that suffices.
+    fn with_mask<T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        pass: Pass,
+        io: InOut<'_, T>,
+        origin: MaskOrigin,
+        mask: &mut DeviceMask,
+    ) -> Result<()> {
+        let n = self.checked(stream, &pass, &io, None)?;
+        let memory = mask.memory_mut();
+        same_context(stream, "mask", memory)?;
+        if memory.len() < crate::mask::words_for(n) {
+            let mut words = mask::alloc(stream, n)?;
+            self.fill(stream, &pass, io, &mut words)?;
+            *mask = DeviceMask::assemble(origin, n, words);
+        } else {
+            self.fill(stream, &pass, io, memory)?;
+            mask.renew(origin, n);
+        }
+        Ok(())
+    }
+
+    /// Launches a checked pass that writes a mask.
+    fn fill<T: Element>(
+        &self,
+        stream: &CudaStream,
+        pass: &Pass,
+        io: InOut<'_, T>,
+        words: &mut CudaSlice<u32>,
+    ) -> Result<()> {
+        let n = io.len();
+        if n == 0 {
+            return Ok(());
+        }
+        let io = io.guarded(stream);
+        let (mask, _writing) = words.as_view_mut().view_ptr_mut(stream);
+        let at = Addresses { input: io.input, saved: 0, output: io.output, mask };
+        // SAFETY: 1: `checked` compared the stream's context with the kernels'. 2: both are addresses of slices of n
+        // elements of T, in the stream's context. 3: callers give words for n elements. 4: cudarc's borrows keep the
+        // slices apart, unless they are one. 5: the guards in `io` and `_writing` order the work.
+        unsafe { self.enqueue(stream.context(), stream.cu_stream(), pass, T::DTYPE, n, at) }
+    }
+
+    /// A pass that writes its output only. A mask must be for as many elements as the input has, which callers
+    /// have checked.
+    fn read<T: Element>(
+        &self,
+        stream: &CudaStream,
+        pass: Pass,
+        io: InOut<'_, T>,
+        saved: Option<CudaView<'_, T>>,
+        mask: Option<&DeviceMask>,
+    ) -> Result<()> {
+        let n = self.checked(stream, &pass, &io, saved.as_ref())?;
+        let mask = mask.map(DeviceMask::words);
+        if let Some(words) = &mask {
+            same_context(stream, "mask", words)?;
+        }
+        if n == 0 {
+            return Ok(());
+        }
+        let io = io.guarded(stream);
+        let (saved, _reading) = saved.map(|saved| saved.view_ptr(stream)).unzip();
+        let (mask, _reading_mask) = mask.map(|words| words.view_ptr(stream)).unzip();
+        let at = Addresses {
+            input: io.input,
+            saved: saved.unwrap_or_default(),
+            output: io.output,
+            mask: mask.unwrap_or_default(),
+        };
+        // SAFETY: 1: `checked` compared the stream's context with the kernels'. 2: all three are addresses of slices of
+        // n elements of T, in the stream's context. 3: a mask that comes here is for n elements. 4: cudarc's borrows
+        // keep the output apart from the others, unless it is the input. 5: the guards order the work.
+        unsafe { self.enqueue(stream.context(), stream.cu_stream(), &pass, T::DTYPE, n, at) }
+    }
+
+    /// The checks at the door: everything of one context, everything of one length, and a pass that can be made.
+    /// Gives the length.
+    fn checked<T: Element>(
+        &self,
+        stream: &CudaStream,
+        pass: &Pass,
+        io: &InOut<'_, T>,
+        saved: Option<&CudaView<'_, T>>,
+    ) -> Result<usize> {
+        if *stream.context() != self.context {
+            return Err(CudaError::Context { argument: "stream" }.into());
+        }
+        let n = io.checked_len(stream, pass.output(), pass.input())?;
+        if let (Some(saved), Some(name)) = (saved, pass.saved()) {
+            check::same_length(name, saved.len(), pass.input(), n)?;
+            same_context(stream, name, saved)?;
+        }
+        pass.check(n)?;
+        Ok(n)
+    }
+}
+
+impl Drop for Kernels {
+    /// Waits for what was launched, because the modules are unloaded next and the driver's text does not say
+    /// that unloading waits.
+    fn drop(&mut self) {
+        if self.modules.iter().any(|module| module.get().is_some()) {
+            self.context.record_err(self.context.synchronize());
+        }
+    }
+}
+
+/// The compute capability of a context's device, major and minor.
+fn capability(context: &CudaContext) -> CudaResult<(u32, u32)> {
+    let (major, minor) = context.compute_capability().map_err(while_doing("asking for the compute capability"))?;
+    Ok((major as u32, minor as u32))
+}
+
+fn unsupported(context: &CudaContext, reason: String) -> CudaError {
+    CudaError::Unsupported {
+        device: context.name().unwrap_or_else(|_| format!("device {}", context.ordinal())),
+        capability: capability(context).unwrap_or_default(),
+        driver: driver::version().unwrap_or_default(),
+        code: images::ORIGIN,
+        reason,
+    }
+}

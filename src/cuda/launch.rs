@@ -1,0 +1,517 @@
+//! From a pass to the launch that does it: which entry point, which grid, which arguments.
+//!
+//! Nothing here calls CUDA. The CPU emulation of the kernels executes the very plans that a GPU gets, with
+//! host pointers. For the crate and its tests; not part of the stable interface.
+
+use std::ffi::c_void;
+
+use super::error::{CudaError, Result as CudaResult};
+use super::geometry;
+use super::images::Image;
+pub use super::layout::da_args;
+use super::layout::{DA_MIXTURE_IDENTITY, DA_MIXTURE_MIXED, DA_MIXTURE_SIGMA};
+use super::pass::Pass;
+use super::raw::Addresses;
+use crate::element::Dtype;
+use crate::error::Result;
+use crate::key::MaskKey;
+use crate::operation::{Activation, DropActivation, Mixture};
+
+/// A kernel launch, ready to be made: one-dimensional, without dynamic shared memory, with `args` as the
+/// kernel's one argument.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch {
+    /// The kernel.
+    pub entry: Entry,
+    /// Blocks.
+    pub grid: u32,
+    /// Threads of a block.
+    pub block: u32,
+    /// The kernel's argument, by value.
+    pub args: da_args,
+}
+
+/// Plans `pass` over `n` elements of type `dtype` at the addresses `at`; `None` if there is nothing to do.
+/// Addresses that the pass has no use for are not looked at.
+pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option<Launch>> {
+    pass.check(n)?;
+    if n == 0 {
+        return Ok(None);
+    }
+    let input = checked(pass.input(), at.input, dtype.size())?;
+    let output = checked(pass.output(), at.output, dtype.size())?;
+    let saved = pass.saved().map_or(Ok(0), |name| checked(name, at.saved, dtype.size()))?;
+    let mask = if pass.has_mask() { checked("mask", at.mask, size_of::<u32>())? } else { 0 };
+
+    let (x, dy) = if pass.is_forward() { (input, 0) } else { (saved, input) };
+    let mut args = da_args {
+        n: n as u64,
+        x: x as *const c_void,
+        dy: dy as *const c_void,
+        out: output as *mut c_void,
+        mask: mask as *mut u32,
+        first: 0,
+        seed: 0,
+        offset: 0,
+        threshold: 0,
+        planes: 0,
+        settled: 0,
+        mixture: 0,
+        p: 0.0,
+        slope: 0.0,
+        p_f32: 0.0,
+        slope_f32: 0.0,
+        lower: 0.0,
+        upper: 0.0,
+    };
+    match pass {
+        Pass::Forward { op, key } | Pass::ForwardWithoutMask { op, key } => {
+            set_key(&mut args, *key);
+            set_threshold(&mut args, op.threshold());
+        }
+        Pass::Infer { op } | Pass::InferBackward { op } => set_mixture(&mut args, op),
+        Pass::RreluForward { op, key } | Pass::RreluBackward { op, key } => {
+            set_key(&mut args, *key);
+            args.lower = op.lower();
+            args.upper = op.upper();
+        }
+        Pass::RreluInfer { op } | Pass::RreluInferBackward { op } => set_slope(&mut args, op.inference_slope()),
+        Pass::Backward { .. } | Pass::BackwardFromOutput { .. } | Pass::ReluForward | Pass::ReluBackward => {}
+    }
+    Ok(Some(Launch {
+        entry: Entry::of(routine(pass), dtype),
+        grid: geometry::grid(args.n),
+        block: geometry::BLOCK,
+        args,
+    }))
+}
+
+/// An address that a kernel can take.
+fn checked(argument: &'static str, address: u64, alignment: usize) -> CudaResult<u64> {
+    if address == 0 {
+        Err(CudaError::NullPointer { argument })
+    } else if !address.is_multiple_of(alignment as u64) {
+        Err(CudaError::Misaligned { argument, address, alignment })
+    } else {
+        Ok(address)
+    }
+}
+
+fn set_key(args: &mut da_args, key: MaskKey) {
+    args.first = key.first();
+    args.seed = key.seed();
+    args.offset = key.offset();
+}
+
+/// T of the keep stream, in \[0, 2^32\]. Its ends need no random bits; elsewhere the bits of T below its
+/// lowest set one decide nothing.
+fn set_threshold(args: &mut da_args, threshold: u64) {
+    match u32::try_from(threshold) {
+        Ok(0) => args.settled = 0,
+        Ok(threshold) => {
+            args.threshold = threshold;
+            args.planes = u32::BITS - threshold.trailing_zeros();
+        }
+        Err(_) => args.settled = u32::MAX,
+    }
+}
+
+fn set_mixture(args: &mut da_args, op: &DropActivation) {
+    args.mixture = match op.mixture() {
+        Mixture::Identity => DA_MIXTURE_IDENTITY,
+        Mixture::Sigma => DA_MIXTURE_SIGMA,
+        Mixture::Mixed { .. } => DA_MIXTURE_MIXED,
+    };
+    args.p = op.p();
+    args.p_f32 = op.p() as f32;
+    set_slope(args, 1.0 - op.p());
+}
+
+fn set_slope(args: &mut da_args, slope: f64) {
+    args.slope = slope;
+    args.slope_f32 = slope as f32;
+}
+
+/// Declares the kernels by the stems of their names: an enumeration, and a table of what each is.
+macro_rules! routines {
+    ($($image:ident { $($routine:ident $stem:literal)+ })+) => {
+        /// A kernel, for all element types.
+        #[derive(Clone, Copy)]
+        enum Routine { $($($routine),+),+ }
+
+        /// For each routine its module and its names, in the order of [`Dtype`].
+        const ROUTINES: &[(Image, [&str; 4])] = &[$($((Image::$image, [
+            concat!("da_", $stem, "_f32"),
+            concat!("da_", $stem, "_f16"),
+            concat!("da_", $stem, "_bf16"),
+            concat!("da_", $stem, "_f64"),
+        ])),+),+];
+    };
+}
+
+routines! {
+    Train {
+        ForwardRelu "train_forward_relu"
+        ForwardSigmoid "train_forward_sigmoid"
+        ForwardTanh "train_forward_tanh"
+        ForwardGelu "train_forward_gelu"
+        ForwardSilu "train_forward_silu"
+        ForwardReluNoMask "train_forward_relu_nomask"
+        BackwardRelu "train_backward_relu"
+        BackwardSigmoid "train_backward_sigmoid"
+        BackwardTanh "train_backward_tanh"
+        BackwardGelu "train_backward_gelu"
+        BackwardSilu "train_backward_silu"
+        BackwardReluFromOutput "train_backward_relu_from_output"
+    }
+    Infer {
+        InferRelu "infer_forward_relu"
+        InferSigmoid "infer_forward_sigmoid"
+        InferTanh "infer_forward_tanh"
+        InferGelu "infer_forward_gelu"
+        InferSilu "infer_forward_silu"
+        InferBackwardRelu "infer_backward_relu"
+        InferBackwardSigmoid "infer_backward_sigmoid"
+        InferBackwardTanh "infer_backward_tanh"
+        InferBackwardGelu "infer_backward_gelu"
+        InferBackwardSilu "infer_backward_silu"
+    }
+    Rrelu {
+        RreluForward "rrelu_train_forward"
+        RreluBackward "rrelu_train_backward"
+        RreluInfer "rrelu_infer_forward"
+        RreluInferBackward "rrelu_infer_backward"
+    }
+    Relu {
+        ReluForward "relu_forward"
+        ReluBackward "relu_backward"
+    }
+}
+
+/// The one place where passes and activations are told apart. Those without a mask exist for ReLU alone,
+/// as [`Pass::check`] has made sure.
+fn routine(pass: &Pass) -> Routine {
+    use Activation::{Gelu, Relu, Sigmoid, Silu, Tanh};
+    match pass {
+        Pass::Forward { op, .. } => match op.activation() {
+            Relu => Routine::ForwardRelu,
+            Sigmoid => Routine::ForwardSigmoid,
+            Tanh => Routine::ForwardTanh,
+            Gelu => Routine::ForwardGelu,
+            Silu => Routine::ForwardSilu,
+        },
+        Pass::Backward { op } => match op.activation() {
+            Relu => Routine::BackwardRelu,
+            Sigmoid => Routine::BackwardSigmoid,
+            Tanh => Routine::BackwardTanh,
+            Gelu => Routine::BackwardGelu,
+            Silu => Routine::BackwardSilu,
+        },
+        Pass::Infer { op } => match op.activation() {
+            Relu => Routine::InferRelu,
+            Sigmoid => Routine::InferSigmoid,
+            Tanh => Routine::InferTanh,
+            Gelu => Routine::InferGelu,
+            Silu => Routine::InferSilu,
+        },
+        Pass::InferBackward { op } => match op.activation() {
+            Relu => Routine::InferBackwardRelu,
+            Sigmoid => Routine::InferBackwardSigmoid,
+            Tanh => Routine::InferBackwardTanh,
+            Gelu => Routine::InferBackwardGelu,
+            Silu => Routine::InferBackwardSilu,
+        },
+        Pass::ForwardWithoutMask { .. } => Routine::ForwardReluNoMask,
+        Pass::BackwardFromOutput { .. } => Routine::BackwardReluFromOutput,
+        Pass::RreluForward { .. } => Routine::RreluForward,
+        Pass::RreluBackward { .. } => Routine::RreluBackward,
+        Pass::RreluInfer { .. } => Routine::RreluInfer,
+        Pass::RreluInferBackward { .. } => Routine::RreluInferBackward,
+        Pass::ReluForward => Routine::ReluForward,
+        Pass::ReluBackward => Routine::ReluBackward,
+    }
+}
+
+/// An entry point of the device code: a routine for one element type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Entry(u8);
+
+impl Entry {
+    /// How many there are.
+    pub const COUNT: usize = 4 * ROUTINES.len();
+
+    /// All of them.
+    pub const ALL: [Self; Self::COUNT] = {
+        let mut all = [Self(0); Self::COUNT];
+        let mut i = 0;
+        while i < all.len() {
+            all[i] = Self(i as u8);
+            i += 1;
+        }
+        all
+    };
+
+    const fn of(routine: Routine, dtype: Dtype) -> Self {
+        Self(4 * routine as u8 + dtype as u8)
+    }
+
+    /// The symbol's name.
+    pub const fn name(self) -> &'static str {
+        let (_, names) = ROUTINES[self.index() / 4];
+        names[self.index() % 4]
+    }
+
+    /// The module that it is in.
+    pub(crate) const fn image(self) -> Image {
+        ROUTINES[self.index() / 4].0
+    }
+
+    /// Its place in [`Entry::ALL`].
+    pub(super) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::path::Path;
+
+    use super::*;
+    use crate::error::Error;
+    use crate::operation::RRelu;
+
+    const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F64];
+    const AT: Addresses = Addresses { input: 0x1000, saved: 0x2000, output: 0x3000, mask: 0x4000 };
+
+    fn key() -> MaskKey {
+        MaskKey::new(0x1234_5678_9ABC_DEF0, 7).shard(1 << 40).unwrap()
+    }
+
+    fn op(activation: Activation, p: f64) -> DropActivation {
+        DropActivation::new(activation, p).unwrap()
+    }
+
+    fn passes(activation: Activation) -> Vec<Pass> {
+        let (op, key) = (op(activation, 0.95), key());
+        vec![Pass::Forward { op, key }, Pass::Backward { op }, Pass::Infer { op }, Pass::InferBackward { op }]
+    }
+
+    /// Those that know one activation only.
+    fn other_passes() -> Vec<Pass> {
+        let (op, rrelu, key) = (DropActivation::default(), RRelu::default(), key());
+        vec![
+            Pass::ForwardWithoutMask { op, key },
+            Pass::BackwardFromOutput { op },
+            Pass::RreluForward { op: rrelu, key },
+            Pass::RreluBackward { op: rrelu, key },
+            Pass::RreluInfer { op: rrelu },
+            Pass::RreluInferBackward { op: rrelu },
+            Pass::ReluForward,
+            Pass::ReluBackward,
+        ]
+    }
+
+    fn planned(pass: &Pass, dtype: Dtype) -> Launch {
+        plan(pass, dtype, 5, AT).unwrap().unwrap()
+    }
+
+    #[test]
+    fn every_entry_is_the_plan_of_one_pass() {
+        let stems = ["train_forward", "train_backward", "infer_forward", "infer_backward"];
+        let others = [
+            "train_forward_relu_nomask",
+            "train_backward_relu_from_output",
+            "rrelu_train_forward",
+            "rrelu_train_backward",
+            "rrelu_infer_forward",
+            "rrelu_infer_backward",
+            "relu_forward",
+            "relu_backward",
+        ];
+        let mut planned_entries = HashSet::new();
+        for dtype in DTYPES {
+            for activation in Activation::ALL {
+                for (pass, stem) in passes(activation).iter().zip(stems) {
+                    let entry = planned(pass, dtype).entry;
+                    assert_eq!(entry.name(), format!("da_{stem}_{activation}_{}", dtype.name()));
+                    planned_entries.insert(entry);
+                }
+            }
+            for (pass, stem) in other_passes().iter().zip(others) {
+                let entry = planned(pass, dtype).entry;
+                assert_eq!(entry.name(), format!("da_{stem}_{}", dtype.name()));
+                planned_entries.insert(entry);
+            }
+        }
+        assert_eq!(planned_entries, HashSet::from(Entry::ALL));
+        assert_eq!(Entry::ALL.map(Entry::name).into_iter().collect::<HashSet<_>>().len(), Entry::COUNT);
+    }
+
+    /// `DA_ENTRIES(da_relu_forward, ...)` and `DA_ENTRY(da_name_f32, ...)` of every .cu file.
+    #[test]
+    fn the_sources_define_these_entries_and_no_others() {
+        let mut defined = HashSet::new();
+        for (image, file) in
+            [(Image::Train, "train"), (Image::Infer, "infer"), (Image::Rrelu, "rrelu"), (Image::Relu, "relu")]
+        {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(file).with_extension("cu");
+            let text = std::fs::read_to_string(&path).unwrap();
+            for line in text.lines() {
+                if let Some(stem) = line.strip_prefix("DA_ENTRIES(").and_then(|rest| rest.split_once(',')) {
+                    defined.extend(DTYPES.map(|dtype| (image, format!("{}_{}", stem.0, dtype.name()))));
+                } else if let Some(name) = line.strip_prefix("DA_ENTRY(").and_then(|rest| rest.split_once(',')) {
+                    defined.insert((image, name.0.to_owned()));
+                }
+            }
+        }
+        let known: HashSet<_> = Entry::ALL.map(|entry| (entry.image(), entry.name().to_owned())).into();
+        assert_eq!(defined, known);
+    }
+
+    /// The fields that hold numbers, in the order of the header.
+    fn numbers(args: &da_args) -> ([u64; 4], [u32; 4], [f64; 2], [f32; 4]) {
+        (
+            [args.n, args.first, args.seed, args.offset],
+            [args.threshold, args.planes, args.settled, args.mixture],
+            [args.p, args.slope],
+            [args.p_f32, args.slope_f32, args.lower, args.upper],
+        )
+    }
+
+    #[test]
+    fn thresholds_at_the_edges() {
+        let of = |p: f64| {
+            let pass = Pass::Forward { op: op(Activation::Relu, p), key: key() };
+            let (_, [threshold, planes, settled, mixture], p, p_f32) = numbers(&planned(&pass, Dtype::F32).args);
+            assert_eq!((mixture, p, p_f32), (0, [0.0; 2], [0.0; 4]), "unused fields are zero");
+            (threshold, planes, settled)
+        };
+        let step = 2f64.powi(-32);
+        assert_eq!(of(0.0), (0, 0, 0));
+        assert_eq!(of(step / 4.0), (0, 0, 0), "T rounds to 0");
+        assert_eq!(of(step), (1, 32, 0));
+        assert_eq!(of(0.25), (1 << 30, 2, 0));
+        assert_eq!(of(0.5), (1 << 31, 1, 0));
+        assert_eq!(of(0.75), (3 << 30, 2, 0));
+        assert_eq!(of(0.95), (4_080_218_931, 32, 0));
+        assert_eq!(of(1.0 - step), (u32::MAX, 32, 0));
+        assert_eq!(of(1.0 - step / 4.0), (0, 0, u32::MAX), "T rounds to 2^32");
+        assert_eq!(of(1.0), (0, 0, u32::MAX));
+    }
+
+    #[test]
+    fn mixtures_at_the_edges() {
+        let of = |p: f64| {
+            let pass = Pass::Infer { op: op(Activation::Gelu, p) };
+            let (of_stream, [threshold, planes, settled, mixture], p, p_f32) =
+                numbers(&planned(&pass, Dtype::F64).args);
+            assert_eq!((of_stream, threshold, planes, settled), ([5, 0, 0, 0], 0, 0, 0), "unused fields are zero");
+            (mixture, p, p_f32)
+        };
+        assert_eq!(of(0.0), (DA_MIXTURE_IDENTITY, [0.0, 1.0], [0.0, 1.0, 0.0, 0.0]));
+        assert_eq!(of(-0.0).1[0].to_bits(), 0, "no negative zero");
+        assert_eq!(of(1.0), (DA_MIXTURE_SIGMA, [1.0, 0.0], [1.0, 0.0, 0.0, 0.0]));
+        // 1 - p is rounded to f32 once, from f64: 1 - 0.95f32 would be another number.
+        let slope = 1.0 - 0.95;
+        assert_eq!(of(0.95), (DA_MIXTURE_MIXED, [0.95, slope], [0.95, slope as f32, 0.0, 0.0]));
+        assert_ne!(slope as f32, 1.0 - 0.95_f32);
+        let tiny = 1e-300;
+        assert_eq!(of(tiny), (DA_MIXTURE_MIXED, [tiny, 1.0], [0.0, 1.0, 0.0, 0.0]));
+    }
+
+    #[test]
+    fn rrelu_gets_its_bounds_or_their_mean() {
+        let (op, key) = (RRelu::new(0.25, 0.5).unwrap(), key());
+        let stream = [5, key.first(), key.seed(), key.offset()];
+        for pass in [Pass::RreluForward { op, key }, Pass::RreluBackward { op, key }] {
+            let args = planned(&pass, Dtype::F16).args;
+            assert_eq!(numbers(&args), (stream, [0; 4], [0.0; 2], [0.0, 0.0, 0.25, 0.5]));
+        }
+        for pass in [Pass::RreluInfer { op }, Pass::RreluInferBackward { op }] {
+            let args = planned(&pass, Dtype::F16).args;
+            assert_eq!(numbers(&args), ([5, 0, 0, 0], [0; 4], [0.0, 0.375], [0.0, 0.375, 0.0, 0.0]));
+        }
+    }
+
+    #[test]
+    fn addresses_go_where_the_kernels_look() {
+        let at = |pass: &Pass| {
+            let args = planned(pass, Dtype::F32).args;
+            [args.x as u64, args.dy as u64, args.out as u64, args.mask as u64]
+        };
+        for activation in Activation::ALL {
+            let saved = if activation == Activation::Relu { 0 } else { AT.saved };
+            let [forward, backward, infer, infer_backward] = passes(activation).try_into().unwrap();
+            assert_eq!(at(&forward), [AT.input, 0, AT.output, AT.mask]);
+            assert_eq!(at(&backward), [saved, AT.input, AT.output, AT.mask]);
+            assert_eq!(at(&infer), [AT.input, 0, AT.output, 0]);
+            assert_eq!(at(&infer_backward), [AT.saved, AT.input, AT.output, 0]);
+        }
+        let expected = [
+            [AT.input, 0, AT.output, 0],
+            [AT.saved, AT.input, AT.output, 0],
+            [AT.input, 0, AT.output, AT.mask],
+            [0, AT.input, AT.output, AT.mask],
+            [AT.input, 0, AT.output, 0],
+            [AT.saved, AT.input, AT.output, 0],
+            [AT.input, 0, AT.output, 0],
+            [AT.saved, AT.input, AT.output, 0],
+        ];
+        for (pass, expected) in other_passes().iter().zip(expected) {
+            assert_eq!(at(pass), expected, "{pass:?}");
+        }
+    }
+
+    #[test]
+    fn bad_addresses_are_errors() {
+        let gelu = Pass::Backward { op: op(Activation::Gelu, 0.5) };
+        let error = |pass: &Pass, dtype, at| plan(pass, dtype, 1, at).unwrap_err();
+        let null = |argument| Error::from(CudaError::NullPointer { argument });
+        assert_eq!(error(&gelu, Dtype::F32, Addresses { input: 0, ..AT }), null("dy"));
+        assert_eq!(error(&gelu, Dtype::F32, Addresses { saved: 0, ..AT }), null("x"));
+        assert_eq!(error(&gelu, Dtype::F32, Addresses { output: 0, ..AT }), null("dx"));
+        assert_eq!(error(&gelu, Dtype::F32, Addresses { mask: 0, ..AT }), null("mask"));
+        assert_eq!(error(&Pass::ReluForward, Dtype::F32, Addresses { output: 0, ..AT }), null("y"));
+        assert_eq!(error(&Pass::ReluBackward, Dtype::F32, Addresses { saved: 0, ..AT }), null("y"));
+
+        for dtype in DTYPES {
+            let address = AT.input + dtype.size() as u64 / 2;
+            let misaligned = CudaError::Misaligned { argument: "x", address, alignment: dtype.size() };
+            assert_eq!(error(&Pass::ReluForward, dtype, Addresses { input: address, ..AT }), misaligned.into());
+            let odd_element = Addresses { input: AT.input + dtype.size() as u64, ..AT };
+            assert!(plan(&Pass::ReluForward, dtype, 1, odd_element).is_ok());
+        }
+        let odd_mask = CudaError::Misaligned { argument: "mask", address: AT.mask + 2, alignment: 4 };
+        assert_eq!(error(&gelu, Dtype::F16, Addresses { mask: AT.mask + 2, ..AT }), odd_mask.into());
+
+        let relu = Pass::Backward { op: DropActivation::default() };
+        assert!(plan(&relu, Dtype::F32, 1, Addresses { saved: 3, ..AT }).is_ok(), "not needed, not looked at");
+    }
+
+    #[test]
+    fn bad_passes_are_errors_and_empty_ones_are_nothing() {
+        let (gelu, key) = (op(Activation::Gelu, 0.5), MaskKey::new(0, 0).shard(u64::MAX - 31).unwrap());
+        for pass in [Pass::ForwardWithoutMask { op: gelu, key }, Pass::BackwardFromOutput { op: gelu }] {
+            for n in [0, 1] {
+                let error = plan(&pass, Dtype::F32, n, AT).unwrap_err();
+                assert_eq!(error, Error::NeedsMask { activation: Activation::Gelu });
+            }
+        }
+        let relu = DropActivation::default();
+        let rrelu = RRelu::default();
+        for pass in [
+            Pass::Forward { op: gelu, key },
+            Pass::ForwardWithoutMask { op: relu, key },
+            Pass::RreluForward { op: rrelu, key },
+            Pass::RreluBackward { op: rrelu, key },
+        ] {
+            assert!(plan(&pass, Dtype::F32, 32, AT).unwrap().is_some());
+            let error = plan(&pass, Dtype::F32, 33, AT).unwrap_err();
+            assert_eq!(error, Error::IndexRange { first: key.first(), len: 33 });
+        }
+        for pass in [passes(Activation::Silu), other_passes()].concat() {
+            assert!(plan(&pass, Dtype::Bf16, 0, Addresses::default()).unwrap().is_none(), "{pass:?}");
+        }
+    }
+}

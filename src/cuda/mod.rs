@@ -1,0 +1,113 @@
+//! The CUDA backend: the operations on [`cudarc`] slices, on the caller's stream.
+//!
+//! ```no_run
+//! use drop_activation::{DropActivation, KeySequence, cuda};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let context = cuda::context(0)?; // or any CudaContext that the program has already
+//! let kernels = cuda::Kernels::get(&context)?;
+//! let stream = context.new_stream()?;
+//!
+//! let op = DropActivation::default();
+//! let keys = KeySequence::new(42);
+//! let x = stream.clone_htod(&vec![-1.0f32; 1 << 20])?;
+//! let mut y = stream.alloc_zeros::<f32>(x.len())?;
+//! let mask = kernels.forward(&stream, &op, keys.next_key(), (&x, &mut y))?;
+//!
+//! let mut dy = stream.clone_htod(&vec![1.0f32; y.len()])?;
+//! kernels.backward(&stream, &op, &mask, None, &mut dy)?; // dx takes the place of dy
+//! let dx = stream.clone_dtoh(&dy)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Who needs what
+//! Building needs neither a CUDA toolkit nor a driver: the device code is embedded ([`device_code`] says which),
+//! and the driver is loaded when it is first asked for. Without a driver or a device [`available`] and [`context`]
+//! return an error; cudarc itself panics in that place, so a program that must run without a GPU asks here before
+//! its first call of cudarc.
+//!
+//! # Contexts
+//! [`Kernels`] is loaded once for a CUDA context. The stream of a call must be of that context, and every slice and
+//! mask of the call must come from the stream's own `CudaContext` object: a second object for the same device
+//! is refused ([`CudaError::Context`]), because cudarc keeps track of slices within one object only.
+//!
+//! # Streams: what waits for what
+//! A call checks its arguments, enqueues at most one kernel on its stream and returns; the host waits for
+//! nothing. ([`DeviceMask::to_host`] waits for the stream. The first call of a kind also loads device code, which
+//! [`Kernels::preload`] can do ahead of time.) For empty tensors nothing is enqueued.
+//!
+//! Slices and masks may be used on several streams, since each call takes part in cudarc's event tracking: it makes its
+//! stream wait for the last work that wrote what it reads, and for the last work that read or wrote what it writes.
+//! A slice may be dropped at any time; cudarc frees it when the work that it knows of is done. The limits are cudarc's:
+//! - Tracking begins when the context makes a stream (`new_stream`, `fork`) and can be turned off. Before and without
+//!   it, streams that are not ordered by themselves (those borrowed from elsewhere, the per-thread default
+//!   streams of two threads) are for the caller to order.
+//! - Of several streams that read a slice at the same time, a write waits for the one that came last.
+//!
+//! Memory for a new mask is allocated on the stream of the call. [`Kernels::forward_into`] allocates only if the mask it
+//! is given has too little memory.
+//!
+//! To capture calls into a CUDA graph: load everything first ([`Kernels::preload`]), turn event tracking off, since
+//! events of uncaptured work break a capture, and reuse a mask ([`Kernels::forward_into`]). The graph replays the same
+//! key each time. Keep the kernels' handle, the tensors and the mask for as long as the graph is replayed.
+//!
+//! # Tensors
+//! Input and output are given as one [`InOut`]: `(&x, &mut y)`, or `&mut x` to overwrite x. They and the saved
+//! tensors of a backward pass are slices or views, of [`Element`](crate::Element)s: one-dimensional, contiguous. Each
+//! may start at any element of its allocation, and nothing outside it is touched; those that start at a multiple of 16
+//! bytes are faster.
+//!
+//! # Results
+//! Masks are those of the other backends, bit for bit; so are the outputs of ReLU and RReLU. For the other
+//! activations [`crate::activation`] states the bounds.
+//!
+//! # Raw pointers
+//! [`Kernels::launch_raw`] takes device addresses and a `CUstream`, for programs whose tensors are not cudarc's.
+
+pub use cudarc;
+
+mod driver;
+mod error;
+mod geometry;
+mod images;
+mod io;
+mod kernels;
+#[doc(hidden)]
+pub mod launch;
+#[doc(hidden)]
+mod layout;
+mod mask;
+mod pass;
+mod raw;
+
+pub use driver::{available, context, device_count};
+pub use error::CudaError;
+pub use io::{InOut, Saved};
+pub use kernels::Kernels;
+pub use mask::DeviceMask;
+pub use pass::Pass;
+pub use raw::Addresses;
+
+/// The device code that is embedded in this library: who compiled it, for which devices.
+pub const fn device_code() -> &'static str {
+    images::ORIGIN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_can_be_shared_between_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Kernels>();
+        shared::<DeviceMask>();
+        shared::<CudaError>();
+    }
+
+    #[test]
+    fn the_device_code_says_where_it_is_from() {
+        assert!(device_code().contains("nvcc"), "{}", device_code());
+    }
+}
