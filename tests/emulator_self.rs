@@ -145,6 +145,11 @@ fn lanes_that_wait_in_two_places() {
         &["deadlock", "lane 0 waits at __syncwarp", "for lane 16, which waits at __syncthreads"],
     );
     caught(
+        "defect_two_kinds_on_one_line",
+        32,
+        &["deadlock", "lane 0 waits at __any_sync", "for lane 16, which waits at __all_sync"],
+    );
+    caught(
         "defect_two_masks",
         32,
         &["deadlock", "lane 0 waits", "FFFFFFFF", "for lane 16, which waits at __syncwarp with mask FFFF8000"],
@@ -160,6 +165,11 @@ fn a_shuffle_from_a_lane_that_takes_no_part() {
 #[test]
 fn a_barrier_that_some_thread_misses() {
     caught("defect_barrier_not_for_all", 64, &["deadlock", "waits at __syncthreads", "thread 40, having returned"]);
+    caught(
+        "defect_barrier_not_for_all_warps",
+        64,
+        &["deadlock", "waits at __syncthreads", "thread 32, having returned"],
+    );
     caught("defect_two_barriers", 64, &["deadlock", "thread 0 waits at __syncthreads", "thread 32 at another"]);
 }
 
