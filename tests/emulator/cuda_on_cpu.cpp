@@ -167,8 +167,8 @@ __attribute__((format(printf, 1, 2))) void report(const char* format, ...) {
     va_end(rest);
 }
 
-void spend() {
-    if (launch->budget-- == 0) {
+inline void spend(Launch& l) {
+    if (l.budget-- == 0) {
         report("runs on far longer than its buffers explain: an endless loop?");
         back_to_scheduler();
     }
@@ -512,9 +512,9 @@ void run_block(uint32_t block) {
 // Memory
 
 // The buffer that holds all of the access, which is also aligned; reports otherwise.
-const da_emulator_buffer* find(const void* at, uint32_t bytes, const char* verb, const char* file, int line) {
+const da_emulator_buffer* find(const Launch& l, const void* at, uint32_t bytes, const char* verb, const char* file, int line) {
     const uint64_t address = reinterpret_cast<uint64_t>(at);
-    const da_emulator_launch& spec = *launch->spec;
+    const da_emulator_launch& spec = *l.spec;
     const da_emulator_buffer* nearest = nullptr;
     uint64_t distance = UINT64_MAX;
     for (uint64_t i = 0; i < spec.buffer_count; ++i) {
@@ -572,8 +572,8 @@ void read_checked(const da_emulator_buffer& b, uint64_t offset, uint32_t bytes, 
 }
 
 template <uint32_t kBytes>
-void read_bytes(void* to, const void* from, bool unchanging, const char* file, int line) {
-    const da_emulator_buffer& b = *find(from, kBytes, "reads", file, line);
+void read_bytes(const Launch& l, void* to, const void* from, bool unchanging, const char* file, int line) {
+    const da_emulator_buffer& b = *find(l, from, kBytes, "reads", file, line);
     const uint64_t offset = reinterpret_cast<uint64_t>(from) - b.address;
     if ((b.flags & DA_EMULATOR_READABLE) == 0) {
         report("reads %u bytes of %s at offset %llu, which is not to be read; %s:%d", kBytes, b.name,
@@ -585,7 +585,7 @@ void read_bytes(void* to, const void* from, bool unchanging, const char* file, i
                b.name, static_cast<unsigned long long>(offset), file, line);
         back_to_scheduler();
     }
-    const unsigned char* shadow = launch->shadows[&b - launch->spec->buffers];
+    const unsigned char* shadow = l.shadows[&b - l.spec->buffers];
     if (shadow != nullptr) {
         read_checked(b, offset, kBytes, all_have<kBytes>(shadow + offset, kDefined), any_has<kBytes>(shadow + offset, kWritten),
                      file, line);
@@ -594,15 +594,15 @@ void read_bytes(void* to, const void* from, bool unchanging, const char* file, i
 }
 
 template <uint32_t kBytes>
-void write_bytes(void* to, const void* from, const char* file, int line) {
-    const da_emulator_buffer& b = *find(to, kBytes, "writes", file, line);
+void write_bytes(const Launch& l, void* to, const void* from, const char* file, int line) {
+    const da_emulator_buffer& b = *find(l, to, kBytes, "writes", file, line);
     const uint64_t offset = reinterpret_cast<uint64_t>(to) - b.address;
     if ((b.flags & DA_EMULATOR_WRITABLE) == 0) {
         report("writes %u bytes of %s at offset %llu, which is not to be written; %s:%d", kBytes, b.name,
                static_cast<unsigned long long>(offset), file, line);
         back_to_scheduler();
     }
-    unsigned char* shadow = launch->shadows[&b - launch->spec->buffers] + offset;
+    unsigned char* shadow = l.shadows[&b - l.spec->buffers] + offset;
     if ((b.flags & DA_EMULATOR_WRITE_ONCE) != 0 && any_has<kBytes>(shadow, kWritten)) {
         report("writes %u bytes of %s at offset %llu, some of them for the second time; %s:%d", kBytes, b.name,
                static_cast<unsigned long long>(offset), file, line);
@@ -659,9 +659,10 @@ void report_unwritten() {
 namespace cuda_on_cpu {
 
 uint64_t meet(Meeting kind, uint32_t mask, uint64_t value, uint32_t source, const char* file, int line) {
-    spend();
-    Warp& warp = *launch->warp;
-    Lane& lane = *launch->lane;
+    Launch& l = *launch;
+    spend(l);
+    Warp& warp = *l.warp;
+    Lane& lane = *l.lane;
     const uint32_t self = 1u << (&lane - warp.lanes);
     lane.place = Place{kind, mask, file, line};
     lane.value = value;
@@ -683,24 +684,26 @@ void refuse(const char* what, const char* file, int line) {
 }
 
 void read(void* to, const void* from, uint32_t bytes, bool unchanging, const char* file, int line) {
-    spend();
+    Launch& l = *launch;
+    spend(l);
     switch (bytes) {
-        case 1: return read_bytes<1>(to, from, unchanging, file, line);
-        case 2: return read_bytes<2>(to, from, unchanging, file, line);
-        case 4: return read_bytes<4>(to, from, unchanging, file, line);
-        case 8: return read_bytes<8>(to, from, unchanging, file, line);
-        default: return read_bytes<16>(to, from, unchanging, file, line);
+        case 1: return read_bytes<1>(l, to, from, unchanging, file, line);
+        case 2: return read_bytes<2>(l, to, from, unchanging, file, line);
+        case 4: return read_bytes<4>(l, to, from, unchanging, file, line);
+        case 8: return read_bytes<8>(l, to, from, unchanging, file, line);
+        default: return read_bytes<16>(l, to, from, unchanging, file, line);
     }
 }
 
 void write(void* to, const void* from, uint32_t bytes, const char* file, int line) {
-    spend();
+    Launch& l = *launch;
+    spend(l);
     switch (bytes) {
-        case 1: return write_bytes<1>(to, from, file, line);
-        case 2: return write_bytes<2>(to, from, file, line);
-        case 4: return write_bytes<4>(to, from, file, line);
-        case 8: return write_bytes<8>(to, from, file, line);
-        default: return write_bytes<16>(to, from, file, line);
+        case 1: return write_bytes<1>(l, to, from, file, line);
+        case 2: return write_bytes<2>(l, to, from, file, line);
+        case 4: return write_bytes<4>(l, to, from, file, line);
+        case 8: return write_bytes<8>(l, to, from, file, line);
+        default: return write_bytes<16>(l, to, from, file, line);
     }
 }
 

@@ -325,34 +325,6 @@ inline double __uint2double_rn(unsigned v) { return v; }
 inline double __ull2double_rn(unsigned long long v) { return static_cast<double>(v); }
 inline float __double2float_rn(double v) { return static_cast<float>(v); }
 
-inline float rsqrtf(float v) { return static_cast<float>(1.0 / sqrt(static_cast<double>(v))); }
-inline float __saturatef(float v) { return v > 0.0f ? (v < 1.0f ? v : 1.0f) : 0.0f; }
-
-// exp(x^2) erfc(x).
-inline double erfcx(double x) {
-    if (x < -27.0) return HUGE_VAL;
-    // Below 10: the definition, with the rounding error of x^2 put back. Beyond, where erfc becomes
-    // subnormal: its continued fraction, which needs few terms there.
-    if (x < 10.0) {
-        const double square = x * x;
-        return exp(square) * (1.0 + fma(x, x, -square)) * erfc(x);
-    }
-    double tail = x;
-    for (int k = 40; k > 0; --k) tail = x + 0.5 * k / tail;
-    return 0.56418958354775628695 / tail;  // 1 / sqrt(pi)
-}
-inline float erfcxf(float x) { return static_cast<float>(erfcx(static_cast<double>(x))); }
-
-// The normal distribution function, 0.5 erfc(-x / sqrt(2)). The quotient is taken as a sum of two
-// doubles, high + low: erfc's relative error is its argument's times twice the argument's square.
-inline double normcdf(double x) {
-    const double high = -x * 0.70710678118654752440;
-    if (!(fabs(x) < 40.0)) return 0.5 * erfc(high);
-    const double low = fma(-x, 0.70710678118654752440, -high) + x * 4.8336466567264565e-17;
-    return 0.5 * (erfc(high) - low * 1.1283791670955125739 * exp(-high * high));  // 2 / sqrt(pi)
-}
-inline float normcdff(float x) { return static_cast<float>(normcdf(static_cast<double>(x))); }
-
 #pragma GCC visibility pop
 
 // Declared by the C library under names that CUDA gives another meaning, or beyond what is checked here.

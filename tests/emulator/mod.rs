@@ -90,9 +90,15 @@ impl<'a> Buffer<'a> {
     }
 
     /// The same memory under another address than its own, which is then what the kernel's arguments
-    /// have to name: a window on a tensor that is too large to allocate.
+    /// have to name: a window on a tensor that is too large to allocate, or a place where nothing is, so
+    /// that an access which goes round the checks can't go unnoticed.
     pub fn at(self, address: u64) -> Self {
         Buffer { address, ..self }
+    }
+
+    /// Where the memory really is.
+    pub fn host(&self) -> u64 {
+        self.host as u64
     }
 }
 
