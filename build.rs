@@ -27,7 +27,6 @@ use nvcc::{Env, Nvcc, Target};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=build");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
@@ -47,19 +46,12 @@ fn main() {
             println!("cargo::rustc-env=DROP_ACTIVATION_DEVICE_CODE={origin}");
             println!("cargo::warning=embedded {origin} ({remark})");
         }
-        Err(message) => message
-            .lines()
-            .for_each(|line| println!("cargo::error={line}")),
+        Err(message) => message.lines().for_each(|line| println!("cargo::error={line}")),
     }
 }
 
 /// Writes the images into `out`; says what they are, and why these or whence.
-pub fn device_code(
-    env: Env,
-    kernels: &Path,
-    out: &Path,
-    jobs: usize,
-) -> Result<(String, String), String> {
+pub fn device_code(env: Env, kernels: &Path, out: &Path, jobs: usize) -> Result<(String, String), String> {
     if env("DOCS_RS").is_some() {
         return embed_prebuilt(kernels, out, "documentation needs no nvcc".into());
     }
@@ -69,21 +61,13 @@ pub fn device_code(
     let Some(path) = nvcc::find(env) else {
         let places = nvcc::TOOLKITS.join(", ");
         let why = format!("no nvcc in NVCC, {places}, PATH or /usr/local/cuda");
-        return if required {
-            Err(why)
-        } else {
-            embed_prebuilt(kernels, out, why)
-        };
+        return if required { Err(why) } else { embed_prebuilt(kernels, out, why) };
     };
     let place = path.display();
     let compiled = Nvcc::ask(&path, env).and_then(|nvcc| {
         let targets = nvcc::targets(&nvcc.knows, wanted)?;
         embed_compiled(&nvcc, &targets, kernels, out, jobs)?;
-        Ok(format!(
-            "fatbin by nvcc {} for {}",
-            nvcc.version,
-            nvcc::list(&targets)
-        ))
+        Ok(format!("fatbin by nvcc {} for {}", nvcc.version, nvcc::list(&targets)))
     });
     match compiled {
         Ok(origin) => Ok((origin, place.to_string())),
@@ -96,23 +80,14 @@ pub fn device_code(
             eprintln!("{message}");
             let all = out.with_file_name("stderr");
             let first = message.lines().next().unwrap_or_default();
-            let why = format!(
-                "{place} failed: {first}; its whole message is in {}",
-                all.display()
-            );
+            let why = format!("{place} failed: {first}; its whole message is in {}", all.display());
             embed_prebuilt(kernels, out, why)
         }
     }
 }
 
 /// Compiles every source, as many at a time as cargo grants.
-fn embed_compiled(
-    nvcc: &Nvcc,
-    targets: &[Target],
-    kernels: &Path,
-    out: &Path,
-    jobs: usize,
-) -> Result<(), String> {
+fn embed_compiled(nvcc: &Nvcc, targets: &[Target], kernels: &Path, out: &Path, jobs: usize) -> Result<(), String> {
     let sources = prebuilt::sources(kernels);
     let workers = sources.len().clamp(1, jobs);
     let queue = Mutex::new(sources.iter());
@@ -125,9 +100,7 @@ fn embed_compiled(
     };
     thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
-        workers
-            .into_iter()
-            .try_for_each(|worker| worker.join().unwrap())
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap())
     })
 }
 
@@ -144,10 +117,7 @@ fn embed_prebuilt(kernels: &Path, out: &Path, mut why: String) -> Result<(String
         why += "; IT IS OLDER THAN kernels/: scripts/prebuilt-ptx makes it anew";
     }
     let (nvcc, capability) = (prebuilt::NVCC, prebuilt::CAPABILITY);
-    Ok((
-        format!("prebuilt PTX by nvcc {nvcc} for compute_{capability}"),
-        why,
-    ))
+    Ok((format!("prebuilt PTX by nvcc {nvcc} for compute_{capability}"), why))
 }
 
 /// Where `src/cuda/images.rs` expects the image of a source.

@@ -14,12 +14,7 @@ pub const FLAGS: [&str; 3] = ["-std=c++17", "-O3", "-fmad=false"];
 /// variant is refused by every later GPU.
 pub const CAPABILITIES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
 
-pub const TOOLKITS: [&str; 4] = [
-    "CUDA_HOME",
-    "CUDA_PATH",
-    "CUDA_ROOT",
-    "CUDA_TOOLKIT_ROOT_DIR",
-];
+pub const TOOLKITS: [&str; 4] = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"];
 
 /// Looks an environment variable up; an empty one counts as not set.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -30,9 +25,7 @@ pub fn find(env: Env) -> Option<PathBuf> {
     let name = format!("nvcc{}", env::consts::EXE_SUFFIX);
     let on_path = |name: &OsStr| {
         let path = env("PATH")?;
-        env::split_paths(&path)
-            .map(|folder| folder.join(name))
-            .find(|file| file.is_file())
+        env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
     };
     let in_toolkit = |home: &OsStr| {
         let file = Path::new(home).join("bin").join(&name);
@@ -61,41 +54,23 @@ pub struct Nvcc {
 
 impl Nvcc {
     pub fn ask(path: &Path, env: Env) -> Result<Self, String> {
-        let mut nvcc = Self {
-            path: path.into(),
-            host_compiler: env("NVCC_CCBIN"),
-            version: String::new(),
-            knows: Vec::new(),
-        };
+        let mut nvcc =
+            Self { path: path.into(), host_compiler: env("NVCC_CCBIN"), version: String::new(), knows: Vec::new() };
         let answer = nvcc.run(&["--version".as_ref()])?;
-        nvcc.version = version(&answer)
-            .ok_or(format!("no version in: {answer}"))?
-            .into();
+        nvcc.version = version(&answer).ok_or(format!("no version in: {answer}"))?.into();
         nvcc.knows = capabilities(&nvcc.run(&["--list-gpu-code".as_ref()])?);
         Ok(nvcc)
     }
 
     /// Compiles `source` to a fatbin with nvcc's own `threads`.
-    pub fn fatbin(
-        &self,
-        source: &Path,
-        to: &Path,
-        targets: &[Target],
-        threads: usize,
-    ) -> Result<(), String> {
+    pub fn fatbin(&self, source: &Path, to: &Path, targets: &[Target], threads: usize) -> Result<(), String> {
         let mut flags = vec!["-fatbin".to_owned()];
         // Threads lose their files in a temporary folder with a space in its name.
         if !env::temp_dir().to_string_lossy().contains(' ') {
             flags.push(format!("--threads={threads}"));
         }
         // With CUDA 12 this would need a newer driver than the code itself does.
-        if self
-            .version
-            .split('.')
-            .next()
-            .and_then(|major| major.parse().ok())
-            >= Some(13)
-        {
+        if self.version.split('.').next().and_then(|major| major.parse().ok()) >= Some(13) {
             flags.push("--compress-mode=size".into());
         }
         flags.extend(targets.iter().map(Target::flag));
@@ -106,11 +81,7 @@ impl Nvcc {
     #[allow(dead_code)] // scripts/prebuilt-ptx and the tests use it, builds do not
     pub fn ptx(&self, source: &Path, to: &Path, capability: u32) -> Result<(), String> {
         let arch = format!("-arch=compute_{capability}");
-        self.compile(
-            source,
-            to,
-            &["-ptx".into(), arch, "-Werror=all-warnings".into()],
-        )
+        self.compile(source, to, &["-ptx".into(), arch, "-Werror=all-warnings".into()])
     }
 
     fn compile(&self, source: &Path, to: &Path, flags: &[String]) -> Result<(), String> {
@@ -147,11 +118,7 @@ pub struct Target {
 impl Target {
     fn flag(&self) -> String {
         let c = self.capability;
-        let and_ptx = if self.ptx {
-            format!(",compute_{c}")
-        } else {
-            String::new()
-        };
+        let and_ptx = if self.ptx { format!(",compute_{c}") } else { String::new() };
         format!("-gencode=arch=compute_{c},code=[sm_{c}{and_ptx}]")
     }
 }
@@ -160,39 +127,24 @@ impl Target {
 /// too: for GPUs between the others, and for those that are yet to come.
 pub fn targets(knows: &[u32], wanted: Option<u32>) -> Result<Vec<Target>, String> {
     let asked = wanted.map_or(CAPABILITIES.to_vec(), |one| vec![one]);
-    let chosen: Vec<u32> = asked
-        .iter()
-        .copied()
-        .filter(|c| knows.contains(c))
-        .collect();
+    let chosen: Vec<u32> = asked.iter().copied().filter(|c| knows.contains(c)).collect();
     let (Some(&first), Some(&last)) = (chosen.first(), chosen.last()) else {
-        return Err(format!(
-            "it knows the capabilities {knows:?}, none of {asked:?}"
-        ));
+        return Err(format!("it compiles for capabilities {knows:?}; none of {asked:?} is among them"));
     };
-    let target = |&capability| Target {
-        capability,
-        ptx: capability == first || capability == last,
-    };
+    let target = |&capability| Target { capability, ptx: capability == first || capability == last };
     Ok(chosen.iter().map(target).collect())
 }
 
 /// "sm_75, sm_80, compute_75" and so on.
 pub fn list(targets: &[Target]) -> String {
     let machine = targets.iter().map(|t| format!("sm_{}", t.capability));
-    let ptx = targets
-        .iter()
-        .filter(|t| t.ptx)
-        .map(|t| format!("compute_{}", t.capability));
+    let ptx = targets.iter().filter(|t| t.ptx).map(|t| format!("compute_{}", t.capability));
     machine.chain(ptx).collect::<Vec<_>>().join(", ")
 }
 
 /// 90 for "90", "9.0", "sm_90" or "compute_90", with or without the suffix of a variant.
 pub fn capability(given: &str) -> Result<u32, String> {
-    let number = given
-        .trim()
-        .trim_start_matches("sm_")
-        .trim_start_matches("compute_");
+    let number = given.trim().trim_start_matches("sm_").trim_start_matches("compute_");
     let number = number.strip_suffix(['a', 'f']).unwrap_or(number);
     let digits = match number.split_once('.') {
         Some((major, minor)) if minor.len() == 1 => format!("{major}{minor}"),
@@ -200,24 +152,20 @@ pub fn capability(given: &str) -> Result<u32, String> {
     };
     match digits.parse() {
         Ok(capability @ 20..=299) if !digits.starts_with('+') => Ok(capability),
-        _ => Err(format!(
-            "CUDA_COMPUTE_CAP={given} is no compute capability; write it like 90, 9.0 or sm_90"
-        )),
+        _ => Err(format!("CUDA_COMPUTE_CAP={given} is no compute capability; write it like 90, 9.0 or sm_90")),
     }
 }
 
 /// "13.0.88" in the answer to `nvcc --version`.
 pub fn version(answer: &str) -> Option<&str> {
-    let mut words = answer
-        .split_whitespace()
-        .filter_map(|word| word.strip_prefix('V'));
+    let mut words = answer.split_whitespace().filter_map(|word| word.strip_prefix('V'));
     words.find(|version| version.contains('.'))
 }
 
 /// The plain capabilities in the answer to `nvcc --list-gpu-code`.
 pub fn capabilities(answer: &str) -> Vec<u32> {
-    answer
-        .split_whitespace()
-        .filter_map(|word| word.strip_prefix("sm_")?.parse().ok())
-        .collect()
+    let mut all: Vec<u32> =
+        answer.split_whitespace().filter_map(|word| word.strip_prefix("sm_")?.parse().ok()).collect();
+    all.sort();
+    all
 }

@@ -19,9 +19,7 @@ pub fn sources(kernels: &Path) -> Vec<PathBuf> {
 
 /// Where the PTX of a source is.
 pub fn ptx(kernels: &Path, source: &Path) -> PathBuf {
-    kernels
-        .join("prebuilt")
-        .join(source.with_extension("ptx").file_name().unwrap())
+    kernels.join("prebuilt").join(source.with_extension("ptx").file_name().unwrap())
 }
 
 /// Where the record of what the PTX was made from is.
@@ -31,16 +29,9 @@ pub fn record_path(kernels: &Path) -> PathBuf {
 
 /// That record as it should be now: compared, it shows stale PTX without an nvcc.
 pub fn record(kernels: &Path) -> String {
-    let mut record = format!(
-        "nvcc {NVCC} {} -arch=compute_{CAPABILITY}\n",
-        FLAGS.join(" ")
-    );
+    let mut record = format!("nvcc {NVCC} {} -arch=compute_{CAPABILITY}\n", FLAGS.join(" "));
     for path in files(kernels, &["cu", "cuh", "h"]) {
-        record += &format!(
-            "{:016x} {}\n",
-            fingerprint(&path),
-            path.file_name().unwrap().display()
-        );
+        record += &format!("{:016x} {}\n", fingerprint(&path), path.file_name().unwrap().display());
     }
     record
 }
@@ -51,15 +42,8 @@ pub fn is_current(kernels: &Path) -> bool {
 
 fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let has_one = |path: &PathBuf| {
-        extensions
-            .iter()
-            .any(|e| path.extension() == Some(OsStr::new(e)))
-    };
-    let mut files: Vec<_> = entries
-        .map(|entry| entry.unwrap().path())
-        .filter(has_one)
-        .collect();
+    let has_one = |path: &PathBuf| extensions.iter().any(|e| path.extension() == Some(OsStr::new(e)));
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(has_one).collect();
     files.sort();
     files
 }

@@ -34,11 +34,7 @@ fn pinned_nvcc() -> Result<Nvcc, String> {
     let nvcc = Nvcc::ask(&path, &variable)?;
     match nvcc.version == prebuilt::NVCC {
         true => Ok(nvcc),
-        false => Err(format!(
-            "it was made with nvcc {}, this is {}",
-            prebuilt::NVCC,
-            nvcc.version
-        )),
+        false => Err(format!("it was made with nvcc {}, this is {}", prebuilt::NVCC, nvcc.version)),
     }
 }
 
@@ -46,8 +42,7 @@ fn pinned_nvcc() -> Result<Nvcc, String> {
 fn compile(nvcc: &Nvcc, source: &Path) -> String {
     let name = source.with_extension("ptx");
     let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name.file_name().unwrap());
-    nvcc.ptx(source, &to, prebuilt::CAPABILITY)
-        .unwrap_or_else(|message| panic!("{}: {message}", source.display()));
+    nvcc.ptx(source, &to, prebuilt::CAPABILITY).unwrap_or_else(|message| panic!("{}: {message}", source.display()));
     fs::read_to_string(to).unwrap()
 }
 
@@ -89,11 +84,7 @@ fn prebuilt_ptx_is_what_nvcc_makes() {
         if bless {
             fs::write(&file, made).unwrap();
         } else {
-            assert!(
-                made == read(&file),
-                "{} is not what nvcc makes",
-                file.display()
-            );
+            assert!(made == read(&file), "{} is not what nvcc makes", file.display());
         }
     }
     if bless {

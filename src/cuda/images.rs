@@ -42,11 +42,7 @@ mod tests {
             } else {
                 assert!(ORIGIN.starts_with("prebuilt PTX"), "{ORIGIN}");
                 let end = bytes.iter().position(|&byte| byte == 0);
-                assert_eq!(
-                    end,
-                    Some(bytes.len() - 1),
-                    "{image:?} has no one closing zero"
-                );
+                assert_eq!(end, Some(bytes.len() - 1), "{image:?} has no one closing zero");
                 let text = std::str::from_utf8(&bytes[..bytes.len() - 1]).unwrap();
                 assert!(text.contains(".visible .entry da_"), "{image:?}");
             }

@@ -48,19 +48,13 @@ fn layout_is_current() {
         let _ = io::stderr().write_all(line.as_bytes());
         return;
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .canonicalize()
-        .unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
     let made = generate(&root);
     let file = root.join("src/cuda/layout.rs");
     if env::var_os("BLESS").is_some() {
         fs::write(&file, made).unwrap();
     } else {
         let kept = fs::read_to_string(&file).unwrap().replace('\r', "");
-        assert!(
-            made == kept,
-            "src/cuda/layout.rs is not what bindgen makes of the header now:\n{made}"
-        );
+        assert!(made == kept, "src/cuda/layout.rs is not what bindgen makes of the header now:\n{made}");
     }
 }
