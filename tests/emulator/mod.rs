@@ -113,13 +113,12 @@ impl Emulator {
     /// `Err` says why this machine can't (no C++ compiler): the reason to give for a skipped test.
     /// Kernels that don't compile are a failure, and panic.
     pub fn load() -> Result<&'static Emulator, String> {
-        static LOADED: OnceLock<Result<Emulator, String>> = OnceLock::new();
-        let loaded = LOADED.get_or_init(|| match Emulator::build(&root().join("kernels")) {
+        static LOADED: OnceLock<Result<Emulator, BuildError>> = OnceLock::new();
+        match LOADED.get_or_init(|| Emulator::build(&root().join("kernels"))) {
             Ok(emulator) => Ok(emulator),
-            Err(BuildError::Unavailable(why)) => Err(why),
+            Err(BuildError::Unavailable(why)) => Err(why.clone()),
             Err(BuildError::Failed(why)) => panic!("{why}"),
-        });
-        loaded.as_ref().map_err(Clone::clone)
+        }
     }
 
     /// `load`, or `None` after telling why, for tests that can do without.
