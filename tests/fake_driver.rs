@@ -1,0 +1,410 @@
+//! The host side of the CUDA backend, on a stand-in for the driver (`fake_driver/libcuda.c`): what is refused,
+//! what is enqueued in which order, what is allocated, loaded and given back. It needs a C compiler; where
+//! there is none, or a real driver, the tests say so and are skipped.
+#![cfg(all(feature = "cuda", target_os = "linux", target_env = "gnu"))]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_long};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use drop_activation::cuda::cudarc::driver::{CudaContext, CudaStream, DevicePtr};
+use drop_activation::cuda::{self, Addresses, CudaError, DeviceMask, InOut, Kernels, Pass};
+use drop_activation::{Activation, DropActivation, Dtype, Error, MaskKey, MaskOrigin, PackedMask, RRelu};
+
+/// The stand-in, for one test at a time.
+struct Fake(MutexGuard<'static, libloading::Library>);
+
+fn fake() -> Option<Fake> {
+    static LOADED: OnceLock<Option<Mutex<libloading::Library>>> = OnceLock::new();
+    let loaded = LOADED.get_or_init(|| {
+        load().map_err(|why| writeln!(std::io::stderr(), "SKIPPED: the CUDA backend on a stand-in driver: {why}")).ok()
+    });
+    loaded.as_ref().map(|library| Fake(library.lock().unwrap_or_else(PoisonError::into_inner)))
+}
+
+/// Once a library of the driver's name is loaded, the loader takes it whenever that name is asked for.
+fn load() -> Result<Mutex<libloading::Library>, String> {
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        // SAFETY: nothing is called, so this is the loading that the backend itself would do.
+        if unsafe { libloading::Library::new(name) }.is_ok() {
+            return Err("there is a real one".into());
+        }
+    }
+    let library = compile()?;
+    // SAFETY: the library has no initialisers.
+    let loaded = unsafe { libloading::Library::new(&library) };
+    let _ = std::fs::remove_file(library);
+    loaded.map(Mutex::new).map_err(|e| e.to_string())
+}
+
+fn compile() -> Result<PathBuf, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut build = cc::Build::new();
+    build.cargo_output(false).target(&triple).host(&triple).opt_level(1).pic(true).std("gnu11");
+    build.out_dir(env!("CARGO_TARGET_TMPDIR")).include(root.join("kernels"));
+    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fake-libcuda-{}.so", std::process::id()));
+    let mut command = build.try_get_compiler().map_err(|e| e.to_string())?.to_command();
+    command.args(["-shared", "-Wl,-soname,libcuda.so.1", "-o"]).arg(&library);
+    let output =
+        command.arg(root.join("tests/fake_driver/libcuda.c")).output().map_err(|e| format!("no C compiler: {e}"))?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(library)
+}
+
+impl Fake {
+    /// With another setting while `action` runs: `fake_set` in `libcuda.c` knows the names.
+    fn with<R>(&self, name: &str, value: c_int, action: impl FnOnce() -> R) -> R {
+        let was = match name {
+            "devices" => 2,
+            "capability" => 90,
+            _ => 0,
+        };
+        self.set(name, value);
+        let result = action();
+        self.set(name, was);
+        result
+    }
+
+    fn set(&self, name: &str, value: c_int) {
+        let name = CString::new(name).unwrap();
+        // SAFETY: the signature of `fake_set`, and a string that outlives the call.
+        unsafe { self.0.get::<unsafe extern "C" fn(*const c_char, c_int)>("fake_set").unwrap()(name.as_ptr(), value) }
+    }
+
+    fn count(&self, name: &str) -> c_long {
+        let name = CString::new(name).unwrap();
+        // SAFETY: the signature of `fake_count`, and a string that outlives the call.
+        unsafe { self.0.get::<unsafe extern "C" fn(*const c_char) -> c_long>("fake_count").unwrap()(name.as_ptr()) }
+    }
+
+    /// The lines that `action` makes the driver log.
+    fn log<R>(&self, action: impl FnOnce() -> R) -> (R, Vec<String>) {
+        let take = || {
+            // SAFETY: the signature of `fake_log`, whose string is valid until its next call.
+            let text = unsafe { CStr::from_ptr(self.0.get::<extern "C" fn() -> *const c_char>("fake_log").unwrap()()) };
+            text.to_str().unwrap().lines().map(str::to_owned).collect()
+        };
+        let _: Vec<String> = take();
+        let result = action();
+        (result, take())
+    }
+
+    /// What a successful pass does: how many waits, then which kernel, then how many events recorded.
+    fn pass<R>(&self, action: impl FnOnce() -> drop_activation::Result<R>) -> (R, usize, String, usize) {
+        let (result, log) = self.log(action);
+        let waits = log.iter().take_while(|line| line.starts_with("wait")).count();
+        let launch = log[waits].strip_prefix("launch ").expect("nothing but waits before the launch").to_owned();
+        let records = log[waits + 1..].iter().take_while(|line| line.starts_with("record")).count();
+        let rest: Vec<_> =
+            log[waits + 1 + records..].iter().filter(|line| !line.starts_with("wait") && *line != "free").collect();
+        assert!(rest.is_empty(), "after the events were recorded: {rest:?}");
+        (result.unwrap(), waits, launch, records)
+    }
+}
+
+fn on_two_streams() -> (Arc<CudaContext>, Arc<Kernels>, Arc<CudaStream>, Arc<CudaStream>) {
+    let context = cuda::context(0).unwrap();
+    let kernels = Kernels::get(&context).unwrap();
+    let (one, two) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    (context, kernels, one, two)
+}
+
+fn gelu() -> DropActivation {
+    DropActivation::new(Activation::Gelu, 0.5).unwrap()
+}
+
+const KEY: MaskKey = MaskKey::new(1, 2);
+
+fn of_context(argument: &'static str) -> Error {
+    CudaError::Context { argument }.into()
+}
+
+#[test]
+fn devices_that_are_not_there() {
+    let Some(fake) = fake() else { return };
+    assert_eq!(cuda::available(), Ok(()));
+    assert_eq!(cuda::device_count(), Ok(2));
+    for ordinal in [2, 1 << 32, usize::MAX] {
+        assert_eq!(cuda::context(ordinal).unwrap_err(), CudaError::NoDevice { ordinal, count: 2 });
+    }
+    fake.with("devices", 0, || {
+        assert_eq!(cuda::available(), Err(CudaError::NoDevice { ordinal: 0, count: 0 }));
+        assert_eq!(cuda::context(0).unwrap_err(), CudaError::NoDevice { ordinal: 0, count: 0 });
+    });
+}
+
+#[test]
+fn devices_and_drivers_that_are_too_old() {
+    let Some(fake) = fake() else { return };
+    let context = cuda::context(0).unwrap();
+    let error = fake.with("capability", 72, || Kernels::get(&context).unwrap_err());
+    let CudaError::Unsupported { device, capability, driver, code, reason } = error else { panic!("{error}") };
+    assert_eq!((device.as_str(), capability, driver, code), ("Fake 0", (7, 2), (13, 0), cuda::device_code()));
+    assert!(reason.contains("7.5"), "{reason}");
+
+    let kernels = Kernels::get(&context).unwrap();
+    let stream = context.default_stream();
+    let mut x = stream.alloc_zeros::<f32>(1).unwrap();
+    for code in [200, 209, 218, 221, 222, 223] {
+        let error = fake.with("load", code, || kernels.relu_forward(&stream, &mut x).unwrap_err());
+        let Error::Cuda(CudaError::Unsupported { capability: (9, 0), reason, .. }) = error else { panic!("{error}") };
+        assert!(reason.contains("the driver's own words") && reason.contains("update the driver"), "{reason}");
+    }
+    let error = fake.with("load", 2, || kernels.preload().unwrap_err());
+    assert!(matches!(error, CudaError::Driver { code: 2, .. }), "{error}");
+    kernels.relu_forward(&stream, &mut x).unwrap(); // a failure is not remembered
+}
+
+#[test]
+fn the_drivers_own_words_are_kept() {
+    let Some(fake) = fake() else { return };
+    let (_context, kernels, stream, _) = on_two_streams();
+    let mut x = stream.alloc_zeros::<f32>(10).unwrap();
+    let error = fake.with("launch", 719, || kernels.relu_forward(&stream, &mut x).unwrap_err());
+    let message = "CUDA_ERROR_LAUNCH_FAILED: the driver's own words".to_owned();
+    assert_eq!(error, CudaError::Driver { doing: "da_relu_forward_f32", code: 719, message }.into());
+    let error = fake.with("alloc", 2, || kernels.forward(&stream, &gelu(), KEY, &mut x).unwrap_err());
+    let message = "CUDA_ERROR_OUT_OF_MEMORY: out of memory".to_owned();
+    assert_eq!(error, CudaError::Driver { doing: "allocating a mask", code: 2, message }.into());
+    // cudarc keeps an error of ordering streams for later; it must show before anything is launched.
+    let (error, log) = fake.log(|| fake.with("wait", 700, || kernels.relu_forward(&stream, &mut x).unwrap_err()));
+    assert!(matches!(error, Error::Cuda(CudaError::Driver { code: 700, .. })), "{error}");
+    assert!(!log.iter().any(|line| line.starts_with("launch")), "{log:?}");
+}
+
+#[test]
+fn what_waits_for_what() {
+    let Some(fake) = fake() else { return };
+    let (_context, kernels, one, two) = on_two_streams();
+    let op = DropActivation::default();
+    let new = |n| one.alloc_zeros::<f32>(n).unwrap();
+    let (x, mut y) = (new(3000), new(3000));
+    let on = |stream: &CudaStream| format!("n 3000 grid 1 block 256 on {:p}", stream.cu_stream());
+
+    // A tensor that is read: wait for its writer, record a reader. One that is written: wait for both,
+    // record a writer.
+    let (mask, waits, launch, records) = fake.pass(|| kernels.forward(&one, &op, KEY, (&x, &mut y)));
+    assert_eq!((waits, records), (1 + 2 + 2, 3), "x read, y written, mask written");
+    assert_eq!(launch, format!("da_train_forward_relu_f32 {}", on(&one)));
+
+    let ((), waits, launch, records) = fake.pass(|| kernels.backward(&two, &op, &mask, None, &mut y));
+    assert_eq!((waits, records), (2 + 1, 2), "dy written in place, mask read");
+    assert_eq!(launch, format!("da_train_backward_relu_f32 {}", on(&two)));
+
+    let mask = kernels.forward(&one, &gelu(), KEY, (&x, &mut y)).unwrap();
+    let mut dx = new(3000);
+    let ((), waits, _, records) = fake.pass(|| kernels.backward(&two, &gelu(), &mask, Some(&x), (&y, &mut dx)));
+    assert_eq!((waits, records), (1 + 2 + 1 + 1, 4), "dy read, dx written, x read, mask read");
+}
+
+#[test]
+fn everything_of_a_call_is_of_one_context() {
+    let Some(_fake) = fake() else { return };
+    let (context, kernels, stream, _) = on_two_streams();
+    let other = cuda::context(1).unwrap();
+    let other_stream = other.new_stream().unwrap();
+    let op = DropActivation::default();
+    let mut here = stream.alloc_zeros::<f32>(100).unwrap();
+    let mut there = other_stream.alloc_zeros::<f32>(100).unwrap();
+
+    assert_eq!(kernels.relu_forward(&other_stream, &mut there), Err(of_context("stream")));
+    assert_eq!(kernels.relu_forward(&stream, &mut there), Err(of_context("x")));
+    assert_eq!(kernels.relu_forward(&stream, (&there, &mut here)), Err(of_context("x")));
+    assert_eq!(kernels.relu_forward(&stream, (&here, &mut there)), Err(of_context("y")));
+    assert_eq!(kernels.relu_backward(&stream, &there, &mut here), Err(of_context("y")));
+    assert_eq!(kernels.infer_backward(&stream, &op, &here, (&here, &mut there)), Err(of_context("dx")));
+    let mut mask = Kernels::get(&other).unwrap().forward(&other_stream, &op, KEY, &mut there).unwrap();
+    assert_eq!(kernels.backward(&stream, &op, &mask, None, &mut here), Err(of_context("mask")));
+    assert_eq!(kernels.forward_into(&stream, &op, KEY, &mut here, &mut mask), Err(of_context("mask")));
+    assert_eq!(mask.to_host(&stream), Err(of_context("mask")));
+
+    // Another object for the same context keeps its own record of streams, so its slices are refused.
+    let twin = cuda::context(0).unwrap();
+    assert_eq!(twin, context);
+    let twin_stream = twin.new_stream().unwrap();
+    assert_eq!(kernels.relu_forward(&twin_stream, &mut here), Err(of_context("x")));
+    let mut of_twin = twin_stream.alloc_zeros::<f32>(100).unwrap();
+    kernels.relu_forward(&twin_stream, &mut of_twin).unwrap();
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_anything_happens() {
+    let Some(fake) = fake() else { return };
+    let (_context, kernels, stream, _) = on_two_streams();
+    let (op, rrelu) = (DropActivation::default(), RRelu::default());
+    let x = stream.alloc_zeros::<f64>(100).unwrap();
+    let mut y = stream.alloc_zeros::<f64>(100).unwrap();
+    let mask = kernels.forward(&stream, &op, KEY, (&x, &mut y)).unwrap();
+    let keep = kernels.forward(&stream, &gelu(), KEY, (&x, &mut y)).unwrap();
+    let last = MaskKey::new(0, 0).shard(u64::MAX - 31).unwrap();
+    let allocations = fake.count("allocations");
+
+    let ((), log) = fake.log(|| {
+        let mut short = y.slice_mut(1..);
+        let length = |argument, given, other, expected| Err(Error::Length { argument, given, other, expected });
+        assert_eq!(kernels.relu_forward(&stream, (&x, &mut short)), length("y", 99, "x", 100));
+        assert_eq!(kernels.relu_backward(&stream, &x, &mut short), length("y", 100, "dy", 99));
+        assert_eq!(kernels.backward(&stream, &op, &mask, Some(&x.slice(2..)), &mut y), length("x", 98, "dy", 100));
+        let mut short = y.slice_mut(1..);
+        let of_mask = Error::MaskLength { given: 100, other: "dy", expected: 99 };
+        assert_eq!(kernels.backward(&stream, &op, &mask, None, &mut short), Err(of_mask));
+        let missing = Error::MissingInput { activation: Activation::Gelu };
+        assert_eq!(kernels.backward(&stream, &gelu(), &keep, None, &mut y), Err(missing));
+        let origin = |result| matches!(result, Err(Error::MaskOrigin { .. }));
+        assert!(origin(kernels.backward(&stream, &op, &keep, Some(&x), &mut y)));
+        assert!(origin(kernels.rrelu_backward(&stream, &rrelu, &mask, &mut y)));
+        let needs = Err(Error::NeedsMask { activation: Activation::Gelu });
+        assert_eq!(kernels.forward_without_mask(&stream, &gelu(), KEY, &mut y), needs);
+        assert_eq!(kernels.backward_from_output(&stream, &gelu(), &x, &mut y), needs);
+        let range = Error::IndexRange { first: last.first(), len: 100 };
+        assert_eq!(kernels.forward(&stream, &op, last, &mut y).map(drop), Err(range.clone()));
+        assert_eq!(kernels.rrelu_forward(&stream, &rrelu, last, &mut y).map(drop), Err(range));
+    });
+    assert!(log.is_empty(), "{log:?}");
+    assert_eq!(fake.count("allocations"), allocations);
+}
+
+#[test]
+fn masks_keep_their_memory() {
+    let Some(fake) = fake() else { return };
+    let (_context, kernels, one, two) = on_two_streams();
+    let op = DropActivation::default();
+    let (mut small, mut large) = (one.alloc_zeros::<f32>(96).unwrap(), one.alloc_zeros::<f32>(1000).unwrap());
+    let mut mask = kernels.forward(&one, &op, KEY, &mut large.slice_mut(..100)).unwrap();
+    let (address, allocations) = (mask.words().device_ptr(&one).0, fake.count("allocations"));
+
+    kernels.rrelu_forward_into(&two, &RRelu::default(), KEY, &mut small, &mut mask).unwrap();
+    assert_eq!((mask.len(), mask.words().len(), mask.words().device_ptr(&one).0), (96, 3, address));
+    assert_eq!(mask.origin(), MaskOrigin::RRelu(RRelu::default(), KEY));
+    assert_eq!(fake.count("allocations"), allocations);
+
+    // A call that fails leaves it as it was, whether it needs more memory or not.
+    for (setting, code) in [("alloc", 2), ("launch", 719)] {
+        fake.with(setting, code, || kernels.forward_into(&two, &op, KEY, &mut large, &mut mask).unwrap_err());
+        assert_eq!((mask.len(), mask.words().device_ptr(&one).0), (96, address));
+    }
+    fake.with("launch", 719, || kernels.forward_into(&two, &op, KEY, &mut small, &mut mask).unwrap_err());
+    assert_eq!(mask.origin(), MaskOrigin::RRelu(RRelu::default(), KEY));
+
+    kernels.forward_into(&two, &op, KEY, &mut large, &mut mask).unwrap();
+    assert_eq!((mask.len(), mask.words().len(), mask.origin()), (1000, 32, MaskOrigin::DropActivation(op)));
+    assert_eq!(fake.count("allocations"), allocations, "the old memory went back");
+}
+
+#[test]
+fn masks_go_to_the_host_and_back() {
+    let Some(fake) = fake() else { return };
+    let (_context, kernels, stream, _) = on_two_streams();
+    let (op, origin) = (DropActivation::default(), MaskOrigin::DropActivation(DropActivation::default()));
+    for n in [0, 1, 31, 32, 33, 1025] {
+        let mut x = stream.alloc_zeros::<f32>(n + 3).unwrap();
+        let (mask, log) = fake.log(|| kernels.forward(&stream, &op, KEY, &mut x.slice_mut(3..)).unwrap());
+        assert_eq!(n == 0, log.is_empty(), "nothing is enqueued for nothing");
+        let host = mask.to_host(&stream).unwrap();
+        assert_eq!((host.len(), host.origin()), (n, origin));
+        assert_eq!(host.words().iter().map(|word| word.count_ones() as usize).sum::<usize>(), n, "all bits arrived");
+        let back = DeviceMask::from_host(&stream, &host).unwrap();
+        assert_eq!(back.to_host(&stream).unwrap(), host);
+        kernels.backward(&stream, &op, &back, None, &mut x.slice_mut(3..)).unwrap();
+    }
+
+    let words = || stream.clone_htod(&[!0u32; 4]).unwrap();
+    assert!(matches!(DeviceMask::from_words(origin, 129, words()), Err(Error::MaskWords { len: 129, .. })));
+    let key = KEY.shard(u64::MAX - 31).unwrap();
+    let overrun = DeviceMask::from_words(MaskOrigin::RRelu(RRelu::default(), key), 33, words());
+    assert!(matches!(overrun, Err(Error::IndexRange { .. })));
+    let mask = DeviceMask::from_words(origin, 33, words()).unwrap();
+    assert_eq!((mask.words().len(), mask.kind()), (2, drop_activation::MaskKind::Pass));
+    assert!(matches!(mask.to_host(&stream), Err(Error::MaskWords { len: 33, .. })), "an unused bit is set");
+    let mask = DeviceMask::from_words(origin, 64, words()).unwrap();
+    assert_eq!(mask.to_host(&stream), PackedMask::from_words(origin, 64, vec![!0; 2]));
+}
+
+#[test]
+fn tensors_arrive_in_all_their_forms() {
+    let Some(_fake) = fake() else { return };
+    let (_context, kernels, stream, _) = on_two_streams();
+    let values: Vec<f32> = (0..10).map(|i| i as f32).collect();
+    let x = stream.clone_htod(&values).unwrap();
+    let mut y = stream.alloc_zeros::<f32>(10).unwrap();
+    // The stand-in's kernels copy.
+    kernels.relu_forward(&stream, (&x, &mut y)).unwrap();
+    assert_eq!(stream.clone_dtoh(&y).unwrap(), values);
+    kernels.relu_forward(&stream, (&x.slice(5..), &mut y.slice_mut(..5))).unwrap();
+    kernels.relu_forward(&stream, (&x, &mut y.slice_mut(..))).unwrap();
+    kernels.relu_forward(&stream, (&x.slice(3..), &mut y.slice_mut(1..8))).unwrap();
+    assert_eq!(stream.clone_dtoh(&y).unwrap(), [0., 3., 4., 5., 6., 7., 8., 9., 8., 9.]);
+    kernels.relu_forward(&stream, &mut y).unwrap();
+    kernels.relu_forward(&stream, &mut y.slice_mut(1..)).unwrap();
+    kernels.relu_forward(&stream, InOut::OutOfPlace(x.as_view(), y.as_view_mut())).unwrap();
+    let saved = stream.clone_htod(&values).unwrap();
+    let mut dx = stream.alloc_zeros::<f32>(10).unwrap();
+    kernels.relu_backward(&stream, &saved, (&x, &mut dx)).unwrap();
+    assert_eq!(stream.clone_dtoh(&dx).unwrap(), values);
+    kernels.relu_backward(&stream, &saved.slice(1..), &mut dx.slice_mut(..9)).unwrap();
+    kernels.relu_backward(&stream, &y.slice_mut(1..), &mut dx.slice_mut(..9)).unwrap();
+}
+
+#[test]
+fn raw_pointers() {
+    let Some(fake) = fake() else { return };
+    let (_context, kernels, stream, _) = on_two_streams();
+    let x = stream.clone_htod(&[1.0f64, 2.0, 3.0]).unwrap();
+    let y = stream.alloc_zeros::<f64>(3).unwrap();
+    let at = |x: u64, y: u64| Addresses { input: x, output: y, ..Addresses::default() };
+    let (x_at, y_at) = (x.device_ptr(&stream).0, y.device_ptr(&stream).0);
+    let launch = |n, at| {
+        // SAFETY: on the kernels' own context, with memory for 3 elements; the bad addresses are refused.
+        unsafe { kernels.launch_raw(stream.cu_stream(), &Pass::ReluForward, Dtype::F64, n, at) }
+    };
+    let ((), waits, _, records) = fake.pass(|| launch(2, at(x_at + 8, y_at)));
+    assert_eq!((waits, records), (0, 0), "no event tracking");
+    assert_eq!(stream.clone_dtoh(&y).unwrap(), [2.0, 3.0, 0.0]);
+    assert_eq!(launch(3, at(x_at, 0)), Err(CudaError::NullPointer { argument: "y" }.into()));
+    let misaligned = CudaError::Misaligned { argument: "x", address: x_at + 4, alignment: 8 };
+    assert_eq!(launch(2, at(x_at + 4, y_at)), Err(misaligned.into()));
+    assert_eq!(launch(0, Addresses::default()), Ok(()));
+}
+
+#[test]
+fn one_handle_for_each_context_and_nothing_left_behind() {
+    let Some(fake) = fake() else { return };
+    let context = cuda::context(0).unwrap();
+    let kernels = Kernels::get(&context).unwrap();
+    assert!(Arc::ptr_eq(&kernels, &Kernels::get(&context).unwrap()));
+    assert!(Arc::ptr_eq(&kernels, &Kernels::get(&cuda::context(0).unwrap()).unwrap()));
+    assert!(!Arc::ptr_eq(&kernels, &Kernels::get(&cuda::context(1).unwrap()).unwrap()));
+
+    // Four modules, each loaded once, whoever comes first.
+    let (loads, modules) = (fake.count("loads"), fake.count("modules"));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let stream = kernels.context().default_stream();
+                let mut x = stream.alloc_zeros::<f32>(10).unwrap();
+                kernels.relu_forward(&stream, &mut x).unwrap();
+                kernels.infer(&stream, &gelu(), &mut x).unwrap();
+            });
+        }
+    });
+    assert_eq!(fake.count("loads") - loads, 2);
+    kernels.preload().unwrap();
+    assert_eq!(fake.count("loads") - loads, 4);
+
+    // The handle keeps its context; with it go the modules, after the work, and then the context.
+    let ((), log) = fake.log(|| drop(context));
+    assert!(log.is_empty(), "{log:?}");
+    let ((), log) = fake.log(|| drop(kernels));
+    let at = |what: &str| log.iter().position(|line| line == what).unwrap_or_else(|| panic!("no {what} in {log:?}"));
+    assert!(at("synchronize context") < at("unload") && at("unload") < at("release context of 0"), "{log:?}");
+    assert_eq!(fake.count("modules"), modules);
+
+    // A new context, wherever it lies, has a handle of its own.
+    let context = cuda::context(0).unwrap();
+    let kernels = Kernels::get(&context).unwrap();
+    let mut x = context.default_stream().alloc_zeros::<f32>(10).unwrap();
+    kernels.relu_forward(&context.default_stream(), &mut x).unwrap();
+    assert_eq!(fake.count("loads") - loads, 5);
+}

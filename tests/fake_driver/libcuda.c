@@ -1,0 +1,144 @@
+// A stand-in for NVIDIA's driver, so that the host side of the CUDA backend can be tested without one.
+//
+// Device memory is host memory, streams and events are numbers, and work is done at once. Each call that
+// orders work is written to a log. A launch copies the input to the output and sets the mask's bits, which
+// shows that addresses and lengths have arrived; what the kernels compute is tested elsewhere.
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "drop_activation.h"
+
+typedef int Result;
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101 };
+
+// ---------------------------------------------------------------------------------------------------
+// What a test can set and see
+
+static struct {
+    const char* name;
+    int value;
+} settings[] = {{"devices", 2}, {"capability", 90}, {"alloc", 0}, {"load", 0}, {"wait", 0}, {"launch", 0}};
+
+static int* setting(const char* name) {
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; ++i)
+        if (!strcmp(settings[i].name, name)) return &settings[i].value;
+    abort();
+}
+
+void fake_set(const char* name, int value) { *setting(name) = value; }
+
+static long allocations, modules, loads;
+
+long fake_count(const char* name) {
+    if (!strcmp(name, "allocations")) return allocations;
+    if (!strcmp(name, "modules")) return modules;
+    if (!strcmp(name, "loads")) return loads;
+    abort();
+}
+
+static char text[1 << 16];
+static size_t used;
+
+#define LOG(...)                                                               \
+    do {                                                                       \
+        if (used < sizeof text) used += (size_t)snprintf(text + used, sizeof text - used, __VA_ARGS__); \
+    } while (0)
+
+// What was logged since the last call.
+const char* fake_log(void) {
+    static char taken[sizeof text];
+    memcpy(taken, text, sizeof text);
+    used = 0;
+    text[0] = 0;
+    return taken;
+}
+
+// ---------------------------------------------------------------------------------------------------
+// The driver
+
+Result cuInit(unsigned flags) { return (void)flags, *setting("devices") ? SUCCESS : NO_DEVICE; }
+Result cuDriverGetVersion(int* version) { return *version = 13000, SUCCESS; }
+Result cuGetErrorString(int error, const char** string) {
+    return *string = error == OUT_OF_MEMORY ? "out of memory" : "the driver's own words", SUCCESS;
+}
+
+Result cuDeviceGetCount(int* count) { return *count = *setting("devices"), SUCCESS; }
+Result cuDeviceGet(int* device, int ordinal) {
+    return *device = ordinal, ordinal < *setting("devices") ? SUCCESS : INVALID_DEVICE;
+}
+Result cuDeviceGetName(char* name, int size, int device) { return snprintf(name, (size_t)size, "Fake %d", device), SUCCESS; }
+Result cuDeviceGetAttribute(int* value, int attribute, int device) {
+    (void)device;
+    enum { MAJOR = 75, MINOR = 76 };
+    const int capability = *setting("capability");
+    *value = attribute == MAJOR ? capability / 10 : attribute == MINOR ? capability % 10 : 1;
+    return SUCCESS;
+}
+
+static __thread void* current;
+Result cuDevicePrimaryCtxRetain(void** context, int device) { return *context = (void*)(intptr_t)(1 + device), SUCCESS; }
+Result cuDevicePrimaryCtxRelease_v2(int device) { LOG("release context of %d\n", device); return SUCCESS; }
+Result cuCtxGetCurrent(void** context) { return *context = current, SUCCESS; }
+Result cuCtxSetCurrent(void* context) { return current = context, SUCCESS; }
+Result cuCtxSynchronize(void) { LOG("synchronize context\n"); return SUCCESS; }
+
+Result cuModuleLoadData(void** module, const void* image) {
+    (void)image;
+    if (*setting("load")) return *setting("load");
+    ++loads, ++modules;
+    return *module = (void*)loads, SUCCESS;
+}
+Result cuModuleUnload(void* module) { (void)module, --modules; LOG("unload\n"); return SUCCESS; }
+Result cuModuleGetFunction(void** function, void* module, const char* name) {
+    return (void)module, *function = strdup(name), SUCCESS;
+}
+
+Result cuLaunchKernel(const char* name, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
+                      unsigned block_z, unsigned shared, void* stream, void** parameters, void** extra) {
+    if (*setting("launch")) return *setting("launch");
+    if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || shared || extra) return INVALID_VALUE;
+    struct da_args a;
+    memcpy(&a, parameters[0], sizeof a);
+    LOG("launch %s n %llu grid %u block %u on %p\n", name, (unsigned long long)a.n, grid_x, block_x, stream);
+    const int forward = !strstr(name, "backward");
+    const size_t size = strstr(name, "f64") ? 8 : strstr(name, "f32") ? 4 : 2;
+    memmove(a.out, forward ? a.x : a.dy, a.n * size);
+    if (forward && a.mask)
+        for (uint64_t left = a.n, w = 0; left != 0; left -= left < 32 ? left : 32, ++w)
+            a.mask[w] = left < 32 ? (1u << left) - 1 : 0xFFFFFFFFu;
+    return SUCCESS;
+}
+
+Result cuMemAllocAsync(void** memory, size_t bytes, void* stream) {
+    (void)stream;
+    if (*setting("alloc")) return *setting("alloc");
+    if (bytes == 0) return INVALID_VALUE;  // as on devices without memory pools
+    ++allocations;
+    *memory = malloc(bytes);
+    memset(*memory, 0xA5, bytes);
+    return SUCCESS;
+}
+Result cuMemFreeAsync(void* memory, void* stream) {
+    (void)stream, --allocations;
+    LOG("free\n");
+    free(memory);
+    return SUCCESS;
+}
+Result cuMemsetD8Async(void* to, unsigned char byte, size_t n, void* stream) { return (void)stream, memset(to, byte, n), SUCCESS; }
+Result cuMemcpyHtoDAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memcpy(to, from, n), SUCCESS; }
+Result cuMemcpyDtoHAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memcpy(to, from, n), SUCCESS; }
+
+static intptr_t handles = 0x100;
+Result cuStreamCreate(void** stream, unsigned flags) { return (void)flags, *stream = (void*)handles++, SUCCESS; }
+Result cuStreamDestroy_v2(void* stream) { return (void)stream, SUCCESS; }
+Result cuStreamSynchronize(void* stream) { LOG("synchronize %p\n", stream); return SUCCESS; }
+Result cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
+    (void)flags;
+    LOG("wait on %p for %p\n", stream, event);
+    return *setting("wait");
+}
+Result cuEventCreate(void** event, unsigned flags) { return (void)flags, *event = (void*)handles++, SUCCESS; }
+Result cuEventDestroy_v2(void* event) { return (void)event, SUCCESS; }
+Result cuEventRecord(void* event, void* stream) { LOG("record %p on %p\n", event, stream); return SUCCESS; }
