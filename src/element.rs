@@ -4,13 +4,29 @@ use std::convert::identity;
 use std::fmt::Debug;
 use std::ops::Neg;
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::cpu::simd::Simd;
 use crate::real::Real;
 
 mod sealed {
-    pub trait Sealed {}
+    use super::Real;
+    use crate::cpu::simd::Simd;
+
+    /// What the backends need of an element type and nobody else.
+    pub trait Sealed: Sized {
+        /// What [`Element::Real`](super::Element::Real) is.
+        type Arithmetic: Real;
+
+        /// The bits of negative infinity: read as unsigned integers, what lies beyond is NaN.
+        const NEGATIVE_INFINITY: u64;
+
+        /// [`Element::to_real`](super::Element::to_real) for the elements of a mask word.
+        fn to_reals<S: Simd>(simd: S, block: &[Self; 32]) -> [Self::Arithmetic; 32];
+
+        /// [`Element::from_real`](super::Element::from_real) for the elements of a mask word.
+        fn from_reals<S: Simd>(simd: S, block: &[Self::Arithmetic; 32]) -> [Self; 32];
+    }
 }
 
 /// An element type: [`f32`], [`f64`], [`half::f16`] or [`half::bf16`].
@@ -18,7 +34,15 @@ mod sealed {
 /// Arithmetic is done in [`Element::Real`] (f64 for f64, f32 for the others) and rounded once to the
 /// element type.
 pub trait Element:
-    sealed::Sealed + Copy + Default + PartialEq + Neg<Output = Self> + Send + Sync + Debug + 'static
+    sealed::Sealed<Arithmetic = Self::Real>
+    + Copy
+    + Default
+    + PartialEq
+    + Neg<Output = Self>
+    + Send
+    + Sync
+    + Debug
+    + 'static
 {
     /// The type that arithmetic is done in.
     type Real: Real;
@@ -31,18 +55,6 @@ pub trait Element:
 
     /// Rounds once, to nearest, ties to even.
     fn from_real(value: Self::Real) -> Self;
-
-    /// The bits of negative infinity: read as unsigned integers, what lies beyond is NaN.
-    #[doc(hidden)]
-    const NEGATIVE_INFINITY: u64;
-
-    /// [`Element::to_real`] for the elements of a mask word.
-    #[doc(hidden)]
-    fn to_reals(block: &[Self; 32]) -> [Self::Real; 32];
-
-    /// [`Element::from_real`] for the elements of a mask word.
-    #[doc(hidden)]
-    fn from_reals(block: &[Self::Real; 32]) -> [Self; 32];
 
     /// Whether ReLU makes it zero: `x <= 0`, which NaN is not.
     #[doc(hidden)]
@@ -88,11 +100,24 @@ impl Dtype {
 
 macro_rules! element {
     ($type:ty, $real:ty, $dtype:ident, $to:expr, $from:expr, $to_block:expr, $from_block:expr) => {
-        impl sealed::Sealed for $type {}
+        impl sealed::Sealed for $type {
+            type Arithmetic = $real;
+            const NEGATIVE_INFINITY: u64 = <$type>::NEG_INFINITY.to_bits() as u64;
+
+            #[inline(always)]
+            fn to_reals<S: Simd>(simd: S, block: &[Self; 32]) -> [$real; 32] {
+                $to_block(simd, block)
+            }
+
+            #[inline(always)]
+            fn from_reals<S: Simd>(simd: S, block: &[$real; 32]) -> [Self; 32] {
+                $from_block(simd, block)
+            }
+        }
+
         impl Element for $type {
             type Real = $real;
             const DTYPE: Dtype = Dtype::$dtype;
-            const NEGATIVE_INFINITY: u64 = <$type>::NEG_INFINITY.to_bits() as u64;
 
             #[inline(always)]
             fn to_real(self) -> $real {
@@ -103,41 +128,20 @@ macro_rules! element {
             fn from_real(value: $real) -> Self {
                 $from(value)
             }
-
-            #[inline(always)]
-            fn to_reals(block: &[Self; 32]) -> [$real; 32] {
-                $to_block(block)
-            }
-
-            #[inline(always)]
-            fn from_reals(block: &[$real; 32]) -> [Self; 32] {
-                $from_block(block)
-            }
         }
     };
 }
 
-/// Whole blocks go through half's slice conversions, which ask once for a block, not once for an
-/// element, whether the machine converts by itself.
-fn widen<T: Copy>(block: &[T; 32]) -> [f32; 32]
-where
-    [T]: HalfFloatSliceExt,
-{
-    let mut wide = [0.0; 32];
-    block.convert_to_f32_slice(&mut wide);
-    wide
-}
-
-fn narrow<T: Copy + Default>(block: &[f32; 32]) -> [T; 32]
-where
-    [T]: HalfFloatSliceExt,
-{
-    let mut narrow = [T::default(); 32];
-    narrow.convert_from_f32_slice(block);
-    narrow
-}
-
-element!(f32, f32, F32, identity, identity, <[f32; 32]>::clone, <[f32; 32]>::clone);
-element!(f64, f64, F64, identity, identity, <[f64; 32]>::clone, <[f64; 32]>::clone);
-element!(f16, f32, F16, f16::to_f32, f16::from_f32, widen, narrow);
-element!(bf16, f32, Bf16, bf16::to_f32, bf16::from_f32, widen, narrow);
+element!(f32, f32, F32, identity, identity, |_, block: &_| *block, |_, block: &_| *block);
+element!(f64, f64, F64, identity, identity, |_, block: &_| *block, |_, block: &_| *block);
+element!(f16, f32, F16, f16::to_f32, f16::from_f32, Simd::widen, Simd::narrow);
+// bf16's conversions are integer arithmetic, which compiles to vector code by itself.
+element!(
+    bf16,
+    f32,
+    Bf16,
+    bf16::to_f32,
+    bf16::from_f32,
+    |_, block: &[bf16; 32]| block.map(bf16::to_f32),
+    |_, block: &[f32; 32]| block.map(bf16::from_f32)
+);

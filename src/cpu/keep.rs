@@ -1,13 +1,8 @@
-//! The keep stream of the CPU backend: 16 mask words at a time.
-//!
-//! The generator runs for 16 counters side by side. Each 32-bit word sits in a 64-bit lane of its
-//! own, so that a lane's multiplication is the full 32 x 32 -> 64 product that Philox wants and
-//! vector units have (pmuludq), with the high half one shift away and no shuffles. Written as plain
-//! loops over arrays: the compiler turns each into one or two vector instructions for the
-//! instruction set that the caller is compiled for.
+//! The keep stream of the CPU backend: 16 mask words at a time. The reference says what is compared.
 
 use rayon::prelude::*;
 
+use crate::cpu::philox::philox;
 use crate::cpu::simd::{self, Simd, Task};
 use crate::cpu::tuning::{SEQUENTIAL, TASK};
 use crate::key::MaskKey;
@@ -15,28 +10,6 @@ use crate::operation::DropActivation;
 
 /// Words drawn together.
 pub(crate) const LANES: usize = 16;
-
-type Wide = [u64; LANES];
-
-/// Philox4x32-10 for [`LANES`] counters. Only the low half of a lane counts, in and out.
-#[inline(always)]
-fn philox(mut c0: Wide, mut c1: Wide, c2: u64, c3: u64, seed: u64) -> [Wide; 4] {
-    let (mut c2, mut c3) = ([c2; LANES], [c3; LANES]);
-    let (mut k0, mut k1) = (seed as u32, (seed >> 32) as u32);
-    for _ in 0..10 {
-        for i in 0..LANES {
-            let p0 = (c0[i] & 0xFFFF_FFFF) * 0xD251_1F53;
-            let p1 = (c2[i] & 0xFFFF_FFFF) * 0xCD9E_8D57;
-            c0[i] = (p1 >> 32) ^ c1[i] ^ u64::from(k0);
-            c2[i] = (p0 >> 32) ^ c3[i] ^ u64::from(k1);
-            c1[i] = p1;
-            c3[i] = p0;
-        }
-        k0 = k0.wrapping_add(0x9E37_79B9);
-        k1 = k1.wrapping_add(0xBB67_AE85);
-    }
-    [c0, c1, c2, c3]
-}
 
 /// The keep stream of one call.
 #[derive(Clone, Copy, Debug)]
@@ -77,16 +50,16 @@ impl KeepStream {
         }
     }
 
-    /// The keep words `w..w + LANES` of the stream: see the reference for the comparison itself.
+    /// The keep words `w..w + LANES` of the stream.
     #[inline(always)]
     fn group(&self, w: u64) -> [u32; LANES] {
         let offset = self.key.offset();
-        let index: Wide = std::array::from_fn(|i| w.wrapping_add(i as u64));
+        let index: [u64; LANES] = std::array::from_fn(|i| w.wrapping_add(i as u64));
         let mut keep = [0u32; LANES];
         let mut undecided = [u32::MAX; LANES];
         let mut block = 0;
         loop {
-            let high: Wide = std::array::from_fn(|i| (index[i] >> 32) | u64::from(block << 29));
+            let high: [u64; LANES] = std::array::from_fn(|i| (index[i] >> 32) | u64::from(block << 29));
             let r = philox(index, high, offset & 0xFFFF_FFFF, offset >> 32, self.key.seed());
             for (j, r) in r.iter().enumerate() {
                 let plane = self.threshold << (4 * block + j as u32);

@@ -11,8 +11,9 @@
 mod job;
 mod keep;
 mod passes;
+mod philox;
 #[allow(unsafe_code)] // vector instructions
-mod simd;
+pub(crate) mod simd;
 mod tuning;
 
 use job::{Words, run};

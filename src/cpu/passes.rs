@@ -1,21 +1,21 @@
 //! The passes: what each does to a block of 32 elements.
 
 use crate::cpu::job::Pass;
+use crate::cpu::philox::philox;
 use crate::cpu::simd::Simd;
 use crate::element::Element;
 use crate::key::MaskKey;
 use crate::operation::{Activation, DropActivation, Mixture, RRelu};
 use crate::real::Real;
-use crate::reference;
 
 /// Applies `f` to the values of a block, in the type of the arithmetic.
 #[inline(always)]
-fn map<T: Element>(x: &[T; 32], f: impl Fn(usize, T::Real) -> T::Real) -> [T; 32] {
-    let mut values = T::to_reals(x);
+fn map<S: Simd, T: Element>(simd: S, x: &[T; 32], f: impl Fn(usize, T::Real) -> T::Real) -> [T; 32] {
+    let mut values = T::to_reals(simd, x);
     for (i, value) in values.iter_mut().enumerate() {
         *value = f(i, *value);
     }
-    T::from_reals(&values)
+    T::from_reals(simd, &values)
 }
 
 /// Bit i: element i is at least zero (and so not NaN).
@@ -34,7 +34,7 @@ fn select<S: Simd, T: Element>(simd: S, x: &[T; 32], pass: u32) -> [T; 32] {
 #[inline(always)]
 fn scaled<S: Simd, T: Element>(simd: S, v: &[T; 32], slope: impl Fn(usize) -> T::Real) -> [T; 32] {
     let numbers = simd.at_most_zero(v) | at_least_zero(simd, v);
-    simd.blend(numbers, &map(v, |i, value| slope(i) * value), v)
+    simd.blend(numbers, &map(simd, v, |i, value| slope(i) * value), v)
 }
 
 /// Drop-Activation with ReLU, training forward: keep bits in, pass bits out.
@@ -94,7 +94,7 @@ pub(crate) struct DropSigma(pub(crate) Activation);
 impl<T: Element> Pass<T> for DropSigma {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
-        (simd.blend(keep, &map(x, |_, x| x.sigma(self.0)), x), keep)
+        (simd.blend(keep, &map(simd, x, |_, x| x.sigma(self.0)), x), keep)
     }
 }
 
@@ -104,8 +104,8 @@ pub(crate) struct DropSigmaBackward(pub(crate) Activation);
 impl<T: Element> Pass<T> for DropSigmaBackward {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], keep: u32) -> ([T; 32], u32) {
-        let x = T::to_reals(x);
-        (simd.blend(keep, &map(dy, |i, dy| dy * x[i].derivative(self.0)), dy), keep)
+        let x = T::to_reals(simd, x);
+        (simd.blend(keep, &map(simd, dy, |i, dy| dy * x[i].derivative(self.0)), dy), keep)
     }
 }
 
@@ -119,14 +119,14 @@ impl<T: Element> Pass<T> for Infer {
         let y = match (self.0.mixture(), activation) {
             (Mixture::Identity, _) => *x,
             (Mixture::Sigma, Activation::Relu) => select(simd, x, !simd.at_most_zero(x)),
-            (Mixture::Sigma, _) => map(x, |_, x| x.sigma(activation)),
+            (Mixture::Sigma, _) => map(simd, x, |_, x| x.sigma(activation)),
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
                 let slope = T::Real::from_f64(slope);
-                simd.blend(simd.at_most_zero(x), &map(x, |_, x| slope * x), x)
+                simd.blend(simd.at_most_zero(x), &map(simd, x, |_, x| slope * x), x)
             }
             (Mixture::Mixed { p, slope }, _) => {
                 let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
-                map(x, |_, x| p.mul_add(x.sigma(activation), slope * x))
+                map(simd, x, |_, x| p.mul_add(x.sigma(activation), slope * x))
             }
         };
         (y, word)
@@ -144,8 +144,8 @@ impl<T: Element> Pass<T> for InferBackward {
             (Mixture::Identity, _) => *dy,
             (Mixture::Sigma, Activation::Relu) => select(simd, dy, !simd.at_most_zero(x)),
             (Mixture::Sigma, _) => {
-                let x = T::to_reals(x);
-                map(dy, |i, dy| dy * x[i].derivative(activation))
+                let x = T::to_reals(simd, x);
+                map(simd, dy, |i, dy| dy * x[i].derivative(activation))
             }
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
                 let slope = T::Real::from_f64(slope);
@@ -153,18 +153,25 @@ impl<T: Element> Pass<T> for InferBackward {
             }
             (Mixture::Mixed { p, slope }, _) => {
                 let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
-                let x = T::to_reals(x);
-                map(dy, |i, dy| dy * p.mul_add(x[i].derivative(activation), slope))
+                let x = T::to_reals(simd, x);
+                map(simd, dy, |i, dy| dy * p.mul_add(x[i].derivative(activation), slope))
             }
         };
         (dx, word)
     }
 }
 
-/// The slopes of a block of RReLU.
+/// The slopes of the block that begins at element `e`: eight calls of the generator give four each.
 #[inline(always)]
 fn slopes<T: Element>(op: &RRelu, key: MaskKey, e: u64) -> [T::Real; 32] {
-    std::array::from_fn(|i| T::Real::from_f32(reference::rrelu_slope(op, key, key.first() + e + i as u64)))
+    let q: [u64; 8] = std::array::from_fn(|i| ((key.first() + e) / 4).wrapping_add(i as u64));
+    let offset = key.offset();
+    let words = philox(q, q.map(|q| q >> 32), offset & 0xFFFF_FFFF, offset >> 32, key.seed());
+    let span = op.upper() - op.lower();
+    std::array::from_fn(|i| {
+        let word = words[i % 4][i / 4] as u32;
+        T::Real::from_f32(op.lower() + span * (word >> 8) as f32 / 16_777_216.0)
+    })
 }
 
 /// RReLU, training forward: sign bits out.

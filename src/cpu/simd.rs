@@ -9,6 +9,8 @@ mod avx2;
 mod avx512;
 mod portable;
 
+use half::f16;
+
 use crate::element::Element;
 
 /// Operations on a block, the 32 elements of one mask word.
@@ -17,12 +19,18 @@ use crate::element::Element;
 /// is at most zero when, read as a two's complement integer, it is not positive, and, read as an
 /// unsigned one, it is not beyond negative infinity (what is beyond are the negative NaNs). That is
 /// the same for all four types, and independent of the floating-point environment.
-pub(crate) trait Simd: Copy {
+pub trait Simd: Copy {
     /// Bit i: element i is at most zero (and so not NaN).
     fn at_most_zero<T: Element>(self, block: &[T; 32]) -> u32;
 
     /// Element i of `set` where bit i is set, of `clear` elsewhere.
     fn blend<T: Element>(self, bits: u32, set: &[T; 32], clear: &[T; 32]) -> [T; 32];
+
+    /// Exact.
+    fn widen(self, block: &[f16; 32]) -> [f32; 32];
+
+    /// Rounds each once, to nearest, ties to even.
+    fn narrow(self, block: &[f32; 32]) -> [f16; 32];
 
     /// Copies past the cache. `to` is as long as `from`.
     fn stream<T: Element>(self, from: &[T], to: &mut [T]);

@@ -3,6 +3,8 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::{Simd, Task};
 use crate::element::Element;
 
@@ -11,13 +13,13 @@ pub(super) struct Avx2(());
 
 impl Avx2 {
     pub(super) fn available() -> bool {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") && is_x86_feature_detected!("fma")
     }
 }
 
 /// # Safety
 /// The machine must have the instructions that [`Avx2::available`] asks for.
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,f16c,fma")]
 pub(super) unsafe fn run(task: impl Task) {
     task.run(Avx2(()));
 }
@@ -104,6 +106,29 @@ impl Simd for Avx2 {
                 };
                 let (set, clear) = (_mm256_loadu_si256(set.add(i)), _mm256_loadu_si256(clear.add(i)));
                 _mm256_storeu_si256(to.add(i), _mm256_blendv_epi8(clear, set, chosen));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn widen(self, block: &[f16; 32]) -> [f32; 32] {
+        let mut out = [0.0; 32];
+        let (at, to) = (block.as_ptr().cast::<__m128i>(), out.as_mut_ptr());
+        for i in 0..4 {
+            unsafe { _mm256_storeu_ps(to.add(8 * i), _mm256_cvtph_ps(_mm_loadu_si128(at.add(i)))) };
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn narrow(self, block: &[f32; 32]) -> [f16; 32] {
+        let mut out = [f16::ZERO; 32];
+        let (at, to) = (block.as_ptr(), out.as_mut_ptr().cast::<__m128i>());
+        for i in 0..4 {
+            unsafe {
+                let values = _mm256_loadu_ps(at.add(8 * i));
+                _mm_storeu_si128(to.add(i), _mm256_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT }>(values));
             }
         }
         out

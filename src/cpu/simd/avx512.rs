@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::{Simd, Task};
 use crate::element::Element;
 
@@ -68,6 +70,32 @@ impl Simd for Avx512 {
                     _ => _mm512_mask_mov_epi64(clear, (bits >> (8 * i)) as __mmask8, set),
                 };
                 _mm512_storeu_si512(to.add(i), blended);
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn widen(self, block: &[f16; 32]) -> [f32; 32] {
+        let mut out = [0.0; 32];
+        let (at, to) = (block.as_ptr().cast::<__m256i>(), out.as_mut_ptr());
+        for i in 0..2 {
+            unsafe { _mm512_storeu_ps(to.add(16 * i), _mm512_cvtph_ps(_mm256_loadu_si256(at.add(i)))) };
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn narrow(self, block: &[f32; 32]) -> [f16; 32] {
+        let mut out = [f16::ZERO; 32];
+        let (at, to) = (block.as_ptr(), out.as_mut_ptr().cast::<__m256i>());
+        for i in 0..2 {
+            unsafe {
+                let values = _mm512_loadu_ps(at.add(16 * i));
+                _mm256_storeu_si256(
+                    to.add(i),
+                    _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(values),
+                );
             }
         }
         out

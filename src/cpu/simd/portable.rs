@@ -1,5 +1,7 @@
 //! For every machine: plain loops.
 
+use half::f16;
+
 use super::Simd;
 use crate::element::Element;
 
@@ -19,6 +21,16 @@ impl Simd for Portable {
     #[inline(always)]
     fn blend<T: Element>(self, bits: u32, set: &[T; 32], clear: &[T; 32]) -> [T; 32] {
         std::array::from_fn(|i| if bits >> i & 1 == 1 { set[i] } else { clear[i] })
+    }
+
+    #[inline(always)]
+    fn widen(self, block: &[f16; 32]) -> [f32; 32] {
+        block.map(f16::to_f32)
+    }
+
+    #[inline(always)]
+    fn narrow(self, block: &[f32; 32]) -> [f16; 32] {
+        block.map(f16::from_f32)
     }
 
     #[inline(always)]
