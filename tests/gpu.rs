@@ -1,0 +1,113 @@
+//! What only a GPU can show: tensors beyond 2^32 elements, several streams and threads at once. Where there
+//! is none, each test says so; with `DROP_ACTIVATION_REQUIRE_GPU=1` that is a failure.
+#![cfg(feature = "cuda")]
+
+use std::io::Write;
+use std::sync::Arc;
+
+use drop_activation::cuda::cudarc::driver::{CudaContext, CudaSlice};
+use drop_activation::cuda::{self, Kernels};
+use drop_activation::half::bf16;
+use drop_activation::{DropActivation, KeySequence, MaskKey, cpu, reference};
+
+fn gpu(test: &str) -> Option<(Arc<CudaContext>, Arc<Kernels>)> {
+    match cuda::context(0) {
+        Ok(context) => {
+            let kernels = Kernels::get(&context).unwrap_or_else(|e| panic!("{e}"));
+            Some((context, kernels))
+        }
+        Err(why) => {
+            let required = std::env::var_os("DROP_ACTIVATION_REQUIRE_GPU").is_some_and(|v| !v.is_empty() && v != "0");
+            assert!(!required, "DROP_ACTIVATION_REQUIRE_GPU is set: {why}");
+            // Not by eprintln!, which shows in failing tests only.
+            let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
+            None
+        }
+    }
+}
+
+/// 2^32 + 1500 elements: indices, words and addresses beyond 32 bits. The input repeats a short pattern, so
+/// that the host need not hold it; windows of the result are compared with shards on the CPU.
+#[test]
+fn beyond_2_to_the_32_elements() {
+    const N: usize = (1 << 32) + 1500;
+    const PATTERN: usize = 1 << 24;
+    let Some((context, kernels)) = gpu("tensors beyond 2^32 elements") else { return };
+    let stream = context.new_stream().expect("a stream");
+    let pattern: Vec<bf16> = (0..PATTERN).map(|i| bf16::from_f32((i % 7) as f32 - 3.0)).collect();
+    let device_pattern = stream.clone_htod(&pattern).expect("a copy");
+    // SAFETY: every element is written below before anything reads it.
+    let mut x: CudaSlice<bf16> = unsafe { stream.alloc(N) }.expect("17 GB of device memory for two tensors");
+    for start in (0..N).step_by(PATTERN) {
+        let len = PATTERN.min(N - start);
+        let mut part = x.slice_mut(start..start + len);
+        stream.memcpy_dtod(&device_pattern.slice(..len), &mut part).expect("a copy");
+    }
+    let op = DropActivation::relu(0.6).expect("a probability");
+    let key = MaskKey::new(11, 12);
+    let mask = kernels.forward(&stream, &op, key, &mut x).expect("a launch");
+    let mut dx = stream.clone_dtod(&x).expect("a copy");
+    kernels.backward(&stream, &op, &mask, None, &mut dx).expect("a launch");
+
+    for start in [0, (1 << 31) - 1024, (1usize << 32) - 4096, (1 << 32) - 32, N / 32 * 32 - 1024] {
+        let len = 4096.min(N - start);
+        let window: Vec<bf16> = (start..start + len).map(|i| pattern[i % PATTERN]).collect();
+        let shard = key.shard(start as u64).expect("a multiple of 32");
+        let (y, expected) = reference::forward(&op, shard, &window).expect("a shard");
+        let words = stream.clone_dtoh(&mask.words().slice(start / 32..(start + len).div_ceil(32))).expect("a copy");
+        assert_eq!(words, expected.words(), "mask at {start}");
+        let bits = |v: &[bf16]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&stream.clone_dtoh(&x.slice(start..start + len)).expect("a copy")), bits(&y), "y at {start}");
+        let gradient = reference::backward(&op, &expected, None, &y).expect("a backward pass");
+        let dx = stream.clone_dtoh(&dx.slice(start..start + len)).expect("a copy");
+        assert_eq!(bits(&dx), bits(&gradient), "dx at {start}");
+    }
+}
+
+/// Sixteen threads, each with a stream of its own, share the kernels.
+#[test]
+fn threads_and_streams_at_once() {
+    let Some((context, kernels)) = gpu("threads and streams at once") else { return };
+    let keys = KeySequence::new(5);
+    std::thread::scope(|scope| {
+        for thread in 0..16 {
+            let (context, kernels, keys) = (&context, &kernels, &keys);
+            scope.spawn(move || {
+                let stream = context.new_stream().expect("a stream");
+                let op = DropActivation::relu(0.5 + f64::from(thread) / 40.0).expect("a probability");
+                let x: Vec<f32> = (0..100_003).map(|i| ((i * 37 + thread) % 11) as f32 - 5.0).collect();
+                for _ in 0..20 {
+                    let key = keys.next_key();
+                    let mut y = stream.clone_htod(&x).expect("a copy");
+                    let mask = kernels.forward(&stream, &op, key, &mut y).expect("a launch");
+                    let mut expected = vec![0.0; x.len()];
+                    let expected_mask = cpu::forward(&op, key, (&x, &mut expected)).expect("a pass");
+                    assert_eq!(mask.to_host(&stream).expect("a copy"), expected_mask);
+                    assert_eq!(stream.clone_dtoh(&y).expect("a copy"), expected);
+                }
+            });
+        }
+    });
+}
+
+/// What one stream writes another reads without a word from the caller: cudarc's events order them.
+#[test]
+fn a_mask_that_crosses_streams() {
+    let Some((context, kernels)) = gpu("a mask that crosses streams") else { return };
+    let (forward, backward) = (context.new_stream().expect("a stream"), context.new_stream().expect("a stream"));
+    let op = DropActivation::default();
+    let keys = KeySequence::new(6);
+    let x: Vec<f32> = (0..1 << 22).map(|i| if i % 3 == 0 { 1.0 } else { -1.0 }).collect();
+    let (device_x, mut y) = (forward.clone_htod(&x).expect("a copy"), forward.clone_htod(&x).expect("a copy"));
+    let ones = backward.clone_htod(&vec![1.0f32; x.len()]).expect("a copy");
+    let mut dx = backward.clone_htod(&x).expect("a copy");
+    let mut mask = kernels.forward(&forward, &op, keys.next_key(), (&device_x, &mut y)).expect("a launch");
+    for _ in 0..50 {
+        let key = keys.next_key();
+        kernels.forward_into(&forward, &op, key, (&device_x, &mut y), &mut mask).expect("a launch");
+        kernels.backward(&backward, &op, &mask, None, (&ones, &mut dx)).expect("a launch");
+        let words = cpu::forward(&op, key, (&x, &mut vec![0.0; x.len()])).expect("a pass");
+        let dx = backward.clone_dtoh(&dx).expect("a copy");
+        assert!(dx.iter().enumerate().all(|(i, dx)| (*dx == 1.0) == words.bit(i).expect("inside")), "a stale mask");
+    }
+}
