@@ -1,0 +1,118 @@
+//! The CUDA kernels on a CPU: the plan that a GPU would get, carried out by `tests/emulator`, which
+//! checks every access against the slices of the call and that each output is written exactly once.
+
+use drop_activation::cuda::launch::plan;
+use drop_activation::cuda::{Addresses, Pass};
+use drop_activation::{InOut, MaskOrigin, PackedMask, Result};
+
+use super::{Backend, Call, dirty_mask};
+use crate::data::Bits;
+use crate::emulator::{Buffer, Emulator, Order};
+
+#[derive(Debug)]
+pub struct Emulated {
+    emulator: &'static Emulator,
+    /// Blocks and threads of a block; those of the plan if `None`.
+    pub geometry: Option<(u32, u32)>,
+    pub order: Order,
+}
+
+impl Emulated {
+    /// `None`, after telling so once, on a machine without a C++ compiler.
+    pub fn load() -> Option<Self> {
+        let emulator = Emulator::load_or_tell()?;
+        Some(Self { emulator, geometry: None, order: Order::Forward })
+    }
+
+    fn launch<T: Bits>(
+        &self,
+        pass: &Pass,
+        io: InOut<T>,
+        saved: Option<&[T]>,
+        mask: Option<Buffer>,
+        words: *const u32,
+    ) -> Result<()> {
+        let n = io.len();
+        let (input, output) = match &io {
+            InOut::OutOfPlace(input, output) => (input.as_ptr(), output.as_ptr()),
+            InOut::InPlace(both) => (both.as_ptr(), both.as_ptr()),
+        };
+        let at = Addresses {
+            input: input as u64,
+            saved: saved.map_or(0, |saved| saved.as_ptr() as u64),
+            output: output as u64,
+            mask: words as u64,
+        };
+        let Some(launch) = plan(pass, T::DTYPE, n, at)? else { return Ok(()) };
+        let mut buffers = Vec::new();
+        match io {
+            InOut::OutOfPlace(input, output) => {
+                buffers.push(Buffer::input("input", input));
+                buffers.push(Buffer::output("output", output));
+            }
+            InOut::InPlace(both) => buffers.push(Buffer::in_place("input and output", both)),
+        }
+        buffers.extend(saved.map(|saved| Buffer::input("saved", saved)));
+        buffers.extend(mask);
+        let (grid, block) = self.geometry.unwrap_or((launch.grid, launch.block));
+        let entry = launch.entry.name();
+        self.emulator
+            .launch(entry, grid, block, &launch.args, &buffers, self.order)
+            .unwrap_or_else(|report| panic!("{report}\n(grid {grid}, block {block}, {:?}, {pass:?})", self.order));
+        Ok(())
+    }
+
+    fn make_mask<T: Bits>(&self, pass: &Pass, io: InOut<T>, origin: MaskOrigin) -> Result<Option<PackedMask>> {
+        let len = io.len();
+        let mut words = dirty_mask().into_words();
+        words.resize(len.div_ceil(32), u32::MAX);
+        let at = words.as_ptr();
+        self.launch(pass, io, None, Some(Buffer::output("mask", &mut words)), at)?;
+        PackedMask::from_words(origin, len, words).map(Some)
+    }
+
+    fn read_mask<T: Bits>(&self, pass: &Pass, io: InOut<T>, saved: Option<&[T]>, mask: &PackedMask) -> Result<()> {
+        let words = mask.words();
+        self.launch(pass, io, saved, Some(Buffer::input("mask", words)), words.as_ptr())
+    }
+}
+
+impl Backend for Emulated {
+    fn name(&self) -> String {
+        format!("emulated kernels (geometry {:?}, {:?})", self.geometry, self.order)
+    }
+
+    fn run<T: Bits>(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>> {
+        let none = std::ptr::null();
+        match *call {
+            Call::Forward(op, key) | Call::ForwardInto(op, key) => {
+                return self.make_mask(&Pass::Forward { op, key }, io, MaskOrigin::DropActivation(op));
+            }
+            Call::ForwardWithoutMask(op, key) => {
+                self.launch(&Pass::ForwardWithoutMask { op, key }, io, None, None, none)
+            }
+            Call::Backward(op, mask, x) => self.read_mask(&Pass::Backward { op }, io, x, mask),
+            Call::BackwardFromOutput(op, y) => self.launch(&Pass::BackwardFromOutput { op }, io, Some(y), None, none),
+            Call::Infer(op) => self.launch(&Pass::Infer { op }, io, None, None, none),
+            Call::InferBackward(op, x) => self.launch(&Pass::InferBackward { op }, io, Some(x), None, none),
+            Call::RreluForward(op, key) | Call::RreluForwardInto(op, key) => {
+                return self.make_mask(&Pass::RreluForward { op, key }, io, MaskOrigin::RRelu(op, key));
+            }
+            Call::RreluBackward(op, mask) => {
+                let MaskOrigin::RRelu(_, key) = mask.origin() else { panic!("the mask is RReLU's") };
+                self.read_mask(&Pass::RreluBackward { op, key }, io, None, mask)
+            }
+            Call::RreluInfer(op) => self.launch(&Pass::RreluInfer { op }, io, None, None, none),
+            Call::RreluInferBackward(op, x) => {
+                self.launch(&Pass::RreluInferBackward { op }, io, Some(x), None, none)
+            }
+            Call::ReluForward => self.launch(&Pass::ReluForward, io, None, None, none),
+            Call::ReluBackward(y) => self.launch(&Pass::ReluBackward, io, Some(y), None, none),
+        }?;
+        Ok(None)
+    }
+
+    fn is_slow(&self) -> bool {
+        true
+    }
+}
