@@ -1,8 +1,8 @@
 //! Numbers to test with: every element type by its bits, the values that break naive code, and a
 //! generator that gives the same ones in every run.
 
-use drop_activation::half::{bf16, f16};
 use drop_activation::Element;
+use drop_activation::half::{bf16, f16};
 
 /// What the GPU backend asks of an element type besides.
 #[cfg(feature = "cuda")]
@@ -105,9 +105,8 @@ pub fn specials<T: Bits>() -> Vec<T> {
         infinity | quiet | 5,
         infinity | mantissa,
     ];
-    let values = [
-        1e-8, 0.1, 0.5, 0.75179, 1.0, 1.27846, 2.0, 5.5, 9.0, 13.3, 17.3, 19.0, 38.5, 88.7, 103.9, 709.8, 745.2,
-    ];
+    let values =
+        [1e-8, 0.1, 0.5, 0.75179, 1.0, 1.27846, 2.0, 5.5, 9.0, 13.3, 17.3, 19.0, 38.5, 88.7, 103.9, 709.8, 745.2];
     let values = values.iter().map(|v| T::rounded(*v).bits());
     let sign = 1 << (T::width() - 1);
     patterns.into_iter().chain(values).flat_map(|bits| [T::from_bits(bits), T::from_bits(sign | bits)]).collect()

@@ -82,7 +82,14 @@ fn shards_that_split_a_word() {
 
 /// `call` must fail with `expected` and leave the output, of `output_len` elements, as it was; in place
 /// too, where input and output are equally long.
-fn refuses(backend: &impl Backend, call: Call<f32>, input: &[f32], output_len: usize, expected: &Error, parts: &[&str]) {
+fn refuses(
+    backend: &impl Backend,
+    call: Call<f32>,
+    input: &[f32],
+    output_len: usize,
+    expected: &Error,
+    parts: &[&str],
+) {
     let untouched = Guarded::<f32>::garbage(output_len, 0);
     let mut output = untouched.slice().to_vec();
     let check = |result: drop_activation::Result<_>, now: &[f32], before: &[f32]| {
@@ -192,10 +199,10 @@ pub fn masks_of_other_operations<B: Backend>(backend: &B) {
 
     // Another activation, in every combination, and another p, by a hair.
     for wanted in Activation::ALL.map(|a| op(a, 0.95)) {
-        let others = Activation::ALL.map(|a| op(a, 0.95)).into_iter().chain([
-            op(wanted.activation(), 0.5),
-            op(wanted.activation(), 0.95f64.next_up()),
-        ]);
+        let others = Activation::ALL
+            .map(|a| op(a, 0.95))
+            .into_iter()
+            .chain([op(wanted.activation(), 0.5), op(wanted.activation(), 0.95f64.next_up())]);
         for other in others.filter(|other| *other != wanted) {
             let mask = forward_mask(other, LEN);
             refused(Call::Backward(wanted, &mask, Some(&dy)), &mask, wanted.to_string());
@@ -204,7 +211,8 @@ pub fn masks_of_other_operations<B: Backend>(backend: &B) {
         refused(Call::Backward(wanted, &mask, Some(&dy)), &mask, wanted.to_string());
     }
 
-    let others = [forward_mask(relu, LEN), signs(RRelu::new(0.125, 0.5).unwrap()), signs(RRelu::new(0.2, 1.0 / 3.0).unwrap())];
+    let others =
+        [forward_mask(relu, LEN), signs(RRelu::new(0.125, 0.5).unwrap()), signs(RRelu::new(0.2, 1.0 / 3.0).unwrap())];
     for mask in others {
         refused(Call::RreluBackward(rrelu, &mask), &mask, rrelu.to_string());
     }

@@ -222,9 +222,8 @@ fn key_sequences_resume() {
 fn threads_get_keys_of_their_own() {
     let keys = KeySequence::new(11);
     let all: Vec<MaskKey> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| (0..5000).map(|_| keys.next_key()).collect::<Vec<_>>()))
-            .collect();
+        let threads: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| (0..5000).map(|_| keys.next_key()).collect::<Vec<_>>())).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     let distinct: HashSet<MaskKey> = all.iter().copied().collect();

@@ -61,11 +61,8 @@ pub fn run<T: Bits>(
     let call = saved.as_ref().map_or(*call, |saved| call.with_saved(saved.slice()));
     let mut from = Guarded::new(input, at.input);
     let mut to = Guarded::garbage(input.len(), at.output);
-    let io = if at.in_place {
-        InOut::InPlace(from.slice_mut())
-    } else {
-        InOut::OutOfPlace(from.slice(), to.slice_mut())
-    };
+    let io =
+        if at.in_place { InOut::InPlace(from.slice_mut()) } else { InOut::OutOfPlace(from.slice(), to.slice_mut()) };
     let mask = backend.run(&call, io).unwrap_or_else(|e| panic!("{}: {e}", what()));
     assert!(from.intact() && to.intact(), "{}: wrote outside its output", what());
     if let Some((now, before)) = saved.as_ref().zip(call.saved()) {

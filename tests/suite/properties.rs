@@ -26,7 +26,8 @@ fn case(longest: usize) -> impl Strategy<Value = Case> {
     let p = prop_oneof![0.0..=1.0f64, Just(0.0), Just(1.0), Just(0.95), (1..33i32).prop_map(|e| 2f64.powi(-e))];
     let p = (p, any::<bool>()).prop_map(|(p, other)| if other { 1.0 - p } else { p });
     // Near zero, near the carries of the counters' words, near the end, anywhere.
-    let first = prop_oneof![Just(0), Just(1 << 34), Just(1 << 37), Just(1 << 63), Just(u64::MAX - (1 << 20)), any::<u64>()];
+    let first =
+        prop_oneof![Just(0), Just(1 << 34), Just(1 << 37), Just(1 << 63), Just(u64::MAX - (1 << 20)), any::<u64>()];
     let at = (0..9usize, 0..9usize, 0..9usize, any::<bool>());
     let at = at.prop_map(|(input, output, saved, in_place)| Placement { input, output, saved, in_place });
     let key = (any::<u64>(), any::<u64>(), first, 0..100u64).prop_map(|(seed, offset, first, back)| {

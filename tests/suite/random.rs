@@ -105,7 +105,9 @@ fn examine(p: f64, words: usize, lags: &[usize]) {
     bits.runs();
     bits.bytes();
     lags.iter().for_each(|&lag| bits.correlation(&bits, lag));
-    for neighbour in [MaskKey::new(91, 93), MaskKey::new(91, 92 + (1 << 32)), MaskKey::new(92, 92), MaskKey::new(92, 91)] {
+    for neighbour in
+        [MaskKey::new(91, 93), MaskKey::new(91, 92 + (1 << 32)), MaskKey::new(92, 92), MaskKey::new(92, 91)]
+    {
         let other = Bits::draw(p, neighbour, words);
         for lag in [0, 1, 32, 1024] {
             bits.correlation(&other, lag);
@@ -216,7 +218,7 @@ mod counters {
     /// The counter that Philox4x32-10 made `output` from.
     fn philox_backwards(output: [u32; 4], seed: u64) -> [u32; 4] {
         const FACTORS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-        let high = |a: u32, b: u32| (u64::from(a) * u64::from(b) >> 32) as u32;
+        let high = |a: u32, b: u32| ((u64::from(a) * u64::from(b)) >> 32) as u32;
         (0..10).rev().fold(output, |[c0, c1, c2, c3], round: u32| {
             let key0 = (seed as u32).wrapping_add(round.wrapping_mul(0x9E37_79B9));
             let key1 = ((seed >> 32) as u32).wrapping_add(round.wrapping_mul(0xBB67_AE85));

@@ -198,8 +198,7 @@ pub fn f64_bounds<B: Backend>(backend: &B) {
     let x: Vec<f64> = rows.iter().map(|row| number(row[0])).collect();
     for (column, activation) in SMOOTH.into_iter().enumerate() {
         let truth = |hex: &str| (number(&hex[..16]), number(&hex[16..]));
-        let truth: Vec<_> =
-            rows.iter().map(|row| [truth(row[1 + 2 * column]), truth(row[2 + 2 * column])]).collect();
+        let truth: Vec<_> = rows.iter().map(|row| [truth(row[1 + 2 * column]), truth(row[2 + 2 * column])]).collect();
         check_bounds(backend, activation, &x, &truth);
     }
 }

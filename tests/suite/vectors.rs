@@ -66,9 +66,8 @@ pub fn keep_words<B: Backend>(backend: &B) {
 /// uniform integer U has as its top four bits the number of thresholds j / 16 that it is not below, and
 /// these four bits, over the 32 elements of a word, are the generator's four output words.
 pub fn philox_in_masks<B: Backend>(backend: &B) {
-    let below: Vec<u32> = (1..16)
-        .map(|j| backend.keep_words(f64::from(j) / 16.0, MaskKey::new(0, 0), 32).unwrap()[0])
-        .collect();
+    let below: Vec<u32> =
+        (1..16).map(|j| backend.keep_words(f64::from(j) / 16.0, MaskKey::new(0, 0), 32).unwrap()[0]).collect();
     let mut out = [0u32; 4];
     for i in 0..32 {
         let top = below.iter().filter(|keep| **keep >> i & 1 == 0).count();

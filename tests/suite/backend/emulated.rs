@@ -103,9 +103,7 @@ impl Backend for Emulated {
                 self.read_mask(&Pass::RreluBackward { op, key }, io, None, mask)
             }
             Call::RreluInfer(op) => self.launch(&Pass::RreluInfer { op }, io, None, None, none),
-            Call::RreluInferBackward(op, x) => {
-                self.launch(&Pass::RreluInferBackward { op }, io, Some(x), None, none)
-            }
+            Call::RreluInferBackward(op, x) => self.launch(&Pass::RreluInferBackward { op }, io, Some(x), None, none),
             Call::ReluForward => self.launch(&Pass::ReluForward, io, None, None, none),
             Call::ReluBackward(y) => self.launch(&Pass::ReluBackward, io, Some(y), None, none),
         }?;
