@@ -1,0 +1,462 @@
+//! Kernels broken in the ways people get wrong. The emulation must catch each of them, either by its report on
+//! a launch or because the numbers are not the reference's; and it must find nothing in the kernels as
+//! they are, by the same probe.
+//!
+//! The kernels use no shared memory, so there is no `__syncwarp` in them to leave out: what a missing one does
+//! is shown on a kernel of its own in `emulator_self.rs`.
+//!
+//! `cargo test --test mutants -- --nocapture` prints what caught each.
+#![cfg(feature = "cuda")]
+
+#[path = "suite/data.rs"]
+#[allow(dead_code)]
+mod data;
+mod emulator;
+#[path = "suite/guarded.rs"]
+#[allow(dead_code)]
+mod guarded;
+
+use std::fs;
+
+use data::{Bits, Rng, same_bits};
+use drop_activation::cuda::{Addresses, Pass, launch::plan};
+use drop_activation::half::{bf16, f16};
+use drop_activation::{DropActivation, MaskKey, RRelu, reference};
+use emulator::{Buffer, BuildError, Emulator, Order};
+use guarded::Guarded;
+
+/// One change to one file of `kernels/`.
+struct Mutant {
+    file: &'static str,
+    /// Stands there exactly once, so that this table can't outlive what it is about.
+    find: &'static str,
+    replace: &'static str,
+    /// Entry points that show it, without their `da_`.
+    entries: &'static [&'static str],
+    caught: By,
+}
+
+/// What a mutant is caught by.
+enum By {
+    /// A report that says this.
+    Report(&'static str),
+    /// Numbers that are not the reference's.
+    Numbers,
+}
+use By::{Numbers, Report};
+
+/// One test for each mutant, and all of them as a table.
+macro_rules! mutants {
+    ($($(#[$meta:meta])+ $name:ident: $file:literal $find:literal => $replace:literal, $entries:expr, $by:expr;)+) => {
+        const MUTANTS: &[Mutant] = &[
+            $(Mutant { file: $file, find: $find, replace: $replace, entries: &$entries, caught: $by }),+
+        ];
+
+        #[allow(non_camel_case_types)]
+        #[derive(Clone, Copy)]
+        enum Name { $($name),+ }
+
+        $($(#[$meta])+
+        #[test]
+        fn $name() {
+            is_caught(stringify!($name), &MUTANTS[Name::$name as usize]);
+        })+
+    };
+}
+
+mutants! {
+    // warp.cuh: lanes, words and bits
+
+    /// A lane mask short by one lane.
+    mask_without_the_last_lane: "warp.cuh" "kFullWarp = 0xFFFFFFFFu" => "kFullWarp = 0x7FFFFFFFu",
+        ["train_forward_relu_bf16"], Report("which does not name it");
+    /// The halves of the warp take each other's part of the exchange.
+    selectors_swapped: "warp.cuh" "upper ? 0x3276 : 0x5410" => "upper ? 0x5410 : 0x3276",
+        ["train_forward_relu_bf16"], Numbers;
+    /// One digit of a byte selector.
+    selector_off_by_one: "warp.cuh" "0x3715" => "0x3725", ["train_backward_relu_bf16"], Numbers;
+    /// A shift in the wrong direction.
+    shift_to_the_right: "warp.cuh" "(other << width) & ~low" => "(other >> width) & ~low",
+        ["train_backward_relu_f32"], Numbers;
+    /// Each lane takes the word of its own number, whatever the packs are.
+    word_of_the_lane: "warp.cuh" "return lane / kLanesPerWord + E * (lane % kLanesPerWord);" => "return lane;",
+        ["train_forward_relu_f32"], Numbers;
+
+    // philox.cuh, keep_stream.cuh: the random bits
+
+    /// A multiplier with two digits exchanged.
+    philox_constant: "philox.cuh" "0xCD9E8D57u" => "0xCD9E8D75u", ["train_forward_relu_f32"], Numbers;
+    /// Nine rounds of ten.
+    philox_rounds: "philox.cuh" "round < 10" => "round < 9", ["train_forward_relu_f32"], Numbers;
+    /// A bit of T against the wrong random word.
+    plane_of_the_neighbour: "keep_stream.cuh" "compare(r.z, bits << 2" => "compare(r.z, bits << 1",
+        ["train_forward_relu_f32"], Numbers;
+    /// Two planes exchanged: the one that decides less overrules the other.
+    planes_exchanged: "keep_stream.cuh"
+        "compare(r.y, bits << 1, less, equal);\n            compare(r.x, bits, less, equal);" =>
+        "compare(r.x, bits, less, equal);\n            compare(r.y, bits << 1, less, equal);",
+        ["train_forward_relu_f32"], Numbers;
+    /// A later block overrules what an earlier one has settled.
+    settled_again: "keep_stream.cuh" "keep |= undecided & less" => "keep |= less", ["train_forward_relu_f32"], Numbers;
+    /// The warp stops when the first lane is done, not the last.
+    stops_with_the_first_lane: "keep_stream.cuh" "__any_sync(kFullWarp" => "__all_sync(kFullWarp",
+        ["train_forward_relu_f32"], Numbers;
+    /// A lane that is done leaves the others alone with the vote.
+    leaves_before_the_vote: "keep_stream.cuh" "if (block >= 2 &&" => "if (undecided == 0) break; if (block >= 2 &&",
+        ["train_forward_relu_f32"], Report("deadlock");
+    /// The blocks of one word run into another's.
+    block_number_misplaced: "keep_stream.cuh" "block << 29" => "block << 28", ["train_forward_relu_f32"], Numbers;
+    /// Word indices of 32 bits: tensors beyond 2^37 elements repeat their masks.
+    word_index_truncated: "keep_stream.cuh" "static_cast<uint32_t>(w >> 32) |" => "", ["train_forward_relu_f32"],
+        Numbers;
+
+    // tile.cuh: the walk
+
+    /// The warps of a block forget that there are others.
+    stride_too_short: "tile.cuh" "uint64_t{gridDim.x} * warps_per_block" => "uint64_t{gridDim.x}",
+        ["relu_forward_f32"], Report("some of them for the second time");
+    /// The last tile goes by packs although it is not whole.
+    partial_tile_by_packs: "tile.cuh" "aligned ? a.n / DA_TILE_ELEMENTS" =>
+        "aligned ? (a.n + DA_TILE_ELEMENTS - 1) / DA_TILE_ELEMENTS",
+        ["relu_forward_f64"], Report("outside every buffer");
+    /// The output's address is taken for as good as the input's.
+    output_alignment_untested: "tile.cuh" "pack_aligned(Op::first(a)) && pack_aligned(a.out)" =>
+        "pack_aligned(Op::first(a))",
+        ["relu_forward_bf16"], Report("which is no multiple of 16");
+    /// So is the saved tensor's.
+    saved_alignment_untested: "tile.cuh" "(Op::kInputs == 1 || pack_aligned(Op::second(a)))" => "true",
+        ["train_backward_relu_from_output_bf16"], Report("which is no multiple of 16");
+    /// A tail that is no whole word is left out.
+    tail_word_left_out: "tile.cuh" "(count + 31) / 32" => "count / 32",
+        ["relu_forward_f32"], Report("are never written");
+    /// One element too many.
+    tail_off_by_one: "tile.cuh" "inside = i < count" => "inside = i <= count",
+        ["relu_forward_f32"], Report("outside every buffer");
+    /// Lanes beyond the end have a say in the mask.
+    vote_of_lanes_outside: "tile.cuh" "inside && bit_out" => "bit_out", ["train_forward_relu_bf16"], Numbers;
+    /// A collective that only some lanes come to.
+    shuffle_of_lanes_inside: "tile.cuh" "if constexpr (Op::kBitsIn != BitsIn::kNone) bit =" => "if (inside) bit =",
+        ["train_forward_relu_bf16"], Report("deadlock");
+    /// Every lane keeps the last vote.
+    vote_kept_by_all: "tile.cuh" "if (lane == j) bits_out = vote;" => "bits_out = vote;",
+        ["train_forward_relu_bf16"], Numbers;
+    /// Mask words past the end of the mask are stored.
+    mask_stored_past_the_end: "tile.cuh" "if (lane < words) __stcs(" => "__stcs(",
+        ["train_forward_relu_bf16"], Report("writes 4 bytes outside every buffer");
+    /// And loaded.
+    mask_loaded_past_the_end: "tile.cuh" "if (lane < words) bits =" => "bits =",
+        ["train_backward_relu_bf16"], Report("reads 4 bytes outside every buffer");
+    /// A pack's bits replace those of the packs before.
+    bits_of_the_last_pack: "tile.cuh" "bits_out |= pack_bits << field" => "bits_out = pack_bits << field",
+        ["train_forward_relu_f32"], Numbers;
+    /// The second step works on the first one's packs.
+    step_loaded_again: "tile.cuh" "load_step(first, at + 32 * step, in0)" => "load_step(first, at, in0)",
+        ["relu_forward_f32"], Numbers;
+    /// A pack is loaded once more after its result was stored, which harms in place only.
+    pack_loaded_again: "tile.cuh" "__stwb(out + at + 32 * (step + k), in0[k].raw);" =>
+        "__stwb(out + at + 32 * (step + k), in0[k].raw); in0[k].raw = __ldcs(first + at + 32 * (step + k));",
+        ["relu_forward_f32"], Report("after this launch has written there");
+    /// Loads through the cache that need not see what the launch has written.
+    read_only_path: "tile.cuh" "packs[k].raw = __ldcs(" => "packs[k].raw = __ldg(",
+        ["relu_forward_f32"], Report("by the read-only path");
+    /// Indices of 32 bits, by packs.
+    packs_truncated: "tile.cuh" "const uint64_t at = tile" => "const uint32_t at = tile",
+        ["relu_forward_f64"], Report("outside every buffer");
+    /// The same by elements.
+    elements_truncated: "tile.cuh" "const uint64_t base = tile" => "const uint32_t base = tile",
+        ["relu_forward_f64"], Report("outside every buffer");
+
+    // select.cuh: pairs
+
+    /// The high element's mask out of the low one's register.
+    pair_from_one_register: "select.cuh" "high = 8 | (4 + k)" => "high = 8 | k", ["train_backward_relu_f16"], Numbers;
+    /// A bit next to the one that is meant.
+    pair_shift_off_by_one: "select.cuh" "bits << (7 - e)" => "bits << (6 - e)", ["train_backward_relu_bf16"], Numbers;
+    /// Two packs gather their bits in one place.
+    places_collide: "select.cuh" "2 * j + 1;" => "2 * j;", ["train_forward_relu_f16"], Numbers;
+
+    // What is computed
+
+    /// Kept elements pass and dropped ones are blocked.
+    keep_inverted: "train.cu" "!(keep && D::real(x) <= 0)" => "!(!keep && D::real(x) <= 0)",
+        ["train_forward_relu_f32"], Numbers;
+    /// The gradient at zero.
+    zero_passes: "train.cu" "D::real(x) <= 0" => "D::real(x) < 0", ["train_forward_relu_f32"], Numbers;
+    /// NaN counts as negative.
+    nan_blocked: "train.cu" "keep && D::real(x) <= 0" => "keep && !(D::real(x) > 0)",
+        ["train_forward_relu_f32"], Numbers;
+    /// p == 1 left to multiplication by 0, which gives -0 and, at -inf, NaN.
+    slope_of_zero: "infer.cu" "mix.kind == DA_MIXTURE_SIGMA ? typename D::Bits{0} : D::bits(mix.slope * value)" =>
+        "D::bits(mix.slope * value)",
+        ["infer_forward_relu_f32"], Numbers;
+    /// Rounding towards zero.
+    rounding_by_truncation: "dtype.cuh" "__bfloat16_as_ushort(__float2bfloat16_rn(r))" =>
+        "static_cast<Bits>(__float_as_uint(r) >> 16)",
+        ["infer_forward_relu_bf16"], Numbers;
+    /// Another 24 of the 32 random bits.
+    uniform_shift: "rrelu.cu" "random >> 8" => "random & 0xFFFFFF", ["rrelu_train_forward_f32"], Numbers;
+    /// Another word of the four, by elements only.
+    uniform_word: "tile.cuh" "const uint32_t low = e & 1 ? words.y : words.x" =>
+        "const uint32_t low = e & 1 ? words.x : words.y",
+        ["rrelu_train_backward_bf16"], Numbers;
+}
+
+// ---------------------------------------------------------------------------------------------------
+// The probe: a few launches of an entry point that between them show most that can go wrong
+
+/// One launch. Places are in elements past a 64-byte boundary.
+struct Case {
+    p: f64,
+    n: usize,
+    /// Elements that come before and are other blocks' work.
+    before: u64,
+    /// The key's `first`.
+    first: u64,
+    input: usize,
+    output: usize,
+    saved: usize,
+    in_place: bool,
+    /// Those of the plan if `None`.
+    geometry: Option<(u32, u32)>,
+    order: Order,
+}
+
+const PLAIN: Case = Case {
+    p: 0.95,
+    n: 1025,
+    before: 0,
+    first: 0,
+    input: 0,
+    output: 0,
+    saved: 0,
+    in_place: false,
+    geometry: None,
+    order: Order::Forward,
+};
+
+const CASES: &[Case] = &[
+    Case { n: 1, input: 1, ..PLAIN },
+    Case { n: 33, output: 1, order: Order::Reversed, ..PLAIN },
+    Case { n: 1023, in_place: true, ..PLAIN },
+    Case { p: 0.5, ..PLAIN },
+    Case { input: 1, saved: 1, order: Order::Random(1), ..PLAIN },
+    Case { output: 1, p: 0.5, ..PLAIN },
+    Case { saved: 1, ..PLAIN },
+    Case { input: 3, saved: 3, in_place: true, order: Order::Reversed, ..PLAIN },
+    // More tiles than warps. One element in 4096 takes more planes than the first three calls give, and so close
+    // to 1 they decide.
+    Case { n: 40 * 1024 + 40, p: 1.0 - 1e-9, geometry: Some((1, 64)), order: Order::Random(2), ..PLAIN },
+    // Across the carry into the upper half of word indices.
+    Case { n: 7 * 1024 + 40, geometry: Some((3, 32)), in_place: true, first: (1 << 37) - 2048, ..PLAIN },
+    Case { n: 2048, p: 1.0, ..PLAIN },
+    // Element and pack indices beyond 32 bits: the last block of a long tensor.
+    Case { before: 1 << 34, ..PLAIN },
+];
+
+/// What is wrong with a kernel.
+enum Finding {
+    Report(String),
+    Numbers(String),
+}
+
+fn probe(emulator: &Emulator, entry: &str) -> Result<(), Finding> {
+    let (stem, dtype) = entry.rsplit_once('_').expect("an entry ends with its type");
+    let run = match dtype {
+        "f32" => run_case::<f32>,
+        "f16" => run_case::<f16>,
+        "bf16" => run_case::<bf16>,
+        "f64" => run_case::<f64>,
+        other => panic!("no type {other}"),
+    };
+    CASES.iter().try_for_each(|case| run(emulator, stem, case))
+}
+
+/// A pass on given numbers and what must come of it.
+struct Work<T> {
+    pass: Pass,
+    input: Vec<T>,
+    saved: Option<Vec<T>>,
+    mask_read: Option<Vec<u32>>,
+    output: Vec<T>,
+    mask_written: Option<Vec<u32>>,
+}
+
+impl<T: Bits> Work<T> {
+    fn new(stem: &str, case: &Case) -> Self {
+        let (op, rrelu) = (DropActivation::relu(case.p).unwrap(), RRelu::default());
+        let of_all = MaskKey::new(0x0123_4567_89AB_CDEF, 0xFEDC_BA98_7654_3210).shard(case.first).unwrap();
+        let key = of_all.shard(case.first + case.before).unwrap();
+        let mut rng = Rng::new(case.n as u64);
+        let (x, dy) = (rng.values::<T>(case.n), rng.values::<T>(case.n));
+        let (y, mask) = reference::forward(&op, key, &x).unwrap();
+
+        let exact =
+            |pass, input, output| Self { pass, input, saved: None, mask_read: None, output, mask_written: None };
+        match stem {
+            "train_forward_relu" => {
+                Self { mask_written: Some(mask.into_words()), ..exact(Pass::Forward { op, key: of_all }, x, y) }
+            }
+            "train_backward_relu" => {
+                let dx = reference::backward(&op, &mask, None, &dy).unwrap();
+                Self { mask_read: Some(mask.into_words()), ..exact(Pass::Backward { op }, dy, dx) }
+            }
+            "train_backward_relu_from_output" => {
+                let dx = reference::backward_from_output(&op, &y, &dy).unwrap();
+                Self { saved: Some(y), ..exact(Pass::BackwardFromOutput { op }, dy, dx) }
+            }
+            "infer_forward_relu" => {
+                let y = reference::infer(&op, &x);
+                exact(Pass::Infer { op }, x, y)
+            }
+            "rrelu_train_forward" => {
+                let (y, signs) = reference::rrelu_forward(&rrelu, key, &x).unwrap();
+                let pass = Pass::RreluForward { op: rrelu, key: of_all };
+                Self { mask_written: Some(signs.into_words()), ..exact(pass, x, y) }
+            }
+            "rrelu_train_backward" => {
+                let (_, signs) = reference::rrelu_forward(&rrelu, key, &x).unwrap();
+                let dx = reference::rrelu_backward(&rrelu, &signs, &dy).unwrap();
+                let pass = Pass::RreluBackward { op: rrelu, key: of_all };
+                Self { mask_read: Some(signs.into_words()), ..exact(pass, dy, dx) }
+            }
+            "relu_forward" => {
+                let y = reference::relu_forward(&x);
+                exact(Pass::ReluForward, x, y)
+            }
+            other => panic!("the probe does not know {other}"),
+        }
+    }
+}
+
+fn run_case<T: Bits>(emulator: &Emulator, stem: &str, case: &Case) -> Result<(), Finding> {
+    let work = Work::<T>::new(stem, case);
+    let mut input = Guarded::new(&work.input, case.input);
+    let mut output = Guarded::garbage(case.n, case.output);
+    let saved = work.saved.map(|saved| Guarded::new(&saved, case.saved));
+    let mut words = work.mask_read.clone().unwrap_or(vec![u32::MAX; case.n.div_ceil(32)]);
+
+    // The tensor's own beginning, whether or not anything is there.
+    let start = |slice: &[T]| slice.as_ptr() as u64 - case.before * size_of::<T>() as u64;
+    let at = Addresses {
+        input: start(input.slice()),
+        saved: saved.as_ref().map_or(0, |saved| start(saved.slice())),
+        output: start(if case.in_place { input.slice() } else { output.slice() }),
+        mask: words.as_ptr() as u64 - case.before / 8,
+    };
+    let n = case.before as usize + case.n;
+    let launch = plan(&work.pass, T::DTYPE, n, at).unwrap().expect("there are elements");
+    assert_eq!(launch.entry.name(), format!("da_{stem}_{}", T::DTYPE.name()));
+    let (grid, block) = case.geometry.unwrap_or((launch.grid, launch.block));
+    let blocks = if case.before == 0 { 0..grid } else { grid - 1..grid };
+
+    let mut buffers = Vec::new();
+    if case.in_place {
+        buffers.push(Buffer::in_place("input and output", input.slice_mut()));
+    } else {
+        buffers.push(Buffer::input("input", input.slice()));
+        buffers.push(Buffer::output("output", output.slice_mut()));
+    }
+    buffers.extend(saved.as_ref().map(|saved| Buffer::input("saved", saved.slice())));
+    if work.mask_read.is_some() {
+        buffers.push(Buffer::input("mask", &words));
+    } else if work.mask_written.is_some() {
+        buffers.push(Buffer::output("mask", &mut words));
+    }
+    emulator
+        .launch_blocks(launch.entry.name(), grid, block, blocks, &launch.args, &buffers, case.order)
+        .map_err(Finding::Report)?;
+
+    let given = if case.in_place { input.slice() } else { output.slice() };
+    let numbers = |message| Err(Finding::Numbers(format!("{} of {} elements: {message}", launch.entry.name(), case.n)));
+    if let Some(i) = (0..case.n).find(|&i| !same_bits(given[i], work.output[i])) {
+        return numbers(format!("element {i} is {:?}, not {:?}", given[i], work.output[i]));
+    }
+    if let Some(expected) = work.mask_written
+        && let Some(w) = (0..words.len()).find(|&w| words[w] != expected[w])
+    {
+        return numbers(format!("mask word {w} is {:08X}, not {:08X}", words[w], expected[w]));
+    }
+    Ok(())
+}
+
+// ---------------------------------------------------------------------------------------------------
+
+/// The kernels with this one change, built with the entries that show it and no others.
+fn build(name: &str, mutant: &Mutant) -> Result<Emulator, BuildError> {
+    let kernels = emulator::root().join("kernels");
+    let files = fs::read_dir(&kernels)
+        .map_err(|_| BuildError::Unavailable(format!("its sources are not here: {}", kernels.display())))?;
+    let folder = emulator::scratch_folder(&format!("mutant-{name}"));
+    let mut changed = false;
+    for entry in files {
+        let path = entry.unwrap().path();
+        if !path.is_file() {
+            continue;
+        }
+        let file = path.file_name().unwrap();
+        let mut text = fs::read_to_string(&path).unwrap();
+        if file == mutant.file {
+            let count = text.matches(mutant.find).count();
+            assert_eq!(count, 1, "{:?} stands in {} {count} times: change the table", mutant.find, mutant.file);
+            text = text.replace(mutant.find, mutant.replace);
+            changed = true;
+        }
+        if path.extension().is_some_and(|extension| extension == "cu") {
+            let Some(reduced) = with_entries(&text, mutant.entries) else { continue };
+            text = reduced;
+        }
+        fs::write(folder.join(file), text).unwrap();
+    }
+    assert!(changed, "there is no {}", mutant.file);
+    let built = Emulator::build(&folder);
+    let _ = fs::remove_dir_all(&folder);
+    built
+}
+
+/// A source that defines only these entries, `None` if it has none of them.
+fn with_entries(source: &str, entries: &[&str]) -> Option<String> {
+    let mut any = false;
+    let reduced = source.lines().map(|line| {
+        let Some(declared) = line.strip_prefix("DA_ENTRIES(da_") else { return format!("{line}\n") };
+        let (stem, operation) = declared.trim_end_matches(')').split_once(", ").expect("a name and an operation");
+        let wanted = entries.iter().filter_map(|entry| entry.rsplit_once('_').filter(|(of, _)| *of == stem));
+        let defined: Vec<_> = wanted
+            .map(|(_, dtype)| format!("DA_ENTRY(da_{stem}_{dtype}, {operation}<{}>) ", dtype.to_uppercase()))
+            .collect();
+        any |= !defined.is_empty();
+        defined.concat() + "\n"
+    });
+    let reduced: String = reduced.collect();
+    any.then_some(reduced)
+}
+
+fn is_caught(name: &str, mutant: &Mutant) {
+    let emulator = match build(name, mutant) {
+        Ok(emulator) => emulator,
+        Err(BuildError::Unavailable(why)) => return emulator::tell_skipped(&why),
+        Err(BuildError::Failed(why)) => panic!("{name} does not compile: {why}"),
+    };
+    let found = mutant.entries.iter().find_map(|entry| probe(&emulator, entry).err());
+    match (found, &mutant.caught) {
+        (None, _) => panic!("{name} survives"),
+        (Some(Finding::Report(report)), Report(expected)) if report.contains(expected) => {
+            println!("{name}: {report}");
+        }
+        (Some(Finding::Numbers(numbers)), Numbers) => println!("{name}: {numbers}"),
+        (Some(Finding::Report(other) | Finding::Numbers(other)), _) => panic!("{name} is caught by another: {other}"),
+    }
+}
+
+/// The kernels as they are pass the probe that the mutants fail.
+#[test]
+fn nothing_is_found_in_the_kernels_themselves() {
+    let Some(emulator) = Emulator::load_or_tell() else { return };
+    let mut entries: Vec<_> = MUTANTS.iter().flat_map(|mutant| mutant.entries).collect();
+    entries.sort();
+    entries.dedup();
+    for entry in entries {
+        if let Err(Finding::Report(found) | Finding::Numbers(found)) = probe(emulator, entry) {
+            panic!("{found}");
+        }
+    }
+}
