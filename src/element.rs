@@ -6,12 +6,18 @@ use std::ops::Neg;
 
 use half::{bf16, f16};
 
+use crate::cpu::job::Words;
+use crate::cpu::passes::Pass;
 use crate::cpu::simd::Simd;
+use crate::io::InOut;
 use crate::real::Real;
 
 mod sealed {
     use super::Real;
+    use crate::cpu::job::Words;
+    use crate::cpu::passes::Pass;
     use crate::cpu::simd::Simd;
+    use crate::io::InOut;
 
     /// What the backends need of an element type and nobody else.
     pub trait Sealed: Sized {
@@ -26,6 +32,10 @@ mod sealed {
 
         /// [`Element::from_real`](super::Element::from_real) for the elements of a mask word.
         fn from_reals<S: Simd>(simd: S, block: &[Self::Arithmetic; 32]) -> [Self; 32];
+
+        /// Runs a pass of the CPU backend. Not generic, so that its vector code is compiled once, with this
+        /// crate, and not in every crate that calls it.
+        fn run(pass: Pass, io: InOut<'_, Self>, second: Option<&[Self]>, words: Words<'_>);
     }
 }
 
@@ -112,6 +122,10 @@ macro_rules! element {
             #[inline(always)]
             fn from_reals<S: Simd>(simd: S, block: &[$real; 32]) -> [Self; 32] {
                 $from_block(simd, block)
+            }
+
+            fn run(pass: Pass, io: InOut<'_, Self>, second: Option<&[Self]>, words: Words<'_>) {
+                pass.run(io, second, words);
             }
         }
 

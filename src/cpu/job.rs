@@ -8,7 +8,7 @@ use crate::element::Element;
 use crate::io::InOut;
 
 /// What a pass does to a block.
-pub(crate) trait Pass<T: Element>: Sync {
+pub(crate) trait BlockPass<T: Element>: Sync {
     /// `e` is the index of the block's first element. `second` is the saved tensor, for a pass
     /// that has one. `word` holds the block's bits, as they were drawn or loaded; the result holds
     /// those to store. Elements beyond the tensor's end may be anything.
@@ -16,7 +16,7 @@ pub(crate) trait Pass<T: Element>: Sync {
 }
 
 /// Where a block's bits come from and go to.
-pub(crate) enum Words<'a> {
+pub enum Words<'a> {
     /// There are none.
     None,
     /// From the mask.
@@ -62,7 +62,7 @@ struct Job<'a, T> {
 
 /// Runs the pass over the whole tensor. `second`, where there is one, and the output are as long as
 /// the input; the words are as many as it has blocks.
-pub(crate) fn run<T: Element, P: Pass<T>>(pass: &P, io: InOut<'_, T>, second: Option<&[T]>, words: Words<'_>) {
+pub(crate) fn run<T: Element, P: BlockPass<T>>(pass: &P, io: InOut<'_, T>, second: Option<&[T]>, words: Words<'_>) {
     let len = io.len();
     // In place, the lines are in the cache because they were read.
     let stream = matches!(io, InOut::OutOfPlace(..)) && len.saturating_mul(size_of::<T>()) >= STREAM_BYTES;
@@ -72,7 +72,7 @@ pub(crate) fn run<T: Element, P: Pass<T>>(pass: &P, io: InOut<'_, T>, second: Op
 
 impl<T: Element> Job<'_, T> {
     /// Halves the job until its parts are tasks.
-    fn share<P: Pass<T>>(self, pass: &P) {
+    fn share<P: BlockPass<T>>(self, pass: &P) {
         let len = self.io.len();
         if len <= TASK {
             return self.run(pass);
@@ -102,7 +102,7 @@ impl<T: Element> Job<'_, T> {
         )
     }
 
-    fn run<P: Pass<T>>(self, pass: &P) {
+    fn run<P: BlockPass<T>>(self, pass: &P) {
         simd::dispatch(Compiled { job: self, pass });
     }
 }
@@ -112,7 +112,7 @@ struct Compiled<'a, T, P> {
     pass: &'a P,
 }
 
-impl<T: Element, P: Pass<T>> Task for Compiled<'_, T, P> {
+impl<T: Element, P: BlockPass<T>> Task for Compiled<'_, T, P> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { job, pass } = self;
@@ -165,7 +165,7 @@ impl<T: Element, P: Pass<T>> Task for Compiled<'_, T, P> {
 
 /// One piece: whole blocks, then the last elements in a block padded with zeros.
 #[inline(always)]
-fn run_piece<S: Simd, T: Element, P: Pass<T>>(
+fn run_piece<S: Simd, T: Element, P: BlockPass<T>>(
     simd: S,
     pass: &P,
     e: u64,

@@ -13,7 +13,7 @@ pub(crate) const LANES: usize = 16;
 
 /// The keep stream of one call.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct KeepStream {
+pub struct KeepStream {
     key: MaskKey,
     /// T, when it is neither 0 nor 2^32.
     threshold: u32,

@@ -8,16 +8,17 @@
 //! input. Lengths are in elements; any length will do, 0 too. A call that gives an error has written
 //! nothing.
 
-mod job;
+pub(crate) mod job;
 mod keep;
-mod passes;
+pub(crate) mod passes;
 mod philox;
 #[allow(unsafe_code)] // vector instructions
 pub(crate) mod simd;
 mod tuning;
 
-use job::{Words, run};
+use job::Words;
 use keep::KeepStream;
+use passes::Pass;
 
 use crate::check;
 use crate::element::Element;
@@ -69,8 +70,8 @@ pub fn forward_into<'a, T: Element>(
     let words = mask.renew(MaskOrigin::DropActivation(*op), len);
     let words = Words::DrawStore(KeepStream::new(op, key), words);
     match op.activation() {
-        Activation::Relu => run(&passes::DropRelu, io, None, words),
-        activation => run(&passes::DropSigma(activation), io, None, words),
+        Activation::Relu => T::run(Pass::DropRelu, io, None, words),
+        activation => T::run(Pass::DropSigma(activation), io, None, words),
     }
     Ok(())
 }
@@ -89,7 +90,7 @@ pub fn forward_without_mask<'a, T: Element>(
     check::can_go_without_mask(op)?;
     let len = io.checked_len("y", "x")?;
     check::key_covers(key, len)?;
-    run(&passes::DropRelu, io, None, Words::Draw(KeepStream::new(op, key)));
+    T::run(Pass::DropRelu, io, None, Words::Draw(KeepStream::new(op, key)));
     Ok(())
 }
 
@@ -113,8 +114,8 @@ pub fn backward<'a, T: Element>(
     let x = check::saved_input(op, x, |x| x.len(), len)?;
     let words = Words::Load(mask.words());
     match op.activation() {
-        Activation::Relu => run(&passes::Select, io, None, words),
-        activation => run(&passes::DropSigmaBackward(activation), io, x, words),
+        Activation::Relu => T::run(Pass::Select, io, None, words),
+        activation => T::run(Pass::DropSigmaBackward(activation), io, x, words),
     }
     Ok(())
 }
@@ -131,7 +132,7 @@ pub fn backward_from_output<'a, T: Element>(op: &DropActivation, y: &[T], io: im
     check::can_go_without_mask(op)?;
     let len = io.checked_len("dx", "dy")?;
     check::same_length("y", y.len(), "dy", len)?;
-    run(&passes::SelectNonzero, io, Some(y), Words::None);
+    T::run(Pass::SelectNonzero, io, Some(y), Words::None);
     Ok(())
 }
 
@@ -143,7 +144,7 @@ pub fn backward_from_output<'a, T: Element>(op: &DropActivation, y: &[T], io: im
 pub fn infer<'a, T: Element>(op: &DropActivation, io: impl Into<InOut<'a, T>>) -> Result<()> {
     let io = io.into();
     io.checked_len("y", "x")?;
-    run(&passes::Infer(*op), io, None, Words::None);
+    T::run(Pass::Infer(*op), io, None, Words::None);
     Ok(())
 }
 
@@ -155,7 +156,7 @@ pub fn infer_backward<'a, T: Element>(op: &DropActivation, x: &[T], io: impl Int
     let io = io.into();
     let len = io.checked_len("dx", "dy")?;
     check::same_length("x", x.len(), "dy", len)?;
-    run(&passes::InferBackward(*op), io, Some(x), Words::None);
+    T::run(Pass::InferBackward(*op), io, Some(x), Words::None);
     Ok(())
 }
 
@@ -184,7 +185,7 @@ pub fn rrelu_forward_into<'a, T: Element>(
     let len = io.checked_len("y", "x")?;
     check::key_covers(key, len)?;
     let words = mask.renew(MaskOrigin::RRelu(*op, key), len);
-    run(&passes::DropRRelu(*op, key), io, None, Words::Store(words));
+    T::run(Pass::DropRRelu(*op, key), io, None, Words::Store(words));
     Ok(())
 }
 
@@ -196,7 +197,7 @@ pub fn rrelu_backward<'a, T: Element>(op: &RRelu, mask: &PackedMask, io: impl In
     let io = io.into();
     let len = io.checked_len("dx", "dy")?;
     let key = check::rrelu_mask_fits(op, mask.origin(), mask.len(), len)?;
-    run(&passes::DropRReluBackward(*op, key), io, None, Words::Load(mask.words()));
+    T::run(Pass::DropRReluBackward(*op, key), io, None, Words::Load(mask.words()));
     Ok(())
 }
 
@@ -207,7 +208,7 @@ pub fn rrelu_backward<'a, T: Element>(op: &RRelu, mask: &PackedMask, io: impl In
 pub fn rrelu_infer<'a, T: Element>(op: &RRelu, io: impl Into<InOut<'a, T>>) -> Result<()> {
     let io = io.into();
     io.checked_len("y", "x")?;
-    run(&passes::RReluInfer(*op), io, None, Words::None);
+    T::run(Pass::RReluInfer(*op), io, None, Words::None);
     Ok(())
 }
 
@@ -219,7 +220,7 @@ pub fn rrelu_infer_backward<'a, T: Element>(op: &RRelu, x: &[T], io: impl Into<I
     let io = io.into();
     let len = io.checked_len("dx", "dy")?;
     check::same_length("x", x.len(), "dy", len)?;
-    run(&passes::RReluInferBackward(*op), io, Some(x), Words::None);
+    T::run(Pass::RReluInferBackward(*op), io, Some(x), Words::None);
     Ok(())
 }
 
@@ -230,7 +231,7 @@ pub fn rrelu_infer_backward<'a, T: Element>(op: &RRelu, x: &[T], io: impl Into<I
 pub fn relu_forward<'a, T: Element>(io: impl Into<InOut<'a, T>>) -> Result<()> {
     let io = io.into();
     io.checked_len("y", "x")?;
-    run(&passes::Relu, io, None, Words::None);
+    T::run(Pass::Relu, io, None, Words::None);
     Ok(())
 }
 
@@ -242,7 +243,7 @@ pub fn relu_backward<'a, T: Element>(y: &[T], io: impl Into<InOut<'a, T>>) -> Re
     let io = io.into();
     let len = io.checked_len("dx", "dy")?;
     check::same_length("y", y.len(), "dy", len)?;
-    run(&passes::ReluBackward, io, Some(y), Words::None);
+    T::run(Pass::ReluBackward, io, Some(y), Words::None);
     Ok(())
 }
 

@@ -1,12 +1,53 @@
 //! The passes: what each does to a block of 32 elements.
 
-use crate::cpu::job::Pass;
+use crate::cpu::job::{self, BlockPass, Words};
 use crate::cpu::philox::philox;
 use crate::cpu::simd::Simd;
 use crate::element::Element;
+use crate::io::InOut;
 use crate::key::MaskKey;
 use crate::operation::{Activation, DropActivation, Mixture, RRelu};
 use crate::real::Real;
+
+/// A pass with its parameters, as the doors name it. Which tensors and bits go with it: see the structures of
+/// the same names below.
+#[derive(Clone, Copy, Debug)]
+pub enum Pass {
+    DropRelu,
+    Select,
+    SelectNonzero,
+    Relu,
+    ReluBackward,
+    DropSigma(Activation),
+    DropSigmaBackward(Activation),
+    Infer(DropActivation),
+    InferBackward(DropActivation),
+    DropRRelu(RRelu, MaskKey),
+    DropRReluBackward(RRelu, MaskKey),
+    RReluInfer(RRelu),
+    RReluInferBackward(RRelu),
+}
+
+impl Pass {
+    /// Runs the pass over a tensor: see [`job::run`].
+    pub(crate) fn run<T: Element>(self, io: InOut<'_, T>, second: Option<&[T]>, words: Words<'_>) {
+        match self {
+            Self::DropRelu => job::run(&DropRelu, io, second, words),
+            Self::Select => job::run(&Select, io, second, words),
+            Self::SelectNonzero => job::run(&SelectNonzero, io, second, words),
+            Self::Relu => job::run(&Relu, io, second, words),
+            Self::ReluBackward => job::run(&ReluBackward, io, second, words),
+            Self::DropSigma(activation) => job::run(&DropSigma(activation), io, second, words),
+            Self::DropSigmaBackward(activation) => job::run(&DropSigmaBackward(activation), io, second, words),
+            Self::Infer(op) => job::run(&Infer(op), io, second, words),
+            Self::InferBackward(op) => job::run(&InferBackward(op), io, second, words),
+            Self::DropRRelu(op, key) => job::run(&DropRRelu(op, key), io, second, words),
+            Self::DropRReluBackward(op, key) => job::run(&DropRReluBackward(op, key), io, second, words),
+            Self::RReluInfer(op) => job::run(&RReluInfer(op), io, second, words),
+            Self::RReluInferBackward(op) => job::run(&RReluInferBackward(op), io, second, words),
+        }
+    }
+}
 
 /// Applies `f` to the values of a block, in the type of the arithmetic.
 #[inline(always)]
@@ -24,6 +65,22 @@ fn at_least_zero<S: Simd, T: Element>(simd: S, x: &[T; 32]) -> u32 {
     simd.at_most_zero(&x.map(|x| -x))
 }
 
+/// Evaluates `$body` with the activation as a constant, so that a loop in it holds one formula and becomes
+/// vector code.
+macro_rules! with_constant {
+    ($activation:expr, $constant:ident => $body:expr) => {
+        with_constant!($activation, $constant => $body, Relu Sigmoid Tanh Gelu Silu)
+    };
+    ($activation:expr, $constant:ident => $body:expr, $($name:ident)*) => {
+        match $activation {
+            $(Activation::$name => {
+                const $constant: Activation = Activation::$name;
+                $body
+            })*
+        }
+    };
+}
+
 /// `x` where the bit is set, +0 elsewhere.
 #[inline(always)]
 fn select<S: Simd, T: Element>(simd: S, x: &[T; 32], pass: u32) -> [T; 32] {
@@ -38,9 +95,9 @@ fn scaled<S: Simd, T: Element>(simd: S, v: &[T; 32], slope: impl Fn(usize) -> T:
 }
 
 /// Drop-Activation with ReLU, training forward: keep bits in, pass bits out.
-pub(crate) struct DropRelu;
+struct DropRelu;
 
-impl<T: Element> Pass<T> for DropRelu {
+impl<T: Element> BlockPass<T> for DropRelu {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
         let pass = !(keep & simd.at_most_zero(x));
@@ -49,9 +106,9 @@ impl<T: Element> Pass<T> for DropRelu {
 }
 
 /// Its backward: pass bits in.
-pub(crate) struct Select;
+struct Select;
 
-impl<T: Element> Pass<T> for Select {
+impl<T: Element> BlockPass<T> for Select {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], _: &[T; 32], pass: u32) -> ([T; 32], u32) {
         (select(simd, dy, pass), pass)
@@ -59,9 +116,9 @@ impl<T: Element> Pass<T> for Select {
 }
 
 /// Its backward from y, where no mask was stored: `y == 0` is blocked.
-pub(crate) struct SelectNonzero;
+struct SelectNonzero;
 
-impl<T: Element> Pass<T> for SelectNonzero {
+impl<T: Element> BlockPass<T> for SelectNonzero {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], y: &[T; 32], word: u32) -> ([T; 32], u32) {
         (select(simd, dy, !(simd.at_most_zero(y) & at_least_zero(simd, y))), word)
@@ -69,9 +126,9 @@ impl<T: Element> Pass<T> for SelectNonzero {
 }
 
 /// Plain ReLU, forward.
-pub(crate) struct Relu;
+struct Relu;
 
-impl<T: Element> Pass<T> for Relu {
+impl<T: Element> BlockPass<T> for Relu {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
         (select(simd, x, !simd.at_most_zero(x)), word)
@@ -79,9 +136,9 @@ impl<T: Element> Pass<T> for Relu {
 }
 
 /// Plain ReLU, backward from y.
-pub(crate) struct ReluBackward;
+struct ReluBackward;
 
-impl<T: Element> Pass<T> for ReluBackward {
+impl<T: Element> BlockPass<T> for ReluBackward {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], y: &[T; 32], word: u32) -> ([T; 32], u32) {
         (select(simd, dy, !simd.at_most_zero(y)), word)
@@ -89,44 +146,44 @@ impl<T: Element> Pass<T> for ReluBackward {
 }
 
 /// Drop-Activation with another nonlinearity, training forward: keep bits in and out.
-pub(crate) struct DropSigma(pub(crate) Activation);
+struct DropSigma(Activation);
 
-impl<T: Element> Pass<T> for DropSigma {
+impl<T: Element> BlockPass<T> for DropSigma {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
-        (simd.blend(keep, &map(simd, x, |_, x| x.sigma(self.0)), x), keep)
+        (simd.blend(keep, &with_constant!(self.0, A => map(simd, x, |_, x| x.sigma(A))), x), keep)
     }
 }
 
 /// Its backward: keep bits in, x second.
-pub(crate) struct DropSigmaBackward(pub(crate) Activation);
+struct DropSigmaBackward(Activation);
 
-impl<T: Element> Pass<T> for DropSigmaBackward {
+impl<T: Element> BlockPass<T> for DropSigmaBackward {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], keep: u32) -> ([T; 32], u32) {
         let x = T::to_reals(simd, x);
-        (simd.blend(keep, &map(simd, dy, |i, dy| dy * x[i].derivative(self.0)), dy), keep)
+        (simd.blend(keep, &with_constant!(self.0, A => map(simd, dy, |i, dy| dy * x[i].derivative(A))), dy), keep)
     }
 }
 
 /// Inference, forward.
-pub(crate) struct Infer(pub(crate) DropActivation);
+struct Infer(DropActivation);
 
-impl<T: Element> Pass<T> for Infer {
+impl<T: Element> BlockPass<T> for Infer {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
         let activation = self.0.activation();
         let y = match (self.0.mixture(), activation) {
             (Mixture::Identity, _) => *x,
             (Mixture::Sigma, Activation::Relu) => select(simd, x, !simd.at_most_zero(x)),
-            (Mixture::Sigma, _) => map(simd, x, |_, x| x.sigma(activation)),
+            (Mixture::Sigma, _) => with_constant!(activation, A => map(simd, x, |_, x| x.sigma(A))),
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
                 let slope = T::Real::from_f64(slope);
                 simd.blend(simd.at_most_zero(x), &map(simd, x, |_, x| slope * x), x)
             }
             (Mixture::Mixed { p, slope }, _) => {
                 let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
-                map(simd, x, |_, x| p.mul_add(x.sigma(activation), slope * x))
+                with_constant!(activation, A => map(simd, x, |_, x| p.mul_add(x.sigma(A), slope * x)))
             }
         };
         (y, word)
@@ -134,9 +191,9 @@ impl<T: Element> Pass<T> for Infer {
 }
 
 /// Inference, backward, x second.
-pub(crate) struct InferBackward(pub(crate) DropActivation);
+struct InferBackward(DropActivation);
 
-impl<T: Element> Pass<T> for InferBackward {
+impl<T: Element> BlockPass<T> for InferBackward {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], word: u32) -> ([T; 32], u32) {
         let activation = self.0.activation();
@@ -145,7 +202,7 @@ impl<T: Element> Pass<T> for InferBackward {
             (Mixture::Sigma, Activation::Relu) => select(simd, dy, !simd.at_most_zero(x)),
             (Mixture::Sigma, _) => {
                 let x = T::to_reals(simd, x);
-                map(simd, dy, |i, dy| dy * x[i].derivative(activation))
+                with_constant!(activation, A => map(simd, dy, |i, dy| dy * x[i].derivative(A)))
             }
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
                 let slope = T::Real::from_f64(slope);
@@ -154,7 +211,7 @@ impl<T: Element> Pass<T> for InferBackward {
             (Mixture::Mixed { p, slope }, _) => {
                 let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
                 let x = T::to_reals(simd, x);
-                map(simd, dy, |i, dy| dy * p.mul_add(x[i].derivative(activation), slope))
+                with_constant!(activation, A => map(simd, dy, |i, dy| dy * p.mul_add(x[i].derivative(A), slope)))
             }
         };
         (dx, word)
@@ -175,9 +232,9 @@ fn slopes<T: Element>(op: &RRelu, key: MaskKey, e: u64) -> [T::Real; 32] {
 }
 
 /// RReLU, training forward: sign bits out.
-pub(crate) struct DropRRelu(pub(crate) RRelu, pub(crate) MaskKey);
+struct DropRRelu(RRelu, MaskKey);
 
-impl<T: Element> Pass<T> for DropRRelu {
+impl<T: Element> BlockPass<T> for DropRRelu {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, x: &[T; 32], _: &[T; 32], _: u32) -> ([T; 32], u32) {
         let slope = slopes::<T>(&self.0, self.1, e);
@@ -187,9 +244,9 @@ impl<T: Element> Pass<T> for DropRRelu {
 }
 
 /// Its backward: sign bits in.
-pub(crate) struct DropRReluBackward(pub(crate) RRelu, pub(crate) MaskKey);
+struct DropRReluBackward(RRelu, MaskKey);
 
-impl<T: Element> Pass<T> for DropRReluBackward {
+impl<T: Element> BlockPass<T> for DropRReluBackward {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, dy: &[T; 32], _: &[T; 32], positive: u32) -> ([T; 32], u32) {
         let slope = slopes::<T>(&self.0, self.1, e);
@@ -198,9 +255,9 @@ impl<T: Element> Pass<T> for DropRReluBackward {
 }
 
 /// RReLU at inference, forward.
-pub(crate) struct RReluInfer(pub(crate) RRelu);
+struct RReluInfer(RRelu);
 
-impl<T: Element> Pass<T> for RReluInfer {
+impl<T: Element> BlockPass<T> for RReluInfer {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
         let slope = T::Real::from_f64(self.0.inference_slope());
@@ -209,9 +266,9 @@ impl<T: Element> Pass<T> for RReluInfer {
 }
 
 /// RReLU at inference, backward, x second.
-pub(crate) struct RReluInferBackward(pub(crate) RRelu);
+struct RReluInferBackward(RRelu);
 
-impl<T: Element> Pass<T> for RReluInferBackward {
+impl<T: Element> BlockPass<T> for RReluInferBackward {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], word: u32) -> ([T; 32], u32) {
         let slope = T::Real::from_f64(self.0.inference_slope());
