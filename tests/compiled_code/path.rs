@@ -1,0 +1,209 @@
+//! How many instructions a warp issues for a full tile of aligned tensors.
+//!
+//! Counting all of an entry's instructions would count much that such a tile never meets: the walk by
+//! elements, and code for warps that have diverged. So the paths through the code are followed, and those
+//! are of a full tile that load and store each pack once by 16 bytes, access the mask as often as the entry
+//! does, and draw the random numbers as often as said; a warp's lanes stay together (`BRA.DIV` is never taken).
+//! Whatever such a path issues is counted, with predicates that are false too. Where there are several such paths,
+//! because a lane may or may not skip some lines, or since what is impossible is not known to be, the longest
+//! one counts.
+
+use std::{collections::HashSet, ops::RangeInclusive};
+
+use crate::sass::{Instruction, Kernel};
+
+/// What a path meets that tells which path it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Marks {
+    /// Loads and stores of 16 bytes: packs. Loads that hang on a predicate, by which a loop's first turn omits
+    /// what is loaded already, are counted apart.
+    pub wide_loads: u32,
+    pub maybe_wide_loads: u32,
+    pub wide_stores: u32,
+    /// Of less: mask words, and elements where there are no packs.
+    pub narrow_loads: u32,
+    pub narrow_stores: u32,
+    /// The vote that ends the keep stream.
+    pub votes: u32,
+    /// Multiplications by Philox' two constants.
+    pub products: u32,
+    /// Packs loaded before the first is stored.
+    pub loads_ahead: u32,
+}
+
+impl Marks {
+    fn add(&mut self, instruction: &Instruction) {
+        let (base, wide) = (instruction.base(), instruction.has("128"));
+        match base {
+            "LDG" if wide && instruction.guard.is_some() => self.maybe_wide_loads += 1,
+            "LDG" if wide => {
+                self.wide_loads += 1;
+                self.loads_ahead += u32::from(self.wide_stores == 0);
+            }
+            "LDG" => self.narrow_loads += 1,
+            "STG" if wide => self.wide_stores += 1,
+            "STG" => self.narrow_stores += 1,
+            "VOTE" => self.votes += 1,
+            // Of a product's two halves, where they are made apart, the upper one counts.
+            "IMAD" if instruction.has("WIDE") || instruction.has("HI") => {
+                let by_philox = ["-0x2daee0ad", "-0x326172a9"].iter().any(|c| instruction.operands.contains(c));
+                self.products += u32::from(by_philox);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a path that has met these may still come to meet those that are wanted.
+    fn can_become(&self, wanted: &Wanted) -> bool {
+        self.wide_loads <= wanted.marks.wide_loads
+            && self.wide_stores <= wanted.marks.wide_stores
+            && self.narrow_loads <= wanted.marks.narrow_loads
+            && self.narrow_stores <= wanted.marks.narrow_stores
+            && self.votes <= wanted.marks.votes
+            && self.products <= *wanted.products.end()
+    }
+
+    fn are(&self, wanted: &Wanted) -> bool {
+        let exact = |m: &Marks| (m.wide_stores, m.narrow_loads, m.narrow_stores, m.votes);
+        exact(self) == exact(&wanted.marks)
+            && (self.wide_loads..=self.wide_loads + self.maybe_wide_loads).contains(&wanted.marks.wide_loads)
+            && wanted.products.contains(&self.products)
+    }
+}
+
+/// The marks of the path that is meant.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Exact numbers, but for `products` and `loads_ahead`, which do not count.
+    pub marks: Marks,
+    /// A range, since part of a Philox call may be shared with the call before.
+    pub products: RangeInclusive<u32>,
+}
+
+/// Where control goes.
+enum Flow {
+    Next,
+    Jump(usize),
+    Either(usize),
+    Exit,
+    MayExit,
+    /// To code for diverged warps, from which this analysis does not return.
+    Away,
+}
+
+fn flow(kernel: &Kernel, at: usize) -> Flow {
+    let instruction = &kernel.code[at];
+    let conditional = instruction.guard.is_some();
+    match instruction.base() {
+        "EXIT" if conditional => Flow::MayExit,
+        "EXIT" => Flow::Exit,
+        "BRA" if instruction.has("DIV") => Flow::Next,
+        // sm_80 writes some plain jumps as calls, which nothing returns from.
+        "BRA" | "CALL" => match instruction.target().map(|(before, label)| (before, kernel.labels.get(label))) {
+            Some((before, Some(&to))) if conditional || !before.is_empty() => Flow::Either(to),
+            Some((_, Some(&to))) => Flow::Jump(to),
+            _ => Flow::Away,
+        },
+        "RET" | "BRX" | "JMP" | "KILL" => Flow::Away,
+        _ => Flow::Next,
+    }
+}
+
+/// The jump that begins the next tile: of those that a warp in step can reach, the longest one backwards.
+fn tile_loop(kernel: &Kernel) -> (usize, usize) {
+    let mut seen = HashSet::new();
+    let mut pending = vec![0];
+    let mut back = Vec::new();
+    while let Some(at) = pending.pop() {
+        if !seen.insert(at) {
+            continue;
+        }
+        let mut go = |to: usize| {
+            pending.push(to);
+            if to <= at {
+                back.push((at, to));
+            }
+        };
+        match flow(kernel, at) {
+            Flow::Next | Flow::MayExit => go(at + 1),
+            Flow::Jump(to) => go(to),
+            Flow::Either(to) => {
+                go(to);
+                go(at + 1);
+            }
+            Flow::Exit | Flow::Away => {}
+        }
+    }
+    let longest = back.into_iter().max_by_key(|(at, to)| at - to);
+    longest.unwrap_or_else(|| panic!("{} for sm_{} has no loop", kernel.name, kernel.capability))
+}
+
+/// A full tile, as a warp executes it: the most instructions of any path, and the fewest packs loaded ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    pub instructions: u32,
+    /// Packs loaded before the first is stored.
+    pub loads_ahead: u32,
+}
+
+/// The path of a warp that does one tile, from the entry to the end; and from one tile to the next, for a
+/// warp that has several.
+pub fn of_full_tile(kernel: &Kernel, wanted: &Wanted) -> Option<(Path, Path)> {
+    let back = tile_loop(kernel);
+    Some((path(kernel, wanted, 0, back, false)?, path(kernel, wanted, back.1, back, true)?))
+}
+
+/// Over all paths with the wanted marks from `start` to the end of the program, or to the jump `back`; the
+/// latter ends every path.
+fn path(kernel: &Kernel, wanted: &Wanted, start: usize, back: (usize, usize), to_back: bool) -> Option<Path> {
+    // Far more than any tile takes, to be done with loops that have no marks.
+    const TOO_LONG: u32 = 20_000;
+
+    let mut found = None;
+    let mut seen = HashSet::new();
+    let mut pending = vec![(start, Marks::default(), 0)];
+    while let Some((mut at, mut marks, mut length)) = pending.pop() {
+        loop {
+            length += 1;
+            marks.add(&kernel.code[at]);
+            if !marks.can_become(wanted) || length > TOO_LONG {
+                break;
+            }
+            let mut record = |ends: bool| {
+                if ends && marks.are(wanted) {
+                    let path = found.get_or_insert(Path { instructions: 0, loads_ahead: u32::MAX });
+                    path.instructions = path.instructions.max(length);
+                    path.loads_ahead = path.loads_ahead.min(marks.loads_ahead);
+                }
+            };
+            let goes_on = match flow(kernel, at) {
+                Flow::Next => Some(at + 1),
+                Flow::MayExit => {
+                    record(!to_back);
+                    Some(at + 1)
+                }
+                Flow::Jump(to) | Flow::Either(to) if (at, to) == back => {
+                    record(to_back);
+                    matches!(flow(kernel, at), Flow::Either(_)).then_some(at + 1)
+                }
+                Flow::Jump(to) => Some(to),
+                Flow::Either(to) => {
+                    if seen.insert((to, marks, length)) {
+                        pending.push((to, marks, length));
+                    }
+                    Some(at + 1)
+                }
+                Flow::Exit => {
+                    record(!to_back);
+                    None
+                }
+                Flow::Away => None,
+            };
+            match goes_on {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+    }
+    found
+}
