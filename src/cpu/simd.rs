@@ -8,10 +8,14 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+#[cfg(test)]
+mod tests;
 
 use half::f16;
 
+use crate::cpu::smooth::Smooth;
 use crate::element::Element;
+use crate::real::Real;
 
 /// Operations on a block, the 32 elements of one mask word.
 ///
@@ -32,6 +36,9 @@ pub trait Simd: Copy {
     /// Rounds each once, to nearest, ties to even.
     fn narrow(self, block: &[f32; 32]) -> [f16; 32];
 
+    /// Replaces each value by the function's.
+    fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]);
+
     /// Copies past the cache. `to` is as long as `from`.
     fn stream<T: Element>(self, from: &[T], to: &mut [T]);
 
@@ -47,6 +54,10 @@ pub(crate) trait Task {
 
 /// Runs the task with the best instruction set of this machine.
 pub(crate) fn dispatch(task: impl Task) {
+    #[cfg(test)]
+    if let Some(set) = tests::FORCED.get() {
+        return set.run(task);
+    }
     #[cfg(target_arch = "x86_64")]
     {
         if avx512::Avx512::available() {
