@@ -173,7 +173,7 @@ fn comparisons_and_selections<T: Bits>() {
                 _ => rng.bits() as u32,
             };
             let given = out_of(set, |set, out| set.run(AtMostZero { block: &block, out }));
-            let expected = (0..32).map(|i| u64::from(block[i].at_most_zero()) << i).sum();
+            let expected: u64 = (0..32).map(|i| u64::from(block[i].at_most_zero()) << i).sum();
             assert_eq!(given, [expected], "{set:?} at_most_zero {block:?}");
 
             let given = out_of(set, |set, out| set.run(Blend { bits: &bits, set: &block, clear: &other, out }));
