@@ -135,21 +135,19 @@ impl<T: Element, P: BlockPass<T>> Task for Compiled<'_, T, P> {
             let scratch = &mut scratch[..piece];
             let second = second.map(|s| &s[done..done + piece]);
             let e = (start + done) as u64;
-            match &mut io {
-                InOut::OutOfPlace(x, y) => {
-                    let (x, y) = (&x[done..done + piece], &mut y[done..done + piece]);
-                    if stream {
-                        run_piece(simd, pass, e, x, second, bits, scratch);
-                        simd.stream(scratch, y);
-                    } else {
-                        run_piece(simd, pass, e, x, second, bits, y);
-                    }
-                }
+            // One call for all three ways, because the passes are inlined here, and there are many.
+            let (from, to): (&[T], &mut [T]) = match &mut io {
+                InOut::OutOfPlace(x, _) if stream => (&x[done..done + piece], &mut *scratch),
+                InOut::OutOfPlace(x, y) => (&x[done..done + piece], &mut y[done..done + piece]),
                 InOut::InPlace(x) => {
                     let x = &mut x[done..done + piece];
                     scratch.copy_from_slice(x);
-                    run_piece(simd, pass, e, scratch, second, bits, x);
+                    (&*scratch, x)
                 }
+            };
+            run_piece(simd, pass, e, from, second, bits, to);
+            if let (true, InOut::OutOfPlace(_, y)) = (stream, &mut io) {
+                simd.stream(scratch, &mut y[done..done + piece]);
             }
 
             if let Words::Store(mask) | Words::DrawStore(_, mask) = &mut words {
@@ -178,19 +176,23 @@ fn run_piece<S: Simd, T: Element, P: BlockPass<T>>(
     let (x_blocks, x_rest) = x.as_chunks::<32>();
     let (second_blocks, second_rest) = second.as_chunks::<32>();
     let (y_blocks, y_rest) = y.as_chunks_mut::<32>();
-    let blocks = x_blocks.iter().zip(second_blocks).zip(y_blocks).zip(bits.iter_mut());
-    for (i, (((x, second), y), word)) in blocks.enumerate() {
-        (*y, *word) = pass.block(simd, e + 32 * i as u64, x, second, *word);
+    let padded = |rest: &[T]| {
+        let mut block = [T::default(); 32];
+        block[..rest.len()].copy_from_slice(rest);
+        block
+    };
+    let (x_last, second_last) = (padded(x_rest), padded(second_rest));
+    for (i, word) in bits.iter_mut().enumerate() {
+        let x = x_blocks.get(i).unwrap_or(&x_last);
+        let second = second_blocks.get(i).unwrap_or(&second_last);
+        let (out, out_word) = pass.block(simd, e + 32 * i as u64, x, second, *word);
+        *word = out_word;
+        match y_blocks.get_mut(i) {
+            Some(y) => *y = out,
+            None => y_rest.copy_from_slice(&out[..y_rest.len()]),
+        }
     }
-    if !x_rest.is_empty() {
-        let padded = |rest: &[T]| {
-            let mut block = [T::default(); 32];
-            block[..rest.len()].copy_from_slice(rest);
-            block
-        };
-        let word = &mut bits[x_blocks.len()];
-        let (y, out) = pass.block(simd, e + 32 * x_blocks.len() as u64, &padded(x_rest), &padded(second_rest), *word);
-        y_rest.copy_from_slice(&y[..y_rest.len()]);
-        *word = out & ((1 << x_rest.len()) - 1);
+    if let (Some(last), used @ 1..) = (bits.last_mut(), x_rest.len()) {
+        *last &= (1 << used) - 1;
     }
 }

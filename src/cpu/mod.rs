@@ -14,6 +14,7 @@ pub(crate) mod passes;
 mod philox;
 #[allow(unsafe_code)] // vector instructions
 pub(crate) mod simd;
+mod smooth;
 mod tuning;
 
 use job::Words;

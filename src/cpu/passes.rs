@@ -3,6 +3,7 @@
 use crate::cpu::job::{self, BlockPass, Words};
 use crate::cpu::philox::philox;
 use crate::cpu::simd::Simd;
+use crate::cpu::smooth::Smooth;
 use crate::element::Element;
 use crate::io::InOut;
 use crate::key::MaskKey;
@@ -65,20 +66,20 @@ fn at_least_zero<S: Simd, T: Element>(simd: S, x: &[T; 32]) -> u32 {
     simd.at_most_zero(&x.map(|x| -x))
 }
 
-/// Evaluates `$body` with the activation as a constant, so that a loop in it holds one formula and becomes
-/// vector code.
-macro_rules! with_constant {
-    ($activation:expr, $constant:ident => $body:expr) => {
-        with_constant!($activation, $constant => $body, Relu Sigmoid Tanh Gelu Silu)
-    };
-    ($activation:expr, $constant:ident => $body:expr, $($name:ident)*) => {
-        match $activation {
-            $(Activation::$name => {
-                const $constant: Activation = Activation::$name;
-                $body
-            })*
-        }
-    };
+/// σ of a block, in the type of the arithmetic.
+#[inline(always)]
+fn sigma<S: Simd, T: Element>(simd: S, activation: Activation, x: &[T; 32]) -> [T::Real; 32] {
+    let mut values = T::to_reals(simd, x);
+    simd.evaluate(Smooth::Value(activation), &mut values);
+    values
+}
+
+/// σ' of a block.
+#[inline(always)]
+fn derivative<S: Simd, T: Element>(simd: S, activation: Activation, x: &[T; 32]) -> [T::Real; 32] {
+    let mut values = T::to_reals(simd, x);
+    simd.evaluate(Smooth::Derivative(activation), &mut values);
+    values
 }
 
 /// `x` where the bit is set, +0 elsewhere.
@@ -151,7 +152,7 @@ struct DropSigma(Activation);
 impl<T: Element> BlockPass<T> for DropSigma {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
-        (simd.blend(keep, &with_constant!(self.0, A => map(simd, x, |_, x| x.sigma(A))), x), keep)
+        (simd.blend(keep, &T::from_reals(simd, &sigma(simd, self.0, x)), x), keep)
     }
 }
 
@@ -161,8 +162,8 @@ struct DropSigmaBackward(Activation);
 impl<T: Element> BlockPass<T> for DropSigmaBackward {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], keep: u32) -> ([T; 32], u32) {
-        let x = T::to_reals(simd, x);
-        (simd.blend(keep, &with_constant!(self.0, A => map(simd, dy, |i, dy| dy * x[i].derivative(A))), dy), keep)
+        let d = derivative(simd, self.0, x);
+        (simd.blend(keep, &map(simd, dy, |i, dy| dy * d[i]), dy), keep)
     }
 }
 
@@ -176,14 +177,15 @@ impl<T: Element> BlockPass<T> for Infer {
         let y = match (self.0.mixture(), activation) {
             (Mixture::Identity, _) => *x,
             (Mixture::Sigma, Activation::Relu) => select(simd, x, !simd.at_most_zero(x)),
-            (Mixture::Sigma, _) => with_constant!(activation, A => map(simd, x, |_, x| x.sigma(A))),
+            (Mixture::Sigma, _) => T::from_reals(simd, &sigma(simd, activation, x)),
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
                 let slope = T::Real::from_f64(slope);
                 simd.blend(simd.at_most_zero(x), &map(simd, x, |_, x| slope * x), x)
             }
             (Mixture::Mixed { p, slope }, _) => {
                 let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
-                with_constant!(activation, A => map(simd, x, |_, x| p.mul_add(x.sigma(A), slope * x)))
+                let s = sigma(simd, activation, x);
+                map(simd, x, |i, x| p.mul_add(s[i], slope * x))
             }
         };
         (y, word)
@@ -201,8 +203,8 @@ impl<T: Element> BlockPass<T> for InferBackward {
             (Mixture::Identity, _) => *dy,
             (Mixture::Sigma, Activation::Relu) => select(simd, dy, !simd.at_most_zero(x)),
             (Mixture::Sigma, _) => {
-                let x = T::to_reals(simd, x);
-                with_constant!(activation, A => map(simd, dy, |i, dy| dy * x[i].derivative(A)))
+                let d = derivative(simd, activation, x);
+                map(simd, dy, |i, dy| dy * d[i])
             }
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
                 let slope = T::Real::from_f64(slope);
@@ -210,8 +212,8 @@ impl<T: Element> BlockPass<T> for InferBackward {
             }
             (Mixture::Mixed { p, slope }, _) => {
                 let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
-                let x = T::to_reals(simd, x);
-                with_constant!(activation, A => map(simd, dy, |i, dy| dy * p.mul_add(x[i].derivative(A), slope)))
+                let d = derivative(simd, activation, x);
+                map(simd, dy, |i, dy| dy * p.mul_add(d[i], slope))
             }
         };
         (dx, word)

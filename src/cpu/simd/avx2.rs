@@ -6,7 +6,9 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::{Simd, Task};
+use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
+use crate::real::Real;
 
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
@@ -22,6 +24,13 @@ impl Avx2 {
 #[target_feature(enable = "avx2,f16c,fma")]
 pub(super) unsafe fn run(task: impl Task) {
     task.run(Avx2(()));
+}
+
+/// [`smooth::evaluate`], not inlined: one copy for all passes.
+#[inline(never)]
+#[target_feature(enable = "avx2,f16c,fma")]
+fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
+    smooth::evaluate(function, values);
 }
 
 // SAFETY (for every block below): an `Avx2` is made by `run` alone, whose caller vouches for the
@@ -132,6 +141,12 @@ impl Simd for Avx2 {
             }
         }
         out
+    }
+
+    #[inline(always)]
+    fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]) {
+        // SAFETY: an `Avx2` is made by `run` alone, whose caller vouches for the instructions.
+        unsafe { evaluate(function, values) }
     }
 
     #[inline(always)]

@@ -5,7 +5,9 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::{Simd, Task};
+use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
+use crate::real::Real;
 
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
@@ -25,6 +27,13 @@ impl Avx512 {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 pub(super) unsafe fn run(task: impl Task) {
     task.run(Avx512(()));
+}
+
+/// [`smooth::evaluate`], not inlined: one copy for all passes.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
+    smooth::evaluate(function, values);
 }
 
 // SAFETY (for every block below): an `Avx512` is made by `run` alone, whose caller vouches for the
@@ -99,6 +108,12 @@ impl Simd for Avx512 {
             }
         }
         out
+    }
+
+    #[inline(always)]
+    fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]) {
+        // SAFETY: an `Avx512` is made by `run` alone, whose caller vouches for the instructions.
+        unsafe { evaluate(function, values) }
     }
 
     #[inline(always)]

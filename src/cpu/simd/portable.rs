@@ -3,10 +3,18 @@
 use half::f16;
 
 use super::Simd;
+use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
+use crate::real::Real;
 
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
+
+/// [`smooth::evaluate`], not inlined: one copy for all passes.
+#[inline(never)]
+fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
+    smooth::evaluate(function, values);
+}
 
 impl Simd for Portable {
     #[inline(always)]
@@ -31,6 +39,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn narrow(self, block: &[f32; 32]) -> [f16; 32] {
         block.map(f16::from_f32)
+    }
+
+    #[inline(always)]
+    fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]) {
+        evaluate(function, values);
     }
 
     #[inline(always)]
