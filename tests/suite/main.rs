@@ -18,6 +18,7 @@ mod emulator;
 mod errors;
 mod gradients;
 mod guarded;
+mod hostile;
 mod huge;
 mod masks;
 mod paper;

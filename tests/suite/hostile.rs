@@ -1,0 +1,672 @@
+//! A hostile caller of the CPU backend: random sequences of calls over a few tensors, masks and operations,
+//! with everything that safe code can get wrong. Lengths, masks of other calls, saved tensors, keys and
+//! probabilities at their edges, stored masks that were damaged or forged.
+//!
+//! Each call must do exactly what the reference does and write nothing else, or give an error that is due and
+//! write nothing at all. What is due is said here once more, without a look at the library's own checks.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use drop_activation::half::{bf16, f16};
+use drop_activation::{
+    Activation, DropActivation, Dtype, Error, InOut, KeySequence, MaskKey, MaskOrigin, PackedMask, RRelu, Result, cpu,
+    reference,
+};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{Config, RngSeed, TestRunner};
+
+use crate::data::{Bits, Rng, assert_each, same_bits, same_or_nan};
+
+/// Elements of a tensor that a call gets.
+const LONGEST: usize = 5_000;
+/// Elements that stay free before and after each, and how far one may be moved.
+const MARGIN: usize = 128;
+/// Elements of the memory that tensors lie in: room for two.
+const MEMORY: usize = 2 * (LONGEST + MARGIN) + MARGIN;
+const MASKS: usize = 6;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Pass {
+    Forward,
+    ForwardInto,
+    ForwardWithoutMask,
+    Backward,
+    BackwardFromOutput,
+    Infer,
+    InferBackward,
+    RreluForward,
+    RreluForwardInto,
+    RreluBackward,
+    RreluInfer,
+    RreluInferBackward,
+    ReluForward,
+    ReluBackward,
+}
+
+use Pass::*;
+
+const PASSES: [Pass; 14] = [
+    Forward,
+    ForwardInto,
+    ForwardWithoutMask,
+    Backward,
+    BackwardFromOutput,
+    Infer,
+    InferBackward,
+    RreluForward,
+    RreluForwardInto,
+    RreluBackward,
+    RreluInfer,
+    RreluInferBackward,
+    ReluForward,
+    ReluBackward,
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    InPlace,
+    Apart,
+    /// The input ends where the output begins.
+    Adjacent,
+}
+
+/// What does not fit the input's length.
+#[derive(Clone, Copy, Debug)]
+enum Odd {
+    Nothing,
+    Output(usize),
+    Saved(usize),
+    NoSaved,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Key {
+    Next,
+    Given { seed: u64, offset: u64, first: u64 },
+}
+
+#[derive(Clone, Debug)]
+struct Call {
+    pass: Pass,
+    dtype: Dtype,
+    place: Place,
+    /// Offsets of input, output and saved tensor.
+    at: [usize; 3],
+    len: usize,
+    /// The mask's length and operation in place of those drawn.
+    fitting: [bool; 2],
+    odd: Odd,
+    op: Index,
+    key: Key,
+    mask: Index,
+}
+
+#[derive(Clone, Debug)]
+enum Damage {
+    None,
+    Flip(Index),
+    Truncate(Index),
+    Extend(Vec<u8>),
+    /// The other mask's bytes from there on.
+    Splice(Index, Index),
+    /// Eight bytes changed, and the checksum made right.
+    Forge {
+        field: Index,
+        xor: u64,
+    },
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Call(Call),
+    Keep { op: Index, key: Key, len: usize },
+    Store { mask: Index, damage: Damage },
+    Words { mask: Index, key: Key, len: i64, words: i64, set: u32 },
+    Operation { activation: Index, p: f64 },
+    Slopes { lower: f32, upper: f32 },
+}
+
+fn lengths() -> impl Strategy<Value = usize> {
+    prop_oneof![2 => 0..70usize, 1 => (0..4usize, 0..3usize).prop_map(|(k, d)| (1024 * k + d).saturating_sub(1)), 2 => 0..LONGEST]
+}
+
+fn keys() -> impl Strategy<Value = Key> {
+    let edge = prop_oneof![Just(0), Just(1 << 32), Just(1 << 63), Just(u64::MAX), any::<u64>()];
+    let near = |back: std::ops::Range<u64>| back.prop_map(|k| 0u64.wrapping_sub(32 * k));
+    let first =
+        prop_oneof![4 => Just(0), 2 => (0..1u64 << 59).prop_map(|k| 32 * k), 2 => near(0..200), 1 => any::<u64>()];
+    let given = (edge.clone(), edge, first).prop_map(|(seed, offset, first)| Key::Given { seed, offset, first });
+    prop_oneof![1 => Just(Key::Next), 3 => given]
+}
+
+fn probabilities() -> impl Strategy<Value = f64> {
+    let tiny = 2f64.powi(-33);
+    let edges = [0.0, -0.0, 1.0, 0.5, tiny, 1.0 - tiny, 1.0 - f64::EPSILON, 1.0 + f64::EPSILON, 5e-324, -5e-324, 95.0];
+    prop_oneof![prop::sample::select(edges.to_vec()), 0.0..=1.0f64, any::<u64>().prop_map(f64::from_bits)]
+}
+
+fn calls() -> impl Strategy<Value = Action> {
+    let types = [Dtype::F32, Dtype::F64, Dtype::F16, Dtype::Bf16];
+    let places = [Place::InPlace, Place::Apart, Place::Adjacent];
+    let odd = prop_oneof![
+        6 => Just(Odd::Nothing),
+        1 => lengths().prop_map(Odd::Output),
+        1 => lengths().prop_map(Odd::Saved),
+        1 => Just(Odd::NoSaved),
+    ];
+    let what = (prop::sample::select(PASSES.to_vec()), prop::sample::select(types.to_vec()), any::<Index>(), keys());
+    let at = [0..MARGIN, 0..MARGIN, 0..MARGIN];
+    let how = (prop::sample::select(places.to_vec()), at, lengths(), odd);
+    let mask = (any::<Index>(), [prop::bool::weighted(0.85), prop::bool::weighted(0.85)]);
+    (what, how, mask).prop_map(|((pass, dtype, op, key), (place, at, len, odd), (mask, fitting))| {
+        Action::Call(Call { pass, dtype, place, at, len, fitting, odd, op, key, mask })
+    })
+}
+
+fn damages() -> impl Strategy<Value = Damage> {
+    let xor = prop_oneof![2 => (0..64u32).prop_map(|bit| 1 << bit), 3 => 0..64u64, 1 => Just(!31), 1 => any::<u64>()];
+    prop_oneof![
+        2 => Just(Damage::None),
+        4 => any::<Index>().prop_map(Damage::Flip),
+        2 => any::<Index>().prop_map(Damage::Truncate),
+        1 => prop::collection::vec(any::<u8>(), 1..20).prop_map(Damage::Extend),
+        2 => any::<(Index, Index)>().prop_map(|(other, from)| Damage::Splice(other, from)),
+        6 => (any::<Index>(), xor).prop_map(|(field, xor)| Damage::Forge { field, xor }),
+    ]
+}
+
+fn actions() -> impl Strategy<Value = Action> {
+    let keep = (any::<Index>(), keys(), lengths()).prop_map(|(op, key, len)| Action::Keep { op, key, len });
+    let store = (any::<Index>(), damages()).prop_map(|(mask, damage)| Action::Store { mask, damage });
+    let words = (any::<Index>(), keys(), prop_oneof![3 => -40..40i64, 1 => any::<i64>()], -2..3i64, 0..40u32);
+    let words = words.prop_map(|(mask, key, len, words, set)| Action::Words { mask, key, len, words, set });
+    let operation = (any::<Index>(), probabilities());
+    let slope = || prop_oneof![2 => 0.0..=1.0f32, 1 => any::<u32>().prop_map(f32::from_bits)];
+    prop_oneof![
+        12 => calls(),
+        1 => keep,
+        3 => store,
+        2 => words,
+        1 => operation.prop_map(|(activation, p)| Action::Operation { activation, p }),
+        1 => (slope(), slope()).prop_map(|(lower, upper)| Action::Slopes { lower, upper }),
+    ]
+}
+
+/// Two pieces of memory. Calls write to the second, and mostly read from the first; then they change places.
+type Memory<T> = [Vec<T>; 2];
+
+#[derive(Clone, Debug)]
+struct World {
+    f32: Memory<f32>,
+    f64: Memory<f64>,
+    f16: Memory<f16>,
+    bf16: Memory<bf16>,
+    ops: Vec<DropActivation>,
+    rrelus: Vec<RRelu>,
+    masks: Vec<PackedMask>,
+    keys: KeySequence,
+    next_offset: u64,
+}
+
+/// How often each thing happened: a test in which nothing succeeds or nothing fails proves little.
+type Tally = RefCell<BTreeMap<String, usize>>;
+
+fn count(tally: &Tally, what: impl Into<String>) {
+    *tally.borrow_mut().entry(what.into()).or_default() += 1;
+}
+
+/// The error's name.
+fn kind(error: &Error) -> String {
+    format!("{error:?}").split(' ').next().unwrap().to_owned()
+}
+
+fn memory<T: Bits>(rng: &mut Rng) -> Memory<T> {
+    [rng.values(MEMORY), rng.values(MEMORY)]
+}
+
+impl World {
+    fn new() -> Self {
+        let mut rng = Rng::new(7);
+        let mut ops = vec![DropActivation::default()];
+        ops.extend(Activation::ALL.map(|a| DropActivation::new(a, 0.5).unwrap()));
+        let rrelus = vec![RRelu::default(), RRelu::new(0.25, 0.25).unwrap()];
+        let (key, x) = (MaskKey::new(1, 1), rng.values::<f32>(LONGEST));
+        let drop = |i: usize, len| reference::forward(&ops[i], key, &x[..len]).unwrap().1;
+        let rrelu = |i: usize, len| reference::rrelu_forward(&rrelus[i], key, &x[..len]).unwrap().1;
+        let masks: [_; MASKS] = [drop(0, 0), drop(1, 33), drop(4, 4000), drop(0, 64), rrelu(0, 1), rrelu(1, 999)];
+        let next_offset = u64::MAX - 1;
+        Self {
+            f32: memory(&mut rng),
+            f64: memory(&mut rng),
+            f16: memory(&mut rng),
+            bf16: memory(&mut rng),
+            ops,
+            rrelus,
+            masks: masks.into(),
+            keys: KeySequence::resume(3, next_offset),
+            next_offset,
+        }
+    }
+
+    fn apply(&mut self, action: &Action, tally: &Tally) {
+        match action {
+            Action::Call(call) => match call.dtype {
+                Dtype::F32 => self.call(call, |world| &mut world.f32, tally),
+                Dtype::F64 => self.call(call, |world| &mut world.f64, tally),
+                Dtype::F16 => self.call(call, |world| &mut world.f16, tally),
+                Dtype::Bf16 => self.call(call, |world| &mut world.bf16, tally),
+            },
+            Action::Keep { op, key, len } => {
+                let (op, key) = (*op.get(&self.ops), self.key(*key, tally));
+                let drawn = cpu::keep_mask(&op, key, *len);
+                assert_eq!(drawn, reference::keep_mask(&op, key, *len), "{op} {key:?} {len}");
+                assert_eq!(drawn.err(), overrun(key, *len));
+            }
+            Action::Store { mask, damage } => self.store(*mask, damage, tally),
+            Action::Words { mask, key, len, words, set } => {
+                let mask = mask.get(&self.masks).clone();
+                let origin = match mask.origin() {
+                    MaskOrigin::RRelu(op, _) => MaskOrigin::RRelu(op, self.key(*key, tally)),
+                    origin => origin,
+                };
+                let len = (mask.len() as i64).wrapping_add(*len) as usize;
+                self.words(mask, origin, len, *words, *set, tally);
+            }
+            Action::Operation { activation, p } => {
+                let activation = *activation.get(&Activation::ALL);
+                match DropActivation::new(activation, *p) {
+                    Ok(op) => {
+                        assert!(*p >= 0.0 && *p <= 1.0 && op.activation() == activation && op.p() == *p);
+                        assert!(op.threshold() <= 1 << 32 && (op.threshold() as f64 - p * 2f64.powi(32)).abs() <= 0.5);
+                        self.ops.truncate(12);
+                        self.ops.push(op);
+                    }
+                    Err(Error::Probability { p: given }) => {
+                        assert!(!(*p >= 0.0 && *p <= 1.0) && given.to_bits() == p.to_bits());
+                    }
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            Action::Slopes { lower, upper } => {
+                let allowed = *lower > 0.0 && lower <= upper && *upper <= 1.0;
+                match RRelu::new(*lower, *upper) {
+                    Ok(op) => {
+                        assert!(allowed && op.lower() == *lower && op.upper() == *upper);
+                        self.rrelus.truncate(6);
+                        self.rrelus.push(op);
+                    }
+                    Err(Error::Slopes { .. }) => assert!(!allowed),
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    fn key(&mut self, key: Key, tally: &Tally) -> MaskKey {
+        match key {
+            Key::Next => {
+                let key = self.keys.next_key();
+                assert_eq!((key.seed(), key.offset(), key.first()), (3, self.next_offset, 0));
+                self.next_offset = self.next_offset.wrapping_add(1);
+                assert_eq!(self.keys.next_offset(), self.next_offset);
+                key
+            }
+            Key::Given { seed, offset, first } => {
+                let key = MaskKey::new(seed, offset);
+                match key.shard(first) {
+                    Ok(key) => {
+                        assert_eq!((key.seed(), key.offset(), key.first(), first % 32), (seed, offset, first, 0));
+                        key
+                    }
+                    Err(error) => {
+                        assert!(first % 32 != 0 && error == Error::First { first }, "{error:?}");
+                        count(tally, kind(&error));
+                        key
+                    }
+                }
+            }
+        }
+    }
+
+    fn call<T: Bits>(&mut self, call: &Call, memory: impl Fn(&mut Self) -> &mut Memory<T>, tally: &Tally) {
+        let Call { pass, place, at, odd, .. } = *call;
+        let key = self.key(call.key, tally);
+        let mask = call.mask.get(&self.masks).clone();
+        let [fitting_len, fitting_op] = call.fitting;
+        let (mut op, mut rrelu) = (*call.op.get(&self.ops), *call.op.get(&self.rrelus));
+        if fitting_op {
+            match mask.origin() {
+                MaskOrigin::DropActivation(made_by) if pass == Backward => op = made_by,
+                MaskOrigin::RRelu(made_by, _) if pass == RreluBackward => rrelu = made_by,
+                _ => {}
+            }
+        }
+        let reads_mask = matches!(pass, Backward | RreluBackward);
+        let len = if reads_mask && fitting_len { mask.len().min(LONGEST) } else { call.len };
+        let out_len = match (odd, place) {
+            (_, Place::InPlace) => len,
+            (Odd::Output(len), _) => len,
+            _ => len,
+        };
+        let saved_len = if let Odd::Saved(len) = odd { len } else { len };
+
+        // The places, each at least a margin from the ends, and the call.
+        let [a, b] = memory(self);
+        let before = [a.clone(), b.clone()];
+        let saved = &a[MARGIN + at[2]..][..saved_len];
+        let out_at = match place {
+            Place::Adjacent => MARGIN + at[0] + len,
+            _ => MARGIN + at[1],
+        };
+        let input = match place {
+            Place::InPlace => before[1][out_at..][..len].to_vec(),
+            Place::Apart => a[MARGIN + at[0]..][..len].to_vec(),
+            Place::Adjacent => b[MARGIN + at[0]..][..len].to_vec(),
+        };
+        let (head, tail) = b.split_at_mut(out_at);
+        let out = &mut tail[..out_len];
+        let io = match place {
+            Place::InPlace => InOut::InPlace(out),
+            Place::Apart => InOut::OutOfPlace(&a[MARGIN + at[0]..][..len], out),
+            Place::Adjacent => InOut::OutOfPlace(&head[MARGIN + at[0]..], out),
+        };
+        let x = (!matches!(odd, Odd::NoSaved)).then_some(saved);
+        let mut refilled = mask.clone();
+        let given: Result<Option<PackedMask>> = match pass {
+            Forward => cpu::forward(&op, key, io).map(Some),
+            ForwardInto => cpu::forward_into(&op, key, io, &mut refilled).map(|()| Some(refilled.clone())),
+            ForwardWithoutMask => cpu::forward_without_mask(&op, key, io).map(|()| None),
+            Backward => cpu::backward(&op, &mask, x, io).map(|()| None),
+            BackwardFromOutput => cpu::backward_from_output(&op, saved, io).map(|()| None),
+            Infer => cpu::infer(&op, io).map(|()| None),
+            InferBackward => cpu::infer_backward(&op, saved, io).map(|()| None),
+            RreluForward => cpu::rrelu_forward(&rrelu, key, io).map(Some),
+            RreluForwardInto => {
+                cpu::rrelu_forward_into(&rrelu, key, io, &mut refilled).map(|()| Some(refilled.clone()))
+            }
+            RreluBackward => cpu::rrelu_backward(&rrelu, &mask, io).map(|()| None),
+            RreluInfer => cpu::rrelu_infer(&rrelu, io).map(|()| None),
+            RreluInferBackward => cpu::rrelu_infer_backward(&rrelu, saved, io).map(|()| None),
+            ReluForward => cpu::relu_forward(io).map(|()| None),
+            ReluBackward => cpu::relu_backward(saved, io).map(|()| None),
+        };
+
+        // What is wrong with it.
+        let mut wrong = Vec::new();
+        let forward = matches!(pass, Infer | ReluForward | RreluInfer | ForwardWithoutMask)
+            || format!("{pass:?}").contains("Forward");
+        let (reads, writes) = if forward { ("x", "y") } else { ("dy", "dx") };
+        let mut length = |argument, given, other| {
+            if given != len {
+                wrong.push(Error::Length { argument, given, other, expected: len });
+            }
+        };
+        length(writes, out_len, reads);
+        match pass {
+            Backward if x.is_some() => length("x", saved_len, "dy"),
+            InferBackward | RreluInferBackward => length("x", saved_len, "dy"),
+            BackwardFromOutput | ReluBackward => length("y", saved_len, "dy"),
+            _ => {}
+        }
+        let relu = op.activation() == Activation::Relu;
+        if matches!(pass, Forward | ForwardInto | ForwardWithoutMask | RreluForward | RreluForwardInto) {
+            wrong.extend(overrun(key, len));
+        }
+        if matches!(pass, ForwardWithoutMask | BackwardFromOutput) && !relu {
+            wrong.push(Error::NeedsMask { activation: op.activation() });
+        }
+        if pass == Backward && x.is_none() && !relu {
+            wrong.push(Error::MissingInput { activation: op.activation() });
+        }
+        if reads_mask {
+            let (own, expected) = match mask.origin() {
+                MaskOrigin::DropActivation(made_by) if pass == Backward => (made_by == op, op.to_string()),
+                MaskOrigin::RRelu(made_by, _) if pass == RreluBackward => (made_by == rrelu, rrelu.to_string()),
+                _ => (false, if pass == Backward { op.to_string() } else { rrelu.to_string() }),
+            };
+            if !own {
+                wrong.push(Error::MaskOrigin { given: mask.origin(), expected });
+            }
+            if mask.len() != len {
+                wrong.push(Error::MaskLength { given: mask.len(), other: "dy", expected: len });
+            }
+        }
+
+        let expected = match pass {
+            Forward | ForwardInto => reference::forward(&op, key, &input).map(|(y, mask)| (y, Some(mask))),
+            // Its own reference takes no other activation; what is wrong with that is known already.
+            ForwardWithoutMask => reference::forward(&op, key, &input).map(|(y, _)| (y, None)),
+            Backward => reference::backward(&op, &mask, x, &input).map(|y| (y, None)),
+            BackwardFromOutput => reference::backward_from_output(&op, saved, &input).map(|y| (y, None)),
+            Infer => Ok((reference::infer(&op, &input), None)),
+            InferBackward => reference::infer_backward(&op, saved, &input).map(|y| (y, None)),
+            RreluForward | RreluForwardInto => {
+                reference::rrelu_forward(&rrelu, key, &input).map(|(y, mask)| (y, Some(mask)))
+            }
+            RreluBackward => reference::rrelu_backward(&rrelu, &mask, &input).map(|y| (y, None)),
+            RreluInfer => Ok((reference::rrelu_infer(&rrelu, &input), None)),
+            RreluInferBackward => reference::rrelu_infer_backward(&rrelu, saved, &input).map(|y| (y, None)),
+            ReluForward => Ok((reference::relu_forward(&input), None)),
+            ReluBackward => reference::relu_backward(saved, &input).map(|y| (y, None)),
+        };
+
+        let what = || format!("{op} {rrelu} {key:?} {call:?}, {len} elements and a mask for {}", mask.len());
+        let into = matches!(pass, ForwardInto | RreluForwardInto);
+        let mut after = before.clone();
+        match (given, expected) {
+            (Ok(made), Ok((y, made_by_reference))) => {
+                assert!(wrong.is_empty(), "{} succeeded, but {wrong:?}", what());
+                assert_eq!(made, made_by_reference, "{}", what());
+                after[1][out_at..][..len].copy_from_slice(&y);
+                count(tally, format!("{pass:?}"));
+                if let Some(made) = made {
+                    assert_eq!((made.bit(len), made.bit(usize::MAX)), (None, None));
+                    let place = call.mask.index(MASKS);
+                    self.masks[place] = made;
+                }
+            }
+            (Err(error), expected) => {
+                assert!(wrong.contains(&error), "{}: {error}; expected {wrong:?}", what());
+                if let Err(other) = expected {
+                    assert!(wrong.contains(&other), "reference, {}: {other}; expected {wrong:?}", what());
+                }
+                assert_eq!(refilled, mask, "{} changed the mask", what());
+                count(tally, kind(&error));
+            }
+            (Ok(_), Err(error)) => panic!("{} succeeded, but the reference says {error}", what()),
+        }
+        assert!(into || refilled == mask);
+        let exact = relu || !matches!(pass, Forward | ForwardInto | Backward | Infer | InferBackward);
+        let memory = memory(self);
+        for (now, then) in memory.iter().zip(&after) {
+            assert_each(&what, now, then, if exact { same_bits } else { same_or_nan });
+        }
+        memory.swap(0, 1);
+    }
+
+    /// Stored, damaged and read back.
+    fn store(&mut self, mask: Index, damage: &Damage, tally: &Tally) {
+        let stored = mask.get(&self.masks).to_bytes();
+        let mut bytes = stored.clone();
+        match damage {
+            Damage::None => {}
+            Damage::Flip(bit) => {
+                let bit = bit.index(8 * bytes.len());
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+            Damage::Truncate(len) => bytes.truncate(len.index(bytes.len())),
+            Damage::Extend(more) => bytes.extend(more),
+            Damage::Splice(other, from) => {
+                let other = other.get(&self.masks).to_bytes();
+                let from = from.index(bytes.len().min(other.len()));
+                bytes.truncate(from);
+                bytes.extend(&other[from..]);
+            }
+            Damage::Forge { field, xor } => {
+                // Mostly the header: eight fields of eight bytes.
+                let at = if field.index(4) == 0 { field.index(bytes.len() - 15) } else { 8 * field.index(8) };
+                let value = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) ^ xor;
+                bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+                let end = bytes.len() - 8;
+                let fnv = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3);
+                let sum = bytes[..end].iter().fold(0xCBF2_9CE4_8422_2325, fnv);
+                bytes[end..].copy_from_slice(&sum.to_le_bytes());
+            }
+        }
+        let forged = matches!(damage, Damage::Forge { .. });
+        match PackedMask::from_bytes(&bytes) {
+            Ok(read) => {
+                count(tally, if forged { "forged mask" } else { "stored mask" });
+                // Nobody can tell a forged mask from a true one, but a mask it must be.
+                let again = read.to_bytes();
+                assert!(forged || again == bytes, "{damage:?}: read what was not stored");
+                assert_eq!(PackedMask::from_bytes(&again).as_ref(), Ok(&read));
+                is_a_mask(&read);
+                self.masks[mask.index(MASKS)] = read;
+            }
+            Err(error) => {
+                assert_ne!(bytes, stored, "{error}");
+                count(tally, format!("{} in stored bytes", kind(&error)));
+                assert!(forged || matches!(error, Error::MaskBytes { .. }), "{damage:?}: {error:?}");
+                use Error::{First, IndexRange, MaskBytes, MaskWords, Probability, Slopes};
+                let due = matches!(
+                    error,
+                    MaskBytes { .. }
+                        | MaskWords { .. }
+                        | IndexRange { .. }
+                        | First { .. }
+                        | Probability { .. }
+                        | Slopes { .. }
+                );
+                assert!(due, "{error:?}");
+            }
+        }
+    }
+
+    /// A mask's words as another one's: so many more or fewer, and with one bit set.
+    fn words(&mut self, mask: PackedMask, origin: MaskOrigin, len: usize, more: i64, set: u32, tally: &Tally) {
+        let place = mask.len() % MASKS;
+        let mut words = mask.into_words();
+        let needed = len / 32 + usize::from(len % 32 != 0);
+        // Where the length asks for few enough words, those and `more`; else as many as there were.
+        let count_of_words = if needed <= LONGEST { needed } else { words.len() };
+        words.resize((count_of_words as i64 + more.min(more * i64::from(set % 2 == 0))).max(0) as usize, 0);
+        if let Some(last) = words.last_mut() {
+            *last |= 1u32.checked_shl(set).unwrap_or(0);
+        }
+        let tail = (len % 32 != 0).then(|| words.last().map_or(0, |last| last >> (len % 32))).unwrap_or(0);
+        let wrong_words = words.len() != needed || tail != 0;
+        let wrong_key = match origin {
+            MaskOrigin::RRelu(_, key) => overrun(key, len),
+            MaskOrigin::DropActivation(_) => None,
+        };
+        match PackedMask::from_words(origin, len, words.clone()) {
+            Ok(made) => {
+                assert!(!wrong_words && wrong_key.is_none(), "{origin:?} {len} {words:x?}");
+                assert_eq!((made.origin(), made.len(), made.words()), (origin, len, &words[..]));
+                is_a_mask(&made);
+                count(tally, "mask from words");
+                if len <= LONGEST {
+                    self.masks[place] = made;
+                }
+            }
+            Err(error) => {
+                count(tally, kind(&error));
+                match &error {
+                    Error::MaskWords { len: of, .. } => assert!(wrong_words && *of == len, "{error}"),
+                    other => assert_eq!(Some(other), wrong_key.as_ref()),
+                }
+            }
+        }
+    }
+}
+
+/// The error of a key whose elements would be counted beyond 64 bits.
+fn overrun(key: MaskKey, len: usize) -> Option<Error> {
+    let last_is_beyond = len != 0 && key.first().checked_add(len as u64 - 1).is_none();
+    last_is_beyond.then(|| Error::IndexRange { first: key.first(), len })
+}
+
+fn is_a_mask(mask: &PackedMask) {
+    assert_eq!(mask.words().len(), mask.len().div_ceil(32));
+    assert!((mask.len()..32 * mask.words().len()).all(|i| mask.words()[i / 32] >> (i % 32) & 1 == 0));
+    match mask.origin() {
+        MaskOrigin::DropActivation(op) => assert!((0.0..=1.0).contains(&op.p()) && op.p().is_sign_positive()),
+        MaskOrigin::RRelu(op, key) => {
+            assert!(0.0 < op.lower() && op.lower() <= op.upper() && op.upper() <= 1.0);
+            assert!(key.first() % 32 == 0 && overrun(key, mask.len()).is_none());
+        }
+    }
+}
+
+#[test]
+fn random_calls() {
+    let chosen = |name| std::env::var_os(name).is_some();
+    let mut config = Config { failure_persistence: None, ..Config::default() };
+    if !chosen("PROPTEST_CASES") {
+        config.cases = 1000;
+    }
+    if !chosen("PROPTEST_RNG_SEED") {
+        config.rng_seed = RngSeed::Fixed(103);
+    }
+    let (world, tally) = (World::new(), Tally::default());
+    let run = TestRunner::new(config).run(&prop::collection::vec(actions(), 1..60), |actions| {
+        let mut world = world.clone();
+        for action in &actions {
+            world.apply(action, &tally);
+        }
+        Ok(())
+    });
+    run.unwrap_or_else(|failure| panic!("{failure}"));
+
+    if chosen("PROPTEST_CASES") || chosen("PROPTEST_RNG_SEED") {
+        return;
+    }
+    let tally = tally.into_inner();
+    let passes = PASSES.map(|pass| format!("{pass:?}"));
+    let others = [
+        "Length",
+        "MaskLength",
+        "MaskOrigin",
+        "MissingInput",
+        "NeedsMask",
+        "IndexRange",
+        "First",
+        "MaskWords",
+        "MaskBytes in stored bytes",
+        "MaskWords in stored bytes",
+        "Probability in stored bytes",
+        "Slopes in stored bytes",
+        "First in stored bytes",
+        "IndexRange in stored bytes",
+        "stored mask",
+        "forged mask",
+        "mask from words",
+    ];
+    for what in passes.iter().map(String::as_str).chain(others) {
+        assert!(tally.get(what).is_some_and(|n| *n >= 5), "{what} happened too rarely: {tally:#?}");
+    }
+}
+
+/// A tensor that is another one each time it is asked.
+#[test]
+fn slices_that_change_their_mind() {
+    struct Fickle<'a>(std::cell::Cell<usize>, &'a [f32]);
+
+    impl AsRef<[f32]> for Fickle<'_> {
+        fn as_ref(&self) -> &[f32] {
+            let asked = self.0.replace(self.0.get() + 1);
+            &self.1[..self.1.len() >> asked]
+        }
+    }
+
+    let x = [-1.0; 64];
+    let mut y = [7.0f32; 65];
+    let mask = cpu::forward(&DropActivation::default(), MaskKey::new(1, 2), (&Fickle(0.into(), &x), &mut y[..64]));
+    assert_eq!(mask.unwrap().len(), 64);
+    assert_eq!(y[64], 7.0);
+    let error = cpu::relu_forward((&Fickle(1.into(), &x), &mut y[..64])).unwrap_err();
+    assert_eq!(error, Error::Length { argument: "y", given: 64, other: "x", expected: 32 });
+}
