@@ -10,6 +10,7 @@ use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
 use crate::real::Real;
 
+/// Stands for the instructions: who has one may use them.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
@@ -33,9 +34,11 @@ fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
     smooth::evaluate(function, values);
 }
 
-// SAFETY (for every block below): an `Avx2` is made by `run` alone, whose caller vouches for the
-// instructions. Loads and stores are unaligned ones within the 32 elements that the array reference
-// stands for; elements are 2, 4 or 8 bytes of plain bits.
+// The contract that each block below leans on:
+// 1. An `Avx2` is made by `run` alone, whose caller vouches for the instructions.
+// 2. Elements are 2, 4 or 8 bytes of plain bits (the trait is sealed), so 32 of them, the block behind an array
+//    reference, are as many vectors of 32 bytes as each loop says. These may begin anywhere: all loads and
+//    stores but the streaming ones are unaligned.
 impl Simd for Avx2 {
     #[inline(always)]
     fn at_most_zero<T: Element>(self, block: &[T; 32]) -> u32 {
@@ -44,6 +47,7 @@ impl Simd for Avx2 {
         // There is no unsigned compare: v <= limit is max(v, limit) == limit. Signed, v <= 0 is
         // not (v > 0).
         match size_of::<T>() {
+            // SAFETY: 1; 2, for two vectors of 16 elements of 2 bytes.
             2 => unsafe {
                 let limit = _mm256_set1_epi16(limit as i16);
                 let at_most_zero = |i| {
@@ -55,6 +59,7 @@ impl Simd for Avx2 {
                 let bytes = _mm256_packs_epi16(at_most_zero(0), at_most_zero(1));
                 _mm256_movemask_epi8(_mm256_permute4x64_epi64::<0b11_01_10_00>(bytes)) as u32
             },
+            // SAFETY: 1; 2, for four vectors of 8 elements of 4 bytes.
             4 => (0..4).fold(0, |bits, i| unsafe {
                 let limit = _mm256_set1_epi32(limit as i32);
                 let v = _mm256_loadu_si256(at.add(i));
@@ -62,6 +67,7 @@ impl Simd for Avx2 {
                 let le = _mm256_andnot_si256(_mm256_cmpgt_epi32(v, _mm256_setzero_si256()), numbers);
                 bits | (_mm256_movemask_ps(_mm256_castsi256_ps(le)) as u32) << (8 * i)
             }),
+            // SAFETY: 1; 2, for eight vectors of 4 elements of 8 bytes.
             _ => (0..8).fold(0, |bits, i| unsafe {
                 // 64 bits have no max: flipping the top bit turns unsigned order into signed.
                 let flip = _mm256_set1_epi64x(i64::MIN);
@@ -81,6 +87,7 @@ impl Simd for Avx2 {
         let (set, clear) = (set.as_ptr().cast::<__m256i>(), clear.as_ptr().cast::<__m256i>());
         let to = out.as_mut_ptr().cast::<__m256i>();
         for i in 0..size_of::<T>() {
+            // SAFETY: 1; 2, for all vectors of the three blocks.
             unsafe {
                 let chosen = match size_of::<T>() {
                     2 => {
@@ -125,6 +132,7 @@ impl Simd for Avx2 {
         let mut out = [0.0; 32];
         let (at, to) = (block.as_ptr().cast::<__m128i>(), out.as_mut_ptr());
         for i in 0..4 {
+            // SAFETY: 1; 2, for 8 of the elements on either side.
             unsafe { _mm256_storeu_ps(to.add(8 * i), _mm256_cvtph_ps(_mm_loadu_si128(at.add(i)))) };
         }
         out
@@ -135,6 +143,7 @@ impl Simd for Avx2 {
         let mut out = [f16::ZERO; 32];
         let (at, to) = (block.as_ptr(), out.as_mut_ptr().cast::<__m128i>());
         for i in 0..4 {
+            // SAFETY: 1; 2, for 8 of the elements on either side.
             unsafe {
                 let values = _mm256_loadu_ps(at.add(8 * i));
                 _mm_storeu_si128(to.add(i), _mm256_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT }>(values));
@@ -145,7 +154,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]) {
-        // SAFETY: an `Avx2` is made by `run` alone, whose caller vouches for the instructions.
+        // SAFETY: 1.
         unsafe { evaluate(function, values) }
     }
 
@@ -160,7 +169,7 @@ impl Simd for Avx2 {
         let source = from[head..tail].as_ptr().cast::<__m256i>();
         let target = to[head..tail].as_mut_ptr().cast::<__m256i>();
         for i in 0..vectors {
-            // SAFETY: `head..tail` is `vectors` times 32 bytes in both, and begins on 32 in `to`.
+            // SAFETY: 1; `head..tail` is `vectors` times 32 bytes in both, and begins on a multiple of that in `to`.
             unsafe { _mm256_stream_si256(target.add(i), _mm256_loadu_si256(source.add(i))) };
         }
         to[tail..].copy_from_slice(&from[tail..]);
@@ -168,6 +177,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn fence(self) {
+        // SAFETY: 1; it touches no memory.
         unsafe { _mm_sfence() };
     }
 }

@@ -9,6 +9,7 @@ use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
 use crate::real::Real;
 
+/// Stands for the instructions: who has one may use them.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
@@ -36,26 +37,31 @@ fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
     smooth::evaluate(function, values);
 }
 
-// SAFETY (for every block below): an `Avx512` is made by `run` alone, whose caller vouches for the
-// instructions. Loads and stores are unaligned ones within the 32 elements that the array reference
-// stands for; elements are 2, 4 or 8 bytes of plain bits.
+// The contract that each block below leans on:
+// 1. An `Avx512` is made by `run` alone, whose caller vouches for the instructions.
+// 2. Elements are 2, 4 or 8 bytes of plain bits (the trait is sealed), so 32 of them, the block behind an array
+//    reference, are as many vectors of 64 bytes as each loop says. These may begin anywhere: all loads and
+//    stores but the streaming ones are unaligned.
 impl Simd for Avx512 {
     #[inline(always)]
     fn at_most_zero<T: Element>(self, block: &[T; 32]) -> u32 {
         let at = block.as_ptr().cast::<__m512i>();
         let limit = T::NEGATIVE_INFINITY;
         match size_of::<T>() {
+            // SAFETY: 1; 2, for one vector of 32 elements of 2 bytes.
             2 => unsafe {
                 let (zero, limit) = (_mm512_setzero_si512(), _mm512_set1_epi16(limit as i16));
                 let v = _mm512_loadu_si512(at);
                 _mm512_cmple_epi16_mask(v, zero) & _mm512_cmple_epu16_mask(v, limit)
             },
+            // SAFETY: 1; 2, for two vectors of 16 elements of 4 bytes.
             4 => (0..2).fold(0, |bits, i| unsafe {
                 let (zero, limit) = (_mm512_setzero_si512(), _mm512_set1_epi32(limit as i32));
                 let v = _mm512_loadu_si512(at.add(i));
                 let le = _mm512_cmple_epi32_mask(v, zero) & _mm512_cmple_epu32_mask(v, limit);
                 bits | u32::from(le) << (16 * i)
             }),
+            // SAFETY: 1; 2, for four vectors of 8 elements of 8 bytes.
             _ => (0..4).fold(0, |bits, i| unsafe {
                 let (zero, limit) = (_mm512_setzero_si512(), _mm512_set1_epi64(limit as i64));
                 let v = _mm512_loadu_si512(at.add(i));
@@ -71,6 +77,7 @@ impl Simd for Avx512 {
         let (set, clear) = (set.as_ptr().cast::<__m512i>(), clear.as_ptr().cast::<__m512i>());
         let to = out.as_mut_ptr().cast::<__m512i>();
         for i in 0..size_of::<T>() / 2 {
+            // SAFETY: 1; 2, for all vectors of the three blocks.
             unsafe {
                 let (set, clear) = (_mm512_loadu_si512(set.add(i)), _mm512_loadu_si512(clear.add(i)));
                 let blended = match size_of::<T>() {
@@ -89,6 +96,7 @@ impl Simd for Avx512 {
         let mut out = [0.0; 32];
         let (at, to) = (block.as_ptr().cast::<__m256i>(), out.as_mut_ptr());
         for i in 0..2 {
+            // SAFETY: 1; 2, for 16 of the elements on either side.
             unsafe { _mm512_storeu_ps(to.add(16 * i), _mm512_cvtph_ps(_mm256_loadu_si256(at.add(i)))) };
         }
         out
@@ -99,6 +107,7 @@ impl Simd for Avx512 {
         let mut out = [f16::ZERO; 32];
         let (at, to) = (block.as_ptr(), out.as_mut_ptr().cast::<__m256i>());
         for i in 0..2 {
+            // SAFETY: 1; 2, for 16 of the elements on either side.
             unsafe {
                 let values = _mm512_loadu_ps(at.add(16 * i));
                 _mm256_storeu_si256(
@@ -112,7 +121,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]) {
-        // SAFETY: an `Avx512` is made by `run` alone, whose caller vouches for the instructions.
+        // SAFETY: 1.
         unsafe { evaluate(function, values) }
     }
 
@@ -127,7 +136,7 @@ impl Simd for Avx512 {
         let source = from[head..tail].as_ptr().cast::<__m512i>();
         let target = to[head..tail].as_mut_ptr().cast::<__m512i>();
         for i in 0..lines {
-            // SAFETY: `head..tail` is `lines` times 64 bytes in both, and begins on a line in `to`.
+            // SAFETY: 1; `head..tail` is `lines` times 64 bytes in both, and begins on a line in `to`.
             unsafe { _mm512_stream_si512(target.add(i), _mm512_loadu_si512(source.add(i))) };
         }
         to[tail..].copy_from_slice(&from[tail..]);
@@ -135,6 +144,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn fence(self) {
+        // SAFETY: 1; it touches no memory.
         unsafe { _mm_sfence() };
     }
 }
