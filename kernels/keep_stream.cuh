@@ -24,29 +24,40 @@ struct KeepStream {
     __device__ __forceinline__ uint32_t word(uint64_t w) const {
         uint32_t keep = settled;
         uint32_t undecided = 0xFFFFFFFFu;
-        for (uint32_t block = 0; 4 * block < planes; ++block) {
-            const uint4 r = philox4x32_10(
-                make_uint4(static_cast<uint32_t>(w), static_cast<uint32_t>(w >> 32) | (block << 29),
-                           static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32)),
-                seed);
-            // Within the block from the last plane to the first, so that "less" needs one
-            // three-input operation for each plane: an earlier plane overrules a later one.
-            uint32_t less = 0;
-            uint32_t equal = 0xFFFFFFFFu;
-            const uint32_t bits = threshold << (4 * block);
-            compare(r.w, bits << 3, less, equal);
-            compare(r.z, bits << 2, less, equal);
-            compare(r.y, bits << 1, less, equal);
-            compare(r.x, bits, less, equal);
-            keep |= undecided & less;
-            undecided &= equal;
-            // 1024 bits are hardly ever all settled by 8 planes: the vote is worth it from 12 on.
-            if (block >= 2 && !__any_sync(kFullWarp, undecided != 0)) break;
+        uint32_t block = 0;
+        if (planes > 8) {
+            // 1024 bits are hardly ever all settled by 8 planes, so three calls are made without asking.
+            four_planes(w, 0, keep, undecided);
+            four_planes(w, 1, keep, undecided);
+            four_planes(w, 2, keep, undecided);
+            block = 3;
+        }
+        for (; 4 * block < planes; ++block) {
+            if (block >= 3 && !__any_sync(kFullWarp, undecided != 0)) break;
+            four_planes(w, block, keep, undecided);
         }
         return keep;
     }
 
   private:
+    // The planes of one Philox call, from the last to the first, so that "less" needs one three-input
+    // operation for each: an earlier plane overrules a later one.
+    __device__ __forceinline__ void four_planes(uint64_t w, uint32_t block, uint32_t& keep, uint32_t& undecided) const {
+        const uint4 r = philox4x32_10(
+            make_uint4(static_cast<uint32_t>(w), static_cast<uint32_t>(w >> 32) | (block << 29),
+                       static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32)),
+            seed);
+        uint32_t less = 0;
+        uint32_t equal = 0xFFFFFFFFu;
+        const uint32_t bits = threshold << (4 * block);
+        compare(r.w, bits << 3, less, equal);
+        compare(r.z, bits << 2, less, equal);
+        compare(r.y, bits << 1, less, equal);
+        compare(r.x, bits, less, equal);
+        keep |= undecided & less;
+        undecided &= equal;
+    }
+
     // One plane: the top bit of `t` is T's bit, the same for all 32 comparisons.
     static __device__ __forceinline__ void compare(uint32_t r, uint32_t t, uint32_t& less, uint32_t& equal) {
         const uint32_t plane = static_cast<uint32_t>(static_cast<int32_t>(t) >> 31);

@@ -26,7 +26,7 @@ struct RreluTrainForward : ForwardOp {
     static constexpr BitsIn kBitsIn = BitsIn::kNone;
     static constexpr BitsOut kBitsOut = BitsOut::kElement;
     static constexpr bool kUniforms = true;
-    static constexpr int kPacksAtOnce = 4;
+    static constexpr int kPacksAtOnce = 2;
     Slope slope;
 
     __device__ explicit RreluTrainForward(const da_args& a) : slope(a) {}
@@ -43,7 +43,7 @@ struct RreluTrainBackward : BackwardOp {
     static constexpr BitsIn kBitsIn = BitsIn::kMask;
     static constexpr BitsOut kBitsOut = BitsOut::kNone;
     static constexpr bool kUniforms = true;
-    static constexpr int kPacksAtOnce = 4;
+    static constexpr int kPacksAtOnce = 2;
     Slope slope;
 
     __device__ explicit RreluTrainBackward(const da_args& a) : slope(a) {}

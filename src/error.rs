@@ -12,7 +12,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The probability of keeping the nonlinearity is no probability.
-    #[error("p is {p}; allowed is 0 <= p <= 1")]
+    #[error("p is {p:?}; allowed is 0 <= p <= 1")]
     Probability {
         /// What was given.
         p: f64,
@@ -81,6 +81,13 @@ pub enum Error {
         given: MaskOrigin,
         /// What the call is for, in words.
         expected: String,
+    },
+
+    /// There is no memory for so long a mask.
+    #[error("len is {len}; there is no memory for a mask of that many elements")]
+    MaskMemory {
+        /// The length in elements that was asked for.
+        len: usize,
     },
 
     /// Words that do not make up a mask.

@@ -64,6 +64,14 @@ pub(crate) const fn words_for(len: usize) -> usize {
     len.div_ceil(32)
 }
 
+/// The words of a mask for `len` elements, zero. A length that is a mistake must not end the program.
+pub(crate) fn zero_words(len: usize) -> Result<Vec<u32>> {
+    let mut words = Vec::new();
+    words.try_reserve_exact(words_for(len)).map_err(|_| Error::MaskMemory { len })?;
+    words.resize(words_for(len), 0);
+    Ok(words)
+}
+
 impl PackedMask {
     /// For backends: `words` must be as many as `len` needs, with the unused bits zero.
     pub(crate) fn assemble(origin: MaskOrigin, len: usize, words: Vec<u32>) -> Self {

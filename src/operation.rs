@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::real::Real;
 
 /// An elementwise nonlinearity σ.
 ///
@@ -116,9 +117,10 @@ impl DropActivation {
         (self.p * 4_294_967_296.0 + 0.5).floor() as u64
     }
 
-    /// How inference mixes identity and nonlinearity (the paper's equation 5).
-    pub(crate) fn mixture(&self) -> Mixture {
-        if self.p == 0.0 {
+    /// How inference mixes identity and nonlinearity (the paper's equation 5), in arithmetic of type R. A p
+    /// that is zero there is the identity's: times an infinite σ it would be NaN.
+    pub(crate) fn mixture<R: Real>(&self) -> Mixture {
+        if R::from_f64(self.p) == R::ZERO {
             Mixture::Identity
         } else if self.p == 1.0 {
             Mixture::Sigma
@@ -137,7 +139,7 @@ impl Default for DropActivation {
 
 impl fmt::Display for DropActivation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Drop-Activation({}, p = {})", self.activation, self.p)
+        write!(f, "Drop-Activation({}, p = {:?})", self.activation, self.p)
     }
 }
 
@@ -150,7 +152,7 @@ pub(crate) enum Mixture {
 }
 
 /// Randomised Leaky ReLU (the paper's equation 6): a negative element is scaled by a slope drawn
-/// uniformly from \[lower, upper) in training and by (lower + upper) / 2 at inference.
+/// uniformly between lower and upper in training and by (lower + upper) / 2 at inference.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RRelu {
     lower: f32,

@@ -5,7 +5,7 @@ use crate::check;
 use crate::element::Element;
 use crate::error::Result;
 use crate::key::MaskKey;
-use crate::mask::{MaskOrigin, PackedMask, words_for};
+use crate::mask::{MaskOrigin, PackedMask, words_for, zero_words};
 use crate::operation::{Activation, DropActivation, Mixture, RRelu};
 use crate::real::Real;
 
@@ -67,11 +67,14 @@ pub fn keep_word(threshold: u64, key: MaskKey, w: u64) -> u32 {
 /// The keep bits of `len` elements, packed.
 ///
 /// # Errors
-/// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for `len` elements.
+/// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for `len` elements;
+/// [`Error::MaskMemory`](crate::Error::MaskMemory).
 pub fn keep_mask(op: &DropActivation, key: MaskKey, len: usize) -> Result<Vec<u32>> {
     check::key_covers(key, len)?;
-    let mut words: Vec<u32> =
-        (0..words_for(len) as u64).map(|w| keep_word(op.threshold(), key, key.first_word() + w)).collect();
+    let mut words = zero_words(len)?;
+    for (w, word) in words.iter_mut().enumerate() {
+        *word = keep_word(op.threshold(), key, key.first_word() + w as u64);
+    }
     if let (Some(last), used @ 1..) = (words.last_mut(), len % 32) {
         *last &= (1 << used) - 1;
     }
@@ -156,7 +159,7 @@ pub fn infer<T: Element>(op: &DropActivation, x: &[T]) -> Vec<T> {
     let activation = op.activation();
     let y = |x: &T| {
         let real = x.to_real();
-        match (op.mixture(), activation) {
+        match (op.mixture::<T::Real>(), activation) {
             (Mixture::Identity, _) => *x,
             (Mixture::Sigma, Activation::Relu) => {
                 if x.at_most_zero() {
@@ -191,7 +194,7 @@ pub fn infer_backward<T: Element>(op: &DropActivation, x: &[T], dy: &[T]) -> Res
     let activation = op.activation();
     let dx = |(x, dy): (&T, &T)| {
         let (x_real, dy_real) = (x.to_real(), dy.to_real());
-        match (op.mixture(), activation) {
+        match (op.mixture::<T::Real>(), activation) {
             (Mixture::Identity, _) => *dy,
             (Mixture::Sigma, Activation::Relu) => {
                 if x.at_most_zero() {

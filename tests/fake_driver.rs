@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use drop_activation::cuda::cudarc::driver::{CudaContext, CudaStream, DevicePtr};
+use drop_activation::cuda::cudarc::driver::{CudaContext, CudaStream, DevicePtr, DeviceSlice};
 use drop_activation::cuda::{self, Addresses, CudaError, DeviceMask, InOut, Kernels, Pass};
 use drop_activation::{Activation, DropActivation, Dtype, Error, MaskKey, MaskOrigin, PackedMask, RRelu};
 
@@ -407,4 +407,42 @@ fn one_handle_for_each_context_and_nothing_left_behind() {
     let mut x = context.default_stream().alloc_zeros::<f32>(10).unwrap();
     kernels.relu_forward(&context.default_stream(), &mut x).unwrap();
     assert_eq!(fake.count("loads") - loads, 5);
+}
+
+/// A mask and a tensor that outlive every handle of their context keep what they need of it. A later context of
+/// the same device takes neither.
+#[test]
+fn what_outlives_its_context() {
+    let Some(fake) = fake() else { return };
+    let (allocations, modules) = (fake.count("allocations"), fake.count("modules"));
+    let op = DropActivation::default();
+    let (mut mask, mut x) = {
+        let (_context, kernels, stream, _) = on_two_streams();
+        let mut x = stream.alloc_zeros::<f32>(100).unwrap();
+        (kernels.forward(&stream, &op, KEY, &mut x).unwrap(), x)
+    };
+    assert_eq!(fake.count("modules"), modules, "nobody can launch any more");
+
+    let (context, kernels, stream, other) = on_two_streams();
+    let mut dy = stream.alloc_zeros::<f32>(100).unwrap();
+    let ((), log) = fake.log(|| {
+        assert_eq!(kernels.backward(&stream, &op, &mask, None, &mut x), Err(of_context("dy")));
+        assert_eq!(kernels.backward(&stream, &op, &mask, None, &mut dy), Err(of_context("mask")));
+        assert_eq!(kernels.forward_into(&stream, &op, KEY, &mut dy, &mut mask), Err(of_context("mask")));
+        assert_eq!(mask.to_host(&stream), Err(of_context("mask")));
+    });
+    assert!(log.is_empty(), "{log:?}");
+    // Nor does it help to give the words another name.
+    let mask = DeviceMask::from_words(mask.origin(), mask.len(), mask.into_words()).unwrap();
+    assert_eq!(kernels.backward(&stream, &op, &mask, None, &mut dy), Err(of_context("mask")));
+
+    // Their own stream lives as long as they do, and the new kernels are its device's.
+    let own = x.stream().clone();
+    kernels.backward(&own, &op, &mask, None, &mut x).unwrap();
+    assert_eq!(mask.to_host(&own).unwrap().words(), [!0, !0, !0, 0b1111]);
+    drop((kernels, stream, other, context, dy, own));
+    let ((), log) = fake.log(|| drop((mask, x)));
+    assert_eq!(log.iter().filter(|line| *line == "free").count(), 2, "{log:?}");
+    assert_eq!(log.last().map(String::as_str), Some("release context of 0"));
+    assert_eq!((fake.count("allocations"), fake.count("modules")), (allocations, modules));
 }

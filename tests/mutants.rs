@@ -85,7 +85,7 @@ mutants! {
     // philox.cuh, keep_stream.cuh: the random bits
 
     /// A multiplier with two digits exchanged.
-    philox_constant: "philox.cuh" "0xCD9E8D57u" => "0xCD9E8D75u", ["train_forward_relu_f32"], Numbers;
+    philox_constant: "philox.cuh" "0xCD9E8D57u * counter.z" => "0xCD9E8D75u * counter.z", ["train_forward_relu_f32"], Numbers;
     /// Nine rounds of ten.
     philox_rounds: "philox.cuh" "round < 10" => "round < 9", ["train_forward_relu_f32"], Numbers;
     /// A bit of T against the wrong random word.
@@ -93,8 +93,8 @@ mutants! {
         ["train_forward_relu_f32"], Numbers;
     /// Two planes exchanged: the one that decides less overrules the other.
     planes_exchanged: "keep_stream.cuh"
-        "compare(r.y, bits << 1, less, equal);\n            compare(r.x, bits, less, equal);" =>
-        "compare(r.x, bits, less, equal);\n            compare(r.y, bits << 1, less, equal);",
+        "compare(r.y, bits << 1, less, equal);\n        compare(r.x, bits, less, equal);" =>
+        "compare(r.x, bits, less, equal);\n        compare(r.y, bits << 1, less, equal);",
         ["train_forward_relu_f32"], Numbers;
     /// A later block overrules what an earlier one has settled.
     settled_again: "keep_stream.cuh" "keep |= undecided & less" => "keep |= less", ["train_forward_relu_f32"], Numbers;
@@ -102,7 +102,7 @@ mutants! {
     stops_with_the_first_lane: "keep_stream.cuh" "__any_sync(kFullWarp" => "__all_sync(kFullWarp",
         ["train_forward_relu_f32"], Numbers;
     /// A lane that is done leaves the others alone with the vote.
-    leaves_before_the_vote: "keep_stream.cuh" "if (block >= 2 &&" => "if (undecided == 0) break; if (block >= 2 &&",
+    leaves_before_the_vote: "keep_stream.cuh" "if (block >= 3 &&" => "if (undecided == 0) break; if (block >= 3 &&",
         ["train_forward_relu_f32"], Report("deadlock");
     /// The blocks of one word run into another's.
     block_number_misplaced: "keep_stream.cuh" "block << 29" => "block << 28", ["train_forward_relu_f32"], Numbers;

@@ -60,14 +60,18 @@ pub fn fashion_mnist() -> Result<Vec<f32>, Box<dyn Error>> {
 
 /// A float32 or float64 array of any shape, flattened.
 pub fn npy(path: &Path) -> Result<Vec<f32>, Box<dyn Error>> {
-    let open = || -> Result<_, Box<dyn Error>> {
-        let file = File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        Ok(npyz::NpyFile::new(BufReader::new(file)).map_err(|e| format!("{}: {e}", path.display()))?)
-    };
-    if let Ok(values) = open()?.into_vec::<f32>() {
-        return Ok(values);
+    let named = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let file = File::open(path).map_err(|e| named(&e))?;
+    let bytes = file.metadata()?.len();
+    let npy = npyz::NpyFile::new(BufReader::new(file)).map_err(|e| named(&e))?;
+    // The shape is anybody's to write; no more is read than the file can hold.
+    let fits = npy.shape().iter().try_fold(1u64, |n, d| n.checked_mul(*d)).is_some_and(|n| n <= bytes);
+    if !fits {
+        return Err(named(&format!("shape {:?} is more than its {bytes} bytes hold", npy.shape())).into());
     }
-    let values =
-        open()?.into_vec::<f64>().map_err(|e| format!("{}: {e}; allowed are float32 and float64", path.display()))?;
-    Ok(values.into_iter().map(|v| v as f32).collect())
+    match npy.dtype().descr().trim_matches('\'').trim_start_matches(['<', '>', '=', '|']) {
+        "f4" => Ok(npy.into_vec::<f32>().map_err(|e| named(&e))?),
+        "f8" => Ok(npy.into_vec::<f64>().map_err(|e| named(&e))?.into_iter().map(|v| v as f32).collect()),
+        other => Err(named(&format!("type {other:?}; allowed are float32 and float64")).into()),
+    }
 }

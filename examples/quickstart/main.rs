@@ -7,13 +7,24 @@ mod input;
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use drop_activation::{DropActivation, KeySequence, MaskKey, PackedMask, cpu, reference};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-fn main() -> Outcome<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("quickstart: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Outcome<()> {
     let options = Options::parse()?;
     let x = match &options.input {
         Some(path) => input::npy(path)?,
@@ -60,7 +71,7 @@ fn on_cpu(op: &DropActivation, key: MaskKey, x: &[f32], dy: &[f32]) -> Outcome<R
     let mut mask = cpu::forward(op, key, (x, &mut y))?;
     let time = |pass: &mut dyn FnMut() -> drop_activation::Result<()>| median(|| Ok(pass()?));
     Ok(Run {
-        device: format!("CPU, {} threads", std::thread::available_parallelism()?),
+        device: format!("CPU, {} threads", rayon::current_num_threads()),
         forward: time(&mut || cpu::forward_into(op, key, (x, &mut y), &mut mask))?,
         backward: time(&mut || cpu::backward(op, &mask, None, (dy, &mut dx)))?,
         infer: time(&mut || cpu::infer(op, (x, &mut inferred)))?,

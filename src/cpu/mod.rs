@@ -26,7 +26,7 @@ use crate::element::Element;
 use crate::error::Result;
 use crate::io::InOut;
 use crate::key::MaskKey;
-use crate::mask::{MaskOrigin, PackedMask, words_for};
+use crate::mask::{MaskOrigin, PackedMask, zero_words};
 use crate::operation::{Activation, DropActivation, RRelu};
 
 /// Training forward (the paper's equation 3): `y = keep ? σ(x) : x`. Gives the mask that the backward
@@ -251,10 +251,11 @@ pub fn relu_backward<'a, T: Element>(y: &[T], io: impl Into<InOut<'a, T>>) -> Re
 /// The keep bits of `len` elements, packed as a mask's words are: what [`forward`] draws, by itself.
 ///
 /// # Errors
-/// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for `len` elements.
+/// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for `len` elements;
+/// [`Error::MaskMemory`](crate::Error::MaskMemory).
 pub fn keep_mask(op: &DropActivation, key: MaskKey, len: usize) -> Result<Vec<u32>> {
     check::key_covers(key, len)?;
-    let mut words = vec![0; words_for(len)];
+    let mut words = zero_words(len)?;
     keep::fill(KeepStream::new(op, key), &mut words);
     if let (Some(last), used @ 1..) = (words.last_mut(), len % 32) {
         *last &= (1 << used) - 1;

@@ -174,7 +174,7 @@ impl<T: Element> BlockPass<T> for Infer {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
         let activation = self.0.activation();
-        let y = match (self.0.mixture(), activation) {
+        let y = match (self.0.mixture::<T::Real>(), activation) {
             (Mixture::Identity, _) => *x,
             (Mixture::Sigma, Activation::Relu) => select(simd, x, !simd.at_most_zero(x)),
             (Mixture::Sigma, _) => T::from_reals(simd, &sigma(simd, activation, x)),
@@ -199,7 +199,7 @@ impl<T: Element> BlockPass<T> for InferBackward {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], word: u32) -> ([T; 32], u32) {
         let activation = self.0.activation();
-        let dx = match (self.0.mixture(), activation) {
+        let dx = match (self.0.mixture::<T::Real>(), activation) {
             (Mixture::Identity, _) => *dy,
             (Mixture::Sigma, Activation::Relu) => select(simd, dy, !simd.at_most_zero(x)),
             (Mixture::Sigma, _) => {

@@ -69,7 +69,7 @@ pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option
             set_key(&mut args, *key);
             set_threshold(&mut args, op.threshold());
         }
-        Pass::Infer { op } | Pass::InferBackward { op } => set_mixture(&mut args, op),
+        Pass::Infer { op } | Pass::InferBackward { op } => set_mixture(&mut args, op, dtype),
         Pass::RreluForward { op, key } | Pass::RreluBackward { op, key } => {
             set_key(&mut args, *key);
             args.lower = op.lower();
@@ -116,8 +116,9 @@ fn set_threshold(args: &mut da_args, threshold: u64) {
     }
 }
 
-fn set_mixture(args: &mut da_args, op: &DropActivation) {
-    args.mixture = match op.mixture() {
+fn set_mixture(args: &mut da_args, op: &DropActivation, dtype: Dtype) {
+    let mixture = if dtype == Dtype::F64 { op.mixture::<f64>() } else { op.mixture::<f32>() };
+    args.mixture = match mixture {
         Mixture::Identity => DA_MIXTURE_IDENTITY,
         Mixture::Sigma => DA_MIXTURE_SIGMA,
         Mixture::Mixed { .. } => DA_MIXTURE_MIXED,

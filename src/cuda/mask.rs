@@ -25,9 +25,13 @@ pub struct DeviceMask {
 /// Memory for the mask of `len` elements, not yet written. At least one word, because some devices
 /// cannot allocate nothing.
 pub(super) fn alloc(stream: &Arc<CudaStream>, len: usize) -> CudaResult<CudaSlice<u32>> {
+    if len == 0 {
+        // No kernel and no copy will write this one.
+        return stream.alloc_zeros(1).map_err(while_doing("allocating a mask"));
+    }
     // SAFETY: any bits are a valid u32, and nobody gets to see them before a kernel or a copy has written
     // every word of the mask: this memory becomes part of a mask only after that was enqueued.
-    unsafe { stream.alloc(words_for(len).max(1)) }.map_err(while_doing("allocating a mask"))
+    unsafe { stream.alloc(words_for(len)) }.map_err(while_doing("allocating a mask"))
 }
 
 impl DeviceMask {

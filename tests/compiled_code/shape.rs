@@ -63,8 +63,8 @@ impl Shape {
     pub fn packs_ahead(&self) -> u32 {
         let at_once = match self.kind {
             Kind::Moves if self.inputs == 1 && self.stem != "relu_forward" => 8,
-            Kind::Moves | Kind::Draws => 4,
-            Kind::Computes => 2,
+            Kind::Moves => 4,
+            Kind::Draws | Kind::Computes => 2,
         };
         self.inputs * self.packs().min(if self.size == 8 { at_once / 2 } else { at_once })
     }

@@ -39,7 +39,7 @@ macro_rules! backend {
             plain!($load; vectors: keep_words philox_in_masks);
             typed!($load; passes: lengths alignments saved_alignments probabilities special_values shards);
             types!($load; passes all_values: f16 bf16);
-            typed!($load; sigma: equations equations_at_special_values limits);
+            typed!($load; sigma: equations equations_at_special_values limits vanishing_p);
             types!($load; sigma mixture_bounds: f32 f64);
             plain!($load; sigma: f32_bounds f64_bounds);
             plain!($load; gradients: drop_activation relu_and_rrelu);

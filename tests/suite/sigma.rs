@@ -4,7 +4,7 @@
 //! what the paper's equations make of exactly these values, rounded once: kept elements, dropped
 //! elements, the mixture and the 16-bit types leave no room.
 
-use drop_activation::{Activation, DropActivation, MaskKey, MaskOrigin, PackedMask, Real, reference};
+use drop_activation::{Activation, DropActivation, InOut, MaskKey, MaskOrigin, PackedMask, Real, reference};
 
 use crate::backend::{Backend, Call};
 use crate::data::{Arithmetic, Bits, Rng, assert_each, same_bits, same_or_nan, specials};
@@ -130,6 +130,24 @@ pub fn equations_at_special_values<B: Backend, T: Arithmetic>(backend: &B) {
             let op = DropActivation::new(activation, p).unwrap();
             for at in [Placement::default(), Placement { input: 1, output: 1, saved: 1, in_place: false }] {
                 each_call(op, MaskKey::new(22, 23), &x, &dy, |call, input| obeys(backend, call, input, &sigma, at));
+            }
+        }
+    }
+}
+
+/// A p that is all but zero, or rounds to zero in the type of the arithmetic, leaves x and dy as they are, the
+/// infinities too: p σ(x) must not become 0 times infinity.
+pub fn vanishing_p<B: Backend, T: Arithmetic>(backend: &B) {
+    let infinity = T::Real::from_f64(f64::INFINITY);
+    let x = [infinity, T::Real::from_f64(1.0), T::Real::from_f64(-2.0)].map(T::from_real);
+    let x = [x[0], -x[0], x[1], x[2]];
+    for activation in SMOOTH {
+        for p in [1e-46, 1e-300] {
+            let op = DropActivation::new(activation, p).unwrap();
+            for call in [Call::Infer(op), Call::InferBackward(op, &x)] {
+                let mut y = x;
+                backend.run(&call, InOut::InPlace(&mut y)).unwrap();
+                assert_each(&|| format!("{} {call:?}", backend.name()), &y, &x, same_bits);
             }
         }
     }
