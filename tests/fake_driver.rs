@@ -301,7 +301,8 @@ fn masks_go_to_the_host_and_back() {
     for n in [0, 1, 31, 32, 33, 1025] {
         let mut x = stream.alloc_zeros::<f32>(n + 3).unwrap();
         let (mask, log) = fake.log(|| kernels.forward(&stream, &op, KEY, &mut x.slice_mut(3..)).unwrap());
-        assert_eq!(n == 0, log.is_empty(), "nothing is enqueued for nothing: {log:?}");
+        let launched = log.iter().any(|entry| entry.starts_with("launch"));
+        assert_eq!(n != 0, launched, "no kernel is launched for nothing: {log:?}");
         let host = mask.to_host(&stream).unwrap();
         assert_eq!((host.len(), host.origin()), (n, origin));
         assert_eq!(host.words().iter().map(|word| word.count_ones() as usize).sum::<usize>(), n, "all bits arrived");

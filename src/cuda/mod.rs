@@ -35,7 +35,7 @@
 //! # Streams: what waits for what
 //! A call checks its arguments, enqueues at most one kernel on its stream and returns; the host waits for
 //! nothing. ([`DeviceMask::to_host`] waits for the stream. The first call of a kind also loads device code, which
-//! [`Kernels::preload`] can do ahead of time.) For empty tensors nothing is enqueued.
+//! [`Kernels::preload`] can do ahead of time.) For empty tensors no kernel is launched.
 //!
 //! Slices and masks may be used on several streams, since each call takes part in cudarc's event tracking: it makes its
 //! stream wait for the last work that wrote what it reads, and for the last work that read or wrote what it writes.
