@@ -31,7 +31,7 @@ fn probabilities() {
         for activation in Activation::ALL {
             let error = DropActivation::new(activation, p).unwrap_err();
             assert_eq!(error, Error::Probability { p });
-            says(&error, &["p is ", &p.to_string(), "0 <= p <= 1"]);
+            says(&error, &[&format!("p is {p:?};"), "0 <= p <= 1"]);
         }
     }
     let error = DropActivation::relu(f64::NAN).unwrap_err();

@@ -46,7 +46,10 @@ fn law<T: Arithmetic>(call: &Call<T>, i: usize, input: T, sigma: &Sigma<T::Wide>
         }
         Call::Backward(_, mask, _) if mask.bit(i).unwrap() => computed(input.widen() * d),
         Call::Backward(..) => (input, true),
-        Call::Infer(op) | Call::InferBackward(op, _) if op.p() == 0.0 => (input, true),
+        // A p that is zero in the type of the arithmetic.
+        Call::Infer(op) | Call::InferBackward(op, _) if T::Wide::rounded(op.p()) == T::Wide::rounded(0.0) => {
+            (input, true)
+        }
         Call::Infer(op) if op.p() == 1.0 => computed(s),
         Call::Infer(op) => computed(mixture(op.p(), s, slope(op.p()) * input.widen())),
         Call::InferBackward(op, _) if op.p() == 1.0 => computed(input.widen() * d),
