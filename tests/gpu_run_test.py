@@ -1,0 +1,303 @@
+#!/usr/bin/env python3
+"""scripts/gpu-run, on stand-ins for all that a GPU machine has: what passes, fails, is skipped, hangs, lacks or
+is cut short must show in the exit status, in results.json and in the table.
+
+    python3 tests/gpu_run_test.py
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+STEPS = ["suite", "gpu", "memcheck", "racecheck", "initcheck", "synccheck", "passes", "ratios", "pytorch"]
+
+# A test executable: each filter stands for a test of that name.
+TESTS = """
+for filter in gpu::lengths::f32 beyond_2_to_the_32_elements "$@"; do
+    case $filter in --*|emulated) ;; *) echo "test $filter ... ok" ;; esac
+done
+echo "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s"
+"""
+
+# It runs the program that stands after its options, all of which have values.
+SANITIZER = """
+[ "$1" = --version ] && { echo "Version 2025.3.1"; exit; }
+tool=$2
+while case $1 in --*) true ;; *) false ;; esac; do shift 2; done
+"$@" || exit
+case $tool in
+racecheck) echo "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)" ;;
+memcheck) printf "========= LEAK SUMMARY: 0 bytes leaked in 0 allocations\\n========= ERROR SUMMARY: 0 errors\\n" ;;
+*) echo "========= ERROR SUMMARY: 0 errors" ;;
+esac
+"""
+
+ROWS = {"rows": [{"dtype": "f32", "n": 1048576, "p": 0.95, "cold": True, "seconds": {}}]}
+RATIOS = json.loads(json.dumps(ROWS))
+RATIOS["rows"][0]["seconds"] = {"drop_step": 8e-6, "relu_step": 1e-5}
+PYTORCH = json.loads(json.dumps(ROWS))
+PYTORCH["rows"][0]["seconds"] = {"relu_step": 1.2e-5, "eager_step": 4e-5, "compiled_step": 1.6e-5}
+
+CRITERION = """
+folder="$CRITERION_HOME/group/name/new"
+/bin/mkdir -p "$folder"
+echo '{"full_id": "group/name"}' >"$folder/benchmark.json"
+echo '{"median": {"point_estimate": 2.5, "confidence_interval": {"lower_bound": 2, "upper_bound": 3}}}' \\
+    >"$folder/estimates.json"
+"""
+
+
+def compile_driver(folder):
+    source = ROOT / "tests" / "fake_driver" / "libcuda.c"
+    command = ["cc", "-shared", "-fPIC", "-I", str(ROOT / "kernels"), "-o", str(folder / "libcuda.so.1"), str(source)]
+    subprocess.run(command, check=True)
+
+
+class GpuRun(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.shared = tempfile.TemporaryDirectory()
+        compile_driver(pathlib.Path(cls.shared.name))
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.shared.cleanup()
+
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.folder = pathlib.Path(temporary.name)
+        self.bundle, self.tools, self.out = (self.folder / name for name in ("bundle", "tools", "out"))
+        for folder in (self.bundle / "bin", self.bundle / "benches", self.tools):
+            folder.mkdir(parents=True)
+        shutil.copy(ROOT / "scripts" / "gpu-run", self.bundle / "run")
+        (self.bundle / "about.json").write_text('{"commit": "c0ffee", "with_changes": false, "rustc": "rustc 1"}')
+        self.script(self.bundle / "bin/suite", TESTS)
+        self.script(self.bundle / "bin/gpu", TESTS)
+        self.script(self.bundle / "benches/ratios", f"echo '{json.dumps(RATIOS)}' >\"$4\"")
+        self.script(self.bundle / "benches/passes", CRITERION)
+        self.pytorch(f"open(sys.argv[2], 'w').write({json.dumps(PYTORCH)!r})")
+        self.script(self.tools / "compute-sanitizer", SANITIZER)
+        self.script(self.tools / "nvidia-smi", "echo '580.82.07, 143771 MiB, 1980 MHz, 3201 MHz, 700.00 W, Disabled'")
+        self.environment = {"PATH": str(self.tools), "LD_LIBRARY_PATH": self.shared.name}
+
+    def script(self, path, text):
+        path.write_text("#!/bin/sh\n" + text)
+        path.chmod(0o755)
+
+    def pytorch(self, text):
+        (self.bundle / "pytorch.py").write_text("import sys\n" + text)
+
+    def start(self, *arguments):
+        command = [sys.executable, str(self.bundle / "run"), str(self.out), *arguments]
+        return subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder
+        )
+
+    def results(self):
+        return json.loads((self.out / "results.json").read_text())
+
+    def status(self, name):
+        return self.results()["steps"][name]["status"]
+
+    def ends(self, code, *arguments):
+        child = self.start(*arguments)
+        table, _ = child.communicate(timeout=300)
+        self.assertEqual(child.returncode, code, table)
+        return table
+
+    def only_one_is(self, name, status, reason, *arguments):
+        """All steps pass but this one, which is told with its reason; and the call fails."""
+        table = self.ends(1, *arguments)
+        steps = self.results()["steps"]
+        self.assertEqual(steps[name]["status"], status, steps[name])
+        self.assertIn(reason, steps[name]["reason"])
+        self.assertFalse(self.results()["complete"])
+        line = next(line for line in table.splitlines() if line.startswith(name + " ") and "..." not in line[:40])
+        self.assertIn(status, line)
+        self.assertIn(reason, line)
+        others = {other: step["status"] for other, step in steps.items() if other != name}
+        self.assertEqual(set(others.values()), {"passed"}, others)
+
+    def test_all_pass(self):
+        before = {path: path.stat().st_mtime_ns for path in self.bundle.rglob("*")}
+        table = self.ends(0)
+        results = self.results()
+        self.assertTrue(results["complete"])
+        self.assertEqual({step["status"] for step in results["steps"].values()}, {"passed"})
+        self.assertEqual(list(results["steps"]), ["machine", *STEPS])
+        self.assertEqual(results["bundle"]["commit"], "c0ffee")
+        machine = results["machine"]
+        self.assertEqual((machine["gpu"], machine["compute_capability"]), ("Fake 0", "9.0"))
+        self.assertEqual(machine["driver_supports_cuda"], "13.0")
+        self.assertEqual(machine["nvidia_smi"]["driver_version"], "580.82.07")
+        self.assertEqual(machine["compute_sanitizer"], "Version 2025.3.1")
+        self.assertEqual(results["figures"]["ratios"], RATIOS)
+        self.assertEqual(results["figures"]["pytorch"], PYTORCH)
+        self.assertEqual(results["figures"]["passes"], {"group/name": {"median_ns": 2.5, "interval_ns": [2, 3]}})
+        for name in STEPS:
+            self.assertIn(name, table)
+            self.assertTrue((self.out / f"{name}.log").exists())
+        self.assertRegex(table, r"our plain ReLU +0\.80 .*relu_step +1\.50 +eager_step +5\.00 +compiled_step +2\.00")
+        # The bundle may lie on a disk that cannot be written to.
+        self.assertEqual(before, {path: path.stat().st_mtime_ns for path in self.bundle.rglob("*")})
+
+    def test_a_test_fails(self):
+        failed = "echo 'test a ... ok'; echo 'test streams ... FAILED'; echo 'test result: FAILED. 1 passed; 1 failed;'; exit 101"
+        self.script(self.bundle / "bin/gpu", failed)
+        self.only_one_is("gpu", "failed", "streams")
+
+    def test_a_test_that_fails_amid_other_lines(self):
+        failed = "printf 'test streams ... noise\\nFAILED\\n\\nfailures:\\n\\nfailures:\\n    streams\\n\\n'; exit 101"
+        self.script(self.bundle / "bin/gpu", failed)
+        self.only_one_is("gpu", "failed", "1 failed: streams")
+
+    def test_a_test_is_skipped(self):
+        # As one thread prints it: the test's name first.
+        self.script(self.bundle / "bin/gpu", "echo 'test a ... SKIPPED: streams: no GPU'\n" + TESTS)
+        self.only_one_is("gpu", "skipped", "SKIPPED: streams: no GPU")
+
+    def test_no_test_runs(self):
+        self.script(self.bundle / "bin/gpu", "echo 'test result: ok. 0 passed; 0 failed; 0 ignored'")
+        self.only_one_is("gpu", "failed", "no test ran")
+
+    def test_a_test_that_matters_is_gone(self):
+        self.script(self.bundle / "bin/gpu", "echo 'test a ... ok'; echo 'test result: ok. 1 passed; 0 failed;'")
+        self.only_one_is("gpu", "failed", "never ran: beyond_2_to_the_32_elements")
+
+    def test_a_crash(self):
+        self.script(self.bundle / "bin/gpu", "echo here; kill -SEGV $$")
+        self.only_one_is("gpu", "failed", "SIGSEGV: here")
+
+    def test_an_executable_is_gone(self):
+        (self.bundle / "bin/gpu").unlink()
+        self.only_one_is("gpu", "missing", "bin/gpu")
+
+    def test_the_sanitizer_finds_an_error(self):
+        found = """[ "$2" = synccheck ] && { echo "========= Invalid access"; echo "========= ERROR SUMMARY: 2 errors"; exit 9; }\n"""
+        self.script(self.tools / "compute-sanitizer", found + SANITIZER)
+        self.only_one_is("synccheck", "failed", "ERROR SUMMARY: 2 errors")
+
+    def test_the_sanitizer_did_not_attach(self):
+        silent = """[ "$2" = racecheck ] && { shift 4; exec "$@"; }\n"""
+        self.script(self.tools / "compute-sanitizer", silent + SANITIZER)
+        self.only_one_is("racecheck", "failed", "no summary")
+
+    def test_a_test_fails_under_the_sanitizer(self):
+        failed = """case "$*" in *test-threads=1*) echo 'test gpu::shards::f32 ... FAILED'; exit 101 ;; esac\n"""
+        self.script(self.bundle / "bin/suite", failed + TESTS)
+        self.ends(1)
+        for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
+            self.assertEqual(self.status(tool), "failed")
+
+    def test_the_sanitizer_is_missing(self):
+        if any(os.access(f"/usr/local/cuda/{folder}/compute-sanitizer", os.X_OK) for folder in ("bin", "compute-sanitizer")):
+            self.skipTest("compute-sanitizer is where it is looked for")
+        (self.tools / "compute-sanitizer").unlink()
+        self.ends(1)
+        step = self.results()["steps"]["memcheck"]
+        self.assertEqual(step["status"], "missing")
+        self.assertIn("compute-sanitizer", step["reason"])
+        self.assertEqual((self.status("gpu"), self.status("ratios")), ("passed", "passed"))
+
+    def test_nvidia_smi_is_missing(self):
+        (self.tools / "nvidia-smi").unlink()
+        self.only_one_is("machine", "missing", "nvidia-smi")
+
+    def test_figures_are_missing(self):
+        self.script(self.bundle / "benches/ratios", "echo measured")
+        self.script(self.bundle / "benches/passes", "echo measured")
+        self.ends(1)
+        self.assertEqual((self.status("ratios"), self.status("passes")), ("failed", "failed"))
+        self.assertIn("figures", self.results()["steps"]["ratios"]["reason"])
+
+    def test_pytorch_is_missing(self):
+        self.pytorch("import no_such_module")
+        self.only_one_is("pytorch", "failed", "ModuleNotFoundError")
+
+    def test_a_step_hangs(self):
+        mark = self.folder / "mark"
+        hang = f"(/bin/sleep 60; echo late >{mark}) & echo $! >{self.folder}/pid; wait"
+        self.script(self.bundle / "bin/gpu", hang)
+        self.ends(1, "--only", "gpu", "--limit", "2")
+        self.assertEqual(self.status("gpu"), "timed out")
+        self.assertIn("2", self.results()["steps"]["gpu"]["reason"])
+        # What the step started has ended with it.
+        child = int((self.folder / "pid").read_text())
+        state = pathlib.Path(f"/proc/{child}/stat")
+        self.assertTrue(not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z")
+
+    def test_no_driver(self):
+        broken = self.folder / "no-driver"
+        broken.mkdir()
+        (broken / "libcuda.so.1").write_text("no library")
+        self.environment["LD_LIBRARY_PATH"] = str(broken)
+        table = self.ends(1)
+        results = self.results()
+        self.assertIn("no CUDA driver", results["steps"]["machine"]["reason"])
+        self.assertEqual([self.status(name) for name in STEPS], ["skipped"] * len(STEPS))
+        self.assertIn("no CUDA driver", results["steps"]["suite"]["reason"])
+        self.assertIn("no CUDA driver", table)
+
+    def test_part_by_part(self):
+        self.ends(0, "--only", "sanitizer,ratios")
+        self.assertEqual(set(self.results()["steps"]), {"machine", "memcheck", "racecheck", "initcheck", "synccheck", "ratios"})
+        self.assertFalse(self.results()["complete"])
+        self.assertIn("not run", self.ends(0, "--only", "tests"))
+        self.ends(0, "--only", "bench")
+        self.assertTrue(self.results()["complete"])
+        self.assertEqual(set(self.results()["figures"]), {"ratios", "passes", "pytorch"})
+
+    def test_resumed_after_being_cut(self):
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with self.subTest(number.name):
+                shutil.rmtree(self.out, ignore_errors=True)
+                self.script(self.bundle / "bin/suite", TESTS)
+                self.script(self.bundle / "bin/gpu", f"echo $$ >{self.folder}/started; exec /bin/sleep 60")
+                child = self.start()
+                while not (self.folder / "started").exists():
+                    time.sleep(0.05)
+                child.send_signal(number)
+                child.communicate(timeout=60)
+                self.assertNotEqual(child.returncode, 0)
+                self.assertEqual((self.status("suite"), self.status("gpu")), ("passed", "cut short"))
+                self.assertNotIn("memcheck", self.results()["steps"])
+                if number == signal.SIGKILL:
+                    os.kill(int((self.folder / "started").read_text()), signal.SIGKILL)
+                (self.folder / "started").unlink()
+
+                self.script(self.bundle / "bin/gpu", TESTS)
+                self.script(self.bundle / "bin/suite", "echo again; " + TESTS)
+                self.ends(0, "--resume")
+                self.assertTrue(self.results()["complete"])
+                self.assertNotIn("again", (self.out / "suite.log").read_text())
+
+    def test_a_step_that_passed_once_and_fails_now(self):
+        self.ends(0)
+        self.script(self.bundle / "benches/ratios", "exit 1")
+        self.only_one_is("ratios", "failed", "exit status 1", "--only", "bench")
+        self.assertNotIn("ratios", self.results()["figures"])
+
+    def test_results_of_another_bundle(self):
+        self.ends(0, "--only", "gpu")
+        (self.bundle / "about.json").write_text('{"commit": "another"}')
+        self.assertIn("another bundle", self.ends(1, "--only", "gpu"))
+        self.assertEqual(self.results()["bundle"]["commit"], "c0ffee")
+
+    def test_unknown_part(self):
+        self.assertIn("racechek", self.ends(2, "--only", "racechek"))
+
+
+if __name__ == "__main__":
+    if shutil.which("cc") is None:
+        print("SKIPPED: scripts/gpu-run on stand-ins: no C compiler", file=sys.stderr)
+    else:
+        unittest.main()
