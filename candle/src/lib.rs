@@ -1,0 +1,17 @@
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code, unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks, missing_docs)]
+
+mod call;
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod element;
+mod layer;
+mod nonlinearity;
+
+pub use candle_core;
+pub use drop_activation;
+
+pub use drop_activation::{Activation, DropActivation, KeySequence, MaskKey, RRelu};
+pub use layer::ActivationLayer;
+pub use nonlinearity::Nonlinearity;

@@ -1,0 +1,9 @@
+//! The candle module against candle's own operations, on every device there is.
+
+mod composition;
+mod devices;
+mod layouts;
+mod masks;
+mod network;
+mod refusals;
+mod state;
