@@ -61,11 +61,11 @@ fn main() -> Result<()> {
             }
         }
         let after = loss(&network, false)?.to_scalar::<f32>()?;
-        println!("{nonlinearity:35} loss {before:.4} before training, {after:.4} after");
+        println!("{nonlinearity}: loss {before:.4} before training, {after:.4} after");
 
         // All that a checkpoint needs besides the parameters: where the masks go on.
         let keys = network.activation.keys();
-        println!("{:35} seed {}, next offset {}", "", keys.seed(), keys.next_offset());
+        println!("  masks go on at seed {}, offset {}", keys.seed(), keys.next_offset());
     }
     Ok(())
 }
