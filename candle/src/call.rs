@@ -292,4 +292,19 @@ mod tests {
         let (_y, mask) = call(&variable().detach(), Activation::Relu);
         assert!(mask.upgrade().is_none());
     }
+
+    /// candle's backward pass adds gradients up, and so hands out contiguous ones; that is not promised anywhere.
+    #[test]
+    fn a_gradient_with_another_layout_is_read_by_its_layout() {
+        let x = Tensor::arange(-7f64, 8.0, &Device::Cpu).unwrap().reshape((3, 5)).unwrap();
+        let dy = Tensor::arange(1f64, 16.0, &Device::Cpu).unwrap().reshape((5, 3)).unwrap().t().unwrap();
+        let op = DropActivation::relu(0.5).unwrap();
+        let training = Training::new(Random::DropActivation(op), MaskKey::new(1, 2));
+        let y = x.apply_op1_no_bwd(&training).unwrap();
+        let calls: [(&dyn CustomOp1, &Tensor); 2] = [(&training, &y), (&Inference(op.into()), &y)];
+        for (call, y) in calls {
+            let rows = |dy: &Tensor| call.bwd(&x, y, dy).unwrap().unwrap().to_vec2::<f64>().unwrap();
+            assert_eq!(rows(&dy), rows(&dy.contiguous().unwrap()), "{}", call.name());
+        }
+    }
 }
