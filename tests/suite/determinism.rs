@@ -26,11 +26,11 @@ fn rayon_threads() {
     }
 }
 
-/// Grids with too few and too many blocks, blocks of one warp and of many; lanes, warps and blocks that
-/// go in another order each time.
+/// Every size of a block, grids with too few and too many of them; lanes, warps and blocks that go in another
+/// order each time.
 #[cfg(feature = "cuda")]
 #[test]
-fn launch_geometries() {
+fn emulated_launch_geometries() {
     use crate::backend::{Backend, Call, Emulated};
     use crate::emulator::Order;
     use crate::passes::{Placement, run};
@@ -46,7 +46,8 @@ fn launch_geometries() {
     let sigma = |backend: &Emulated| run(backend, &Call::Forward(gelu, key), &x32, ALIGNED[0]);
     let expected = sigma(&backend);
 
-    for geometry in [(1, 32), (1, 256), (2, 96), (8, 32), (5, 224), (100, 64)] {
+    let geometries = [(1, 32), (1, 256), (2, 96), (8, 32), (5, 224), (100, 64), (3, 128), (2, 160), (1, 192)];
+    for geometry in geometries {
         for order in Order::ALL {
             backend.geometry = Some(geometry);
             backend.order = order;

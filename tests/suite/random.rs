@@ -2,113 +2,193 @@
 //! Bits are the CPU backend's, which are everybody's.
 
 use drop_activation::{DropActivation, MaskKey, RRelu, cpu};
+use rayon::prelude::*;
 
 use crate::data::Rng;
 use crate::statistics::{assert_chi_square, assert_mean, assert_normal, assert_uniform};
 
-/// Keep bits and the exact probability of each: p rounded to a multiple of 2^-32.
+/// Bits that should be 1 with probability `p`, each on its own: those of two mask words in each of `words`.
 struct Bits {
-    words: Vec<u32>,
+    words: Vec<u64>,
     p: f64,
+    ones: u64,
     name: String,
 }
 
 impl Bits {
-    fn draw(p: f64, key: MaskKey, words: usize) -> Self {
+    fn new(words: Vec<u64>, p: f64, name: String) -> Self {
+        let ones = ones(&words);
+        Self { words, p, ones, name }
+    }
+
+    /// Keep bits and the exact probability of each: p rounded to a multiple of 2^-32.
+    fn keep(p: f64, key: MaskKey, len: usize) -> Self {
         let op = DropActivation::relu(p).unwrap();
-        let name = format!("p = {p}, {key:?}");
-        Self { words: cpu::keep_mask(&op, key, 32 * words).unwrap(), p: op.threshold() as f64 / 2f64.powi(32), name }
+        let mask = cpu::keep_mask(&op, key, len).unwrap();
+        let words = mask.as_chunks::<2>().0.iter().map(|&[a, b]| u64::from(a) | u64::from(b) << 32).collect();
+        Self::new(words, op.threshold() as f64 / 2f64.powi(32), format!("keep bits, p = {p}, {key:?}"))
+    }
+
+    /// The 24 random bits of each slope.
+    fn slopes(key: MaskKey, len: usize) -> Self {
+        let integers = slope_integers(key, len / 24);
+        let pack = |slopes: &[u32; 8]| {
+            let shifted_in =
+                |[a, b, c]: [u64; 3], slope: &u32| [a << 24 | u64::from(*slope), b << 24 | a >> 40, c << 24 | b >> 40];
+            slopes.iter().rev().fold([0; 3], shifted_in)
+        };
+        let words = integers.as_chunks::<8>().0.iter().flat_map(pack).collect();
+        Self::new(words, 0.5, format!("slopes, {key:?}"))
     }
 
     fn len(&self) -> f64 {
-        32.0 * self.words.len() as f64
+        64.0 * self.words.len() as f64
     }
 
-    fn count(&self, of_word: impl Fn(u32) -> u32) -> f64 {
-        self.words.iter().map(|w| u64::from(of_word(*w))).sum::<u64>() as f64
-    }
-
-    /// How often each bit is set, over all and by its place in the word.
+    /// How often each bit is set, over all and by its place in a pair of mask words.
     fn frequencies(&self) {
         let spread = (self.p * (1.0 - self.p)).sqrt();
         let what = || format!("{}: frequency", self.name);
-        assert_normal(&what, self.count(u32::count_ones), self.p * self.len(), spread * self.len().sqrt());
+        assert_normal(&what, self.ones as f64, self.p * self.len(), spread * self.len().sqrt());
         let n = self.words.len() as f64;
-        for place in 0..32 {
+        for place in 0..64 {
             let what = || format!("{}: frequency at bit {place}", self.name);
-            assert_normal(&what, self.count(|w| w >> place & 1), self.p * n, spread * n.sqrt());
+            let set = self.words.iter().map(|w| w >> place & 1).sum::<u64>() as f64;
+            assert_normal(&what, set, self.p * n, spread * n.sqrt());
         }
     }
 
     /// Covariance of bit i with bit i + lag of another stream of the same p, which may be this one.
     fn correlation(&self, other: &Self, lag: usize) {
-        let (skip, shift) = (lag / 32, lag % 32);
+        let (skip, shift) = (lag / 64, lag % 64);
         let words = self.words.len() - skip - 1;
-        // In 64 bits, so that the words shifted by may straddle two.
-        let later = |i: usize| {
-            let pair = u64::from(other.words[i + skip]) | u64::from(other.words[i + skip + 1]) << 32;
-            (pair >> shift) as u32
-        };
-        let (mut both, mut first, mut second) = (0u64, 0u64, 0u64);
-        for i in 0..words {
-            let (a, b) = (self.words[i], later(i));
-            both += u64::from((a & b).count_ones());
-            first += u64::from(a.count_ones());
-            second += u64::from(b.count_ones());
-        }
-        let n = 32.0 * words as f64;
+        let later = |pair: &[u64]| pair[0] >> shift | pair[1] << 1 << (63 - shift);
+        let pairs = self.words[..words].iter().zip(other.words[skip..].windows(2));
+        let both = pairs.map(|(a, pair)| u64::from((a & later(pair)).count_ones())).sum::<u64>();
+        let first = self.ones - ones(&self.words[words..]);
+        let (last, end) = (other.words[other.words.len() - 1], other.words[skip] & ((1 << shift) - 1));
+        let second = other.ones - ones(&other.words[..skip]) - ones(&[end, last >> shift]);
+        let n = 64.0 * words as f64;
         let covariance = both as f64 - self.p * (first + second) as f64 + self.p * self.p * n;
         let what = || format!("{} with {}: correlation at lag {lag}", self.name, other.name);
         assert_normal(&what, covariance, 0.0, self.p * (1.0 - self.p) * n.sqrt());
     }
 
-    /// How many runs of equal bits there are.
+    /// How many runs of equal bits there are, and how long they are: with an end after each bit that is as
+    /// likely as the other value.
     fn runs(&self) {
-        let changes = |pair: &[u32]| ((pair[0] ^ (pair[0] >> 1 | pair[1] << 31)).count_ones()) as u64;
-        let given = self.words.windows(2).map(changes).sum::<u64>() as f64;
-        let n = 32.0 * (self.words.len() - 1) as f64;
+        let mut lengths = [Vec::new(), Vec::new()];
+        let (mut bit, mut length) = (self.words[0] as usize & 1, 0);
+        for &word in &self.words {
+            let (mut word, mut left) = (word, 64);
+            while left != 0 {
+                let same = left.min(if bit == 1 { word.trailing_ones() } else { word.trailing_zeros() });
+                length += same as usize;
+                left -= same;
+                if left != 0 {
+                    word >>= same;
+                    let lengths: &mut Vec<u64> = &mut lengths[bit];
+                    lengths.resize(lengths.len().max(length + 1), 0);
+                    lengths[length] += 1;
+                    (bit, length) = (1 - bit, 0);
+                }
+            }
+        }
         let pq = self.p * (1.0 - self.p);
         // Neighbouring pairs share a bit: their changes have covariance pq - 4 (pq)^2.
-        let deviation = (4.0 * pq * (1.0 - 3.0 * pq) * n).sqrt();
-        assert_normal(&|| format!("{}: runs", self.name), given, 2.0 * pq * n, deviation);
+        let deviation = (4.0 * pq * (1.0 - 3.0 * pq) * self.len()).sqrt();
+        let count = lengths.each_ref().map(|of_bit| of_bit.iter().sum::<u64>());
+        let runs = (count[0] + count[1]) as f64;
+        assert_normal(&|| format!("{}: runs", self.name), runs, 2.0 * pq * self.len(), deviation);
+
+        for (bit, goes_on) in [1.0 - self.p, self.p].into_iter().enumerate() {
+            let mut cells = Vec::new();
+            let (mut left, mut expected_left) = (count[bit], count[bit] as f64);
+            for &given in lengths[bit].iter().skip(1) {
+                let expected = expected_left * (1.0 - goes_on);
+                if expected.min(expected_left - expected) < RARE {
+                    break;
+                }
+                cells.push((given, expected));
+                left -= given;
+                expected_left -= expected;
+            }
+            cells.push((left, expected_left));
+            assert!(cells.len() > 1, "{}", self.name);
+            assert_chi_square(&|| format!("{}: lengths of runs of {bit}", self.name), &cells);
+        }
     }
 
-    /// The four bytes of every word, over the 256 values; those that are hardly expected are one cell.
-    fn bytes(&self) {
-        let mut counts = [0u64; 256];
-        self.words.iter().flat_map(|w| w.to_le_bytes()).for_each(|byte| counts[usize::from(byte)] += 1);
+    /// How often eight bits have each of their 256 values.
+    fn patterns(&self, what: &dyn Fn() -> String, counts: &[u64; 256]) {
+        let n = counts.iter().sum::<u64>() as f64;
         let expected = |byte: usize| {
             let ones = (byte as u8).count_ones() as i32;
-            self.len() / 8.0 * self.p.powi(ones) * (1.0 - self.p).powi(8 - ones)
+            n * self.p.powi(ones) * (1.0 - self.p).powi(8 - ones)
         };
         let (mut cells, mut rare) = (Vec::new(), (0, 0.0));
-        for (byte, count) in counts.into_iter().enumerate() {
-            if expected(byte) >= 20.0 {
+        for (byte, &count) in counts.iter().enumerate() {
+            if expected(byte) >= RARE {
                 cells.push((count, expected(byte)));
             } else {
                 rare = (rare.0 + count, rare.1 + expected(byte));
             }
         }
-        if rare.1 >= 20.0 {
+        if rare.1 >= RARE {
             cells.push(rare);
         }
         assert!(cells.len() > 8, "{}", self.name);
-        assert_chi_square(&|| format!("{}: bytes", self.name), &cells);
+        assert_chi_square(&|| format!("{}: {}", self.name, what()), &cells);
+    }
+
+    /// The bytes of all words.
+    fn bytes(&self) {
+        let mut counts = [0; 256];
+        self.words.iter().flat_map(|w| w.to_le_bytes()).for_each(|byte| counts[usize::from(byte)] += 1);
+        self.patterns(&|| "bytes".to_owned(), &counts);
+    }
+
+    /// Each four bits of a mask word together with each four bits of the next.
+    fn consecutive_words(&self) {
+        let even: &mut dyn Iterator<Item = u64> = &mut self.words.iter().copied();
+        let odd = &mut self.words.windows(2).map(|pair| pair[0] >> 32 | pair[1] << 32);
+        for pairs in [even, odd] {
+            let mut counts = vec![[0; 256]; 64];
+            for pair in pairs {
+                for (place, counts) in counts.iter_mut().enumerate() {
+                    let (low, high) = (pair >> (4 * (place % 8)) & 15, pair >> (32 + 4 * (place / 8)) & 15);
+                    counts[(high << 4 | low) as usize] += 1;
+                }
+            }
+            for (place, counts) in counts.iter().enumerate() {
+                let (low, high) = (4 * (place % 8), 4 * (place / 8));
+                let what = || format!("the four bits from {low} on with those from {high} on of the next mask word");
+                self.patterns(&what, counts);
+            }
+        }
     }
 }
 
+/// A cell that is expected to hold fewer is put together with others.
+const RARE: f64 = 20.0;
+
+fn ones(words: &[u64]) -> u64 {
+    words.iter().map(|w| u64::from(w.count_ones())).sum()
+}
+
 /// All tests on one stream and on its neighbours in offset and seed.
-fn examine(p: f64, words: usize, lags: &[usize]) {
+fn examine(draw: impl Fn(MaskKey) -> Bits, lags: &[usize]) {
     let key = MaskKey::new(91, 92);
-    let bits = Bits::draw(p, key, words);
+    let bits = draw(key);
     bits.frequencies();
     bits.runs();
     bits.bytes();
-    lags.iter().for_each(|&lag| bits.correlation(&bits, lag));
+    bits.consecutive_words();
+    lags.par_iter().for_each(|&lag| bits.correlation(&bits, lag));
     for neighbour in
         [MaskKey::new(91, 93), MaskKey::new(91, 92 + (1 << 32)), MaskKey::new(92, 92), MaskKey::new(92, 91)]
     {
-        let other = Bits::draw(p, neighbour, words);
+        let other = draw(neighbour);
         for lag in [0, 1, 32, 1024] {
             bits.correlation(&other, lag);
             other.correlation(&bits, lag);
@@ -117,29 +197,58 @@ fn examine(p: f64, words: usize, lags: &[usize]) {
     // The lag at which a counter that is too short would come round: a stream 2^34 and 2^37 bits away,
     // where the slope's and the keep bit's first counter word wraps.
     for first in [1 << 34, 1 << 37] {
-        bits.correlation(&Bits::draw(p, key.shard(first).unwrap(), words), 0);
+        bits.correlation(&draw(key.shard(first).unwrap()), 0);
     }
+}
+
+fn all_lags() -> Vec<usize> {
+    (1..=4096).collect()
+}
+
+/// Two hundred of them: the short ones, those around powers of two, and others.
+fn some_lags() -> Vec<usize> {
+    let around = |k: usize| [k - 1, k, k + 1];
+    let mut rng = Rng::new(93);
+    let others = (0..64).map(|_| 1 + rng.below(4096));
+    (1..=128).chain((8..=12).map(|e| 1 << e).flat_map(around)).chain(others).collect()
 }
 
 /// 2^22 bits for each p.
 #[test]
 fn keep_bits() {
     for p in [0.5, 0.95, 1.0 / 3.0] {
-        examine(p, 1 << 17, &[1, 2, 7, 8, 31, 32, 33, 64, 1024, 4096]);
+        examine(|key| Bits::keep(p, key, 1 << 22), &all_lags());
     }
 }
 
-/// 2^30 bits for each p, at some two hundred lags up to 4096. Minutes: `cargo test --release -- --ignored`.
+/// 2^30 bits for each p. Minutes: `cargo test --release --test suite -- --ignored random`.
 #[test]
 #[ignore = "takes minutes"]
 fn keep_bits_thoroughly() {
-    let around = |k: usize| [k - 1, k, k + 1];
-    let mut lags: Vec<usize> = (1..=128).chain((6..=12).map(|e| 1 << e).flat_map(around)).collect();
-    let mut rng = Rng::new(93);
-    lags.extend((0..64).map(|_| 1 + rng.below(4096)));
     for p in [0.5, 0.95, 1.0 / 3.0, 0.999] {
-        examine(p, 1 << 25, &lags);
+        examine(|key| Bits::keep(p, key, 1 << 30), &some_lags());
     }
+}
+
+/// With slopes from (almost) 0 to 1 each is the fraction `R >> 8` of 2^24 that it was drawn as.
+fn slope_integers(key: MaskKey, len: usize) -> Vec<u32> {
+    let op = RRelu::new(f32::MIN_POSITIVE, 1.0).unwrap();
+    let mut y = vec![-1.0f32; len];
+    cpu::rrelu_forward(&op, key, &mut y).unwrap();
+    y.into_iter().map(|y| (-y * 2f32.powi(24)) as u32).collect()
+}
+
+/// 3 * 2^20 bits.
+#[test]
+fn slope_bits() {
+    examine(|key| Bits::slopes(key, 3 << 20), &all_lags());
+}
+
+/// 3 * 2^29 bits.
+#[test]
+#[ignore = "takes minutes"]
+fn slope_bits_thoroughly() {
+    examine(|key| Bits::slopes(key, 3 << 29), &some_lags());
 }
 
 /// RReLU's slopes, brought to [0, 1).
@@ -191,6 +300,8 @@ fn slopes_thoroughly() {
 /// backwards, the eight counters that the call really used.
 mod counters {
     use std::collections::HashSet;
+
+    use drop_activation::reference::philox4x32_10;
 
     use super::*;
 
@@ -251,7 +362,7 @@ mod counters {
             let (a, b, seed) = (rng.bits(), rng.bits(), rng.bits());
             let counter = [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32];
             let key = [seed as u32, (seed >> 32) as u32];
-            let output = drop_activation::reference::philox4x32_10(counter, key);
+            let output = philox4x32_10(counter, key);
             assert_eq!(philox_backwards(output, seed), counter);
         }
     }
@@ -292,5 +403,24 @@ mod counters {
             }
         }
         assert_eq!(seen.len(), 4 * 5 * 8);
+    }
+
+    /// Those of the slopes, from 96 bits of each output: a counter of its own for each four elements and each
+    /// offset. Where a part of the counter has one bit set, the slopes show that very bit.
+    #[test]
+    fn slopes_use_their_index_and_their_offset() {
+        let check = |seed: u64, offset: u64, q: u64| {
+            let first = 4 * q & !31;
+            let from = (4 * q - first) as usize;
+            let given = slope_integers(MaskKey::new(seed, offset).shard(first).unwrap(), from + 4);
+            let counter = [q as u32, (q >> 32) as u32, offset as u32, (offset >> 32) as u32];
+            let output = philox4x32_10(counter, [seed as u32, (seed >> 32) as u32]);
+            assert_eq!(given[from..], output.map(|word| word >> 8), "seed {seed}, offset {offset}, q = {q}");
+        };
+        check(97, 0, 0);
+        (0..62).for_each(|bit| check(97, 0, 1 << bit));
+        (0..64).for_each(|bit| check(97, 1 << bit, 0));
+        (0..64).for_each(|bit| check(1 << bit, 0, 0));
+        check(u64::MAX, u64::MAX, (1 << 62) - 1);
     }
 }

@@ -2,7 +2,7 @@
 //! the limits say how seldom a perfect generator would have failed.
 
 /// Deviations from the mean that a normal variable exceeds, on either side, with probability 2e-9. With
-/// the some thousand comparisons of the suite, a perfect generator had 1 chance in 10^5 to fail any.
+/// the some 20,000 comparisons of the suite, a perfect generator had 1 chance in 20,000 to fail any.
 pub const LIMIT: f64 = 6.0;
 
 /// `value` has this mean and standard deviation, and is normal to good accuracy.
