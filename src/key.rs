@@ -84,6 +84,7 @@ impl KeySequence {
     }
 
     /// The key for one call.
+    #[must_use = "the next call gets another key"]
     pub fn next_key(&self) -> MaskKey {
         MaskKey::new(self.seed, self.next_offset.fetch_add(1, Ordering::Relaxed))
     }

@@ -38,6 +38,7 @@ impl fmt::Display for MaskOrigin {
 
 /// What a set bit of a mask means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum MaskKind {
     /// ReLU: the element and its gradient pass unchanged; a clear bit makes both zero.
     Pass,
@@ -136,6 +137,7 @@ impl PackedMask {
     }
 
     /// The packed words, without a copy.
+    #[must_use]
     pub fn into_words(self) -> Vec<u32> {
         self.words
     }
@@ -147,6 +149,7 @@ impl PackedMask {
 
     /// The mask as bytes for a checkpoint: what it was made by, its length, its words and a checksum.
     /// Read back by [`PackedMask::from_bytes`] on any machine.
+    #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(stored::HEADER_BYTES + 4 * self.words.len() + 8);
         bytes.extend_from_slice(&stored::header(&self.origin, self.len));

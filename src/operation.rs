@@ -10,6 +10,7 @@ use crate::real::Real;
 ///
 /// The paper names ReLU, sigmoid and tanh (section 3); GELU and SiLU are this crate's addition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Activation {
     /// `x <= 0 ? +0 : x`; σ'(0) = 0.
     Relu,

@@ -3,6 +3,9 @@
 //! there is none, or a real driver, the tests say so and are skipped.
 #![cfg(all(feature = "cuda", target_os = "linux", target_env = "gnu"))]
 
+#[path = "fake_driver/hostile.rs"]
+mod hostile;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -208,7 +208,7 @@ fn key_sequences_count_up() {
 #[test]
 fn key_sequences_resume() {
     let keys = KeySequence::resume(9, u64::MAX - 2);
-    keys.next_key();
+    let _ = keys.next_key();
     let resumed = KeySequence::resume(keys.seed(), keys.next_offset());
     let copied = keys.clone();
     let next = |keys: &KeySequence| (0..5).map(|_| keys.next_key()).collect::<Vec<_>>();

@@ -410,7 +410,7 @@ mod counters {
     #[test]
     fn slopes_use_their_index_and_their_offset() {
         let check = |seed: u64, offset: u64, q: u64| {
-            let first = 4 * q & !31;
+            let first = (4 * q) & !31;
             let from = (4 * q - first) as usize;
             let given = slope_integers(MaskKey::new(seed, offset).shard(first).unwrap(), from + 4);
             let counter = [q as u32, (q >> 32) as u32, offset as u32, (offset >> 32) as u32];
