@@ -113,6 +113,24 @@ pub enum Error {
         activation: Activation,
     },
 
+    /// A pass was given no saved tensor, or no mask words to read or to write, that it needs.
+    #[error("{argument} is missing; this pass needs it")]
+    Missing {
+        /// The argument that is missing.
+        argument: &'static str,
+    },
+
+    /// The mask words that a pass was given are too many or too few.
+    #[error("mask has {given} words; {len} elements have {expected}")]
+    WordCount {
+        /// How many words were given.
+        given: usize,
+        /// The length of the tensor in elements.
+        len: usize,
+        /// How many words that length has.
+        expected: usize,
+    },
+
     /// Only ReLU can do without a mask.
     #[error("activation is {activation}; without a mask only relu can be differentiated (from y)")]
     NeedsMask {

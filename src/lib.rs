@@ -8,6 +8,7 @@ mod io;
 mod key;
 mod mask;
 mod operation;
+mod pass;
 mod real;
 
 pub mod activation;
@@ -24,4 +25,5 @@ pub use io::InOut;
 pub use key::{KeySequence, MaskKey};
 pub use mask::{MaskKind, MaskOrigin, PackedMask};
 pub use operation::{Activation, DropActivation, RRelu};
+pub use pass::Pass;
 pub use real::Real;

@@ -16,6 +16,9 @@ mod philox;
 pub(crate) mod simd;
 mod smooth;
 mod tuning;
+mod words;
+
+pub use words::{MaskWords, keep_words, run};
 
 use job::Words;
 use keep::KeepStream;
@@ -256,10 +259,7 @@ pub fn relu_backward<'a, T: Element>(y: &[T], io: impl Into<InOut<'a, T>>) -> Re
 pub fn keep_mask(op: &DropActivation, key: MaskKey, len: usize) -> Result<Vec<u32>> {
     check::key_covers(key, len)?;
     let mut words = zero_words(len)?;
-    keep::fill(KeepStream::new(op, key), &mut words);
-    if let (Some(last), used @ 1..) = (words.last_mut(), len % 32) {
-        *last &= (1 << used) - 1;
-    }
+    keep_words(op, key, len, &mut words)?;
     Ok(words)
 }
 

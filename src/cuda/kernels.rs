@@ -12,7 +12,6 @@ use super::images::{self, Image};
 use super::io::{InOut, Saved, same_context};
 use super::launch::Entry;
 use super::mask::{self, DeviceMask};
-use super::pass::Pass;
 use super::raw::Addresses;
 use crate::check;
 use crate::element::Element;
@@ -20,6 +19,7 @@ use crate::error::Result;
 use crate::key::MaskKey;
 use crate::mask::MaskOrigin;
 use crate::operation::{DropActivation, RRelu};
+use crate::pass::Pass;
 
 /// The least compute capability that the kernels are compiled for.
 const OLDEST_CAPABILITY: (u32, u32) = (7, 5);

@@ -10,12 +10,12 @@ use super::geometry;
 use super::images::Image;
 pub use super::layout::da_args;
 use super::layout::{DA_MIXTURE_IDENTITY, DA_MIXTURE_MIXED, DA_MIXTURE_SIGMA};
-use super::pass::Pass;
 use super::raw::Addresses;
 use crate::element::Dtype;
 use crate::error::Result;
 use crate::key::MaskKey;
 use crate::operation::{Activation, DropActivation, Mixture};
+use crate::pass::Pass;
 
 /// A kernel launch, ready to be made: one-dimensional, without dynamic shared memory, with `args` as the
 /// kernel's one argument.
@@ -41,7 +41,7 @@ pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option
     let input = checked(pass.input(), at.input, dtype.size())?;
     let output = checked(pass.output(), at.output, dtype.size())?;
     let saved = pass.saved().map_or(Ok(0), |name| checked(name, at.saved, dtype.size()))?;
-    let mask = if pass.has_mask() { checked("mask", at.mask, size_of::<u32>())? } else { 0 };
+    let mask = if pass.writes_mask() || pass.reads_mask() { checked("mask", at.mask, size_of::<u32>())? } else { 0 };
 
     let (x, dy) = if pass.is_forward() { (input, 0) } else { (saved, input) };
     let mut args = da_args {

@@ -78,15 +78,14 @@ pub mod launch;
 #[doc(hidden)]
 mod layout;
 mod mask;
-mod pass;
 mod raw;
 
+pub use crate::pass::Pass;
 pub use driver::{available, context, device_count};
 pub use error::CudaError;
 pub use io::{InOut, Saved};
 pub use kernels::Kernels;
 pub use mask::DeviceMask;
-pub use pass::Pass;
 pub use raw::Addresses;
 
 /// The device code that is embedded in this library: who compiled it, for which devices.

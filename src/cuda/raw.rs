@@ -7,9 +7,9 @@ use cudarc::driver::{CudaContext, result, sys};
 use super::error::while_doing;
 use super::kernels::Kernels;
 use super::launch;
-use super::pass::Pass;
 use crate::element::Dtype;
 use crate::error::Result;
+use crate::pass::Pass;
 
 /// Device addresses for one pass; 0 is a null pointer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use crate::error::Result;
 use crate::key::MaskKey;
 use crate::operation::{DropActivation, RRelu};
 
-/// A pass with its parameters. The methods of [`Kernels`](super::Kernels) make it from their arguments; whoever
-/// comes by raw pointers names it.
+/// A pass with its parameters, for adapters that choose it at run time: [`cpu::run`](crate::cpu::run) takes it with
+/// slices, `cuda::Kernels::launch_raw` with device addresses.
 ///
 /// A pass reads the *input* and writes the *output*, of the same length: x and y of a forward pass, dy and
 /// dx of a backward pass. It may read a *saved* tensor besides and read or write a *mask*.
@@ -79,7 +79,7 @@ pub enum Pass {
 
 impl Pass {
     /// Whether the input is x and the output y; else they are dy and dx.
-    pub(super) const fn is_forward(&self) -> bool {
+    pub const fn is_forward(&self) -> bool {
         matches!(
             self,
             Self::Forward { .. }
@@ -91,18 +91,18 @@ impl Pass {
         )
     }
 
-    /// What the input is called.
-    pub(super) const fn input(&self) -> &'static str {
+    /// What the input is called: `x` or `dy`.
+    pub const fn input(&self) -> &'static str {
         if self.is_forward() { "x" } else { "dy" }
     }
 
-    /// What the output is called.
-    pub(super) const fn output(&self) -> &'static str {
+    /// What the output is called: `y` or `dx`.
+    pub const fn output(&self) -> &'static str {
         if self.is_forward() { "y" } else { "dx" }
     }
 
-    /// What the saved tensor is called, if there is one.
-    pub(super) const fn saved(&self) -> Option<&'static str> {
+    /// What the saved tensor is called, if there is one: `x` or `y`.
+    pub const fn saved(&self) -> Option<&'static str> {
         match self {
             Self::Backward { op } if op.activation().backward_needs_input() => Some("x"),
             Self::InferBackward { .. } | Self::RreluInferBackward { .. } => Some("x"),
@@ -111,16 +111,18 @@ impl Pass {
         }
     }
 
-    /// Whether a mask is written or read.
-    pub(super) const fn has_mask(&self) -> bool {
-        matches!(
-            self,
-            Self::Forward { .. } | Self::Backward { .. } | Self::RreluForward { .. } | Self::RreluBackward { .. }
-        )
+    /// Whether a mask is written.
+    pub const fn writes_mask(&self) -> bool {
+        matches!(self, Self::Forward { .. } | Self::RreluForward { .. })
+    }
+
+    /// Whether a mask is read.
+    pub const fn reads_mask(&self) -> bool {
+        matches!(self, Self::Backward { .. } | Self::RreluBackward { .. })
     }
 
     /// What can be said against the pass itself, for `n` elements.
-    pub(super) fn check(&self, n: usize) -> Result<()> {
+    pub(crate) fn check(&self, n: usize) -> Result<()> {
         match self {
             Self::Forward { key, .. } | Self::RreluForward { key, .. } | Self::RreluBackward { key, .. } => {
                 check::key_covers(*key, n)
