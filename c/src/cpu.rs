@@ -1,0 +1,167 @@
+//! The functions for tensors in host memory.
+
+use std::slice;
+
+use drop_activation::half::{bf16, f16};
+use drop_activation::{Activation, DropActivation, Dtype, Element, InOut, Pass, cpu};
+use rayon::prelude::*;
+
+use crate::error::{Failure, dact_error, dact_status, guarded};
+use crate::pass::{dact_key, dact_pass};
+use crate::structure::read;
+use crate::tensors::{Checked, Region, dact_mask_words, dact_tensors};
+
+/// Runs a pass on tensors in host memory and returns when it is done. Long tensors are shared by the threads of
+/// rayon's pool, as many as RAYON_NUM_THREADS says or the machine has.
+///
+/// `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
+///
+/// # Safety
+/// `pass` and `tensors` are NULL or the addresses of such structures. Where the pass reads or writes, there are as
+/// many elements or words as `tensors` says, and no other thread writes what it reads or touches what it writes.
+/// `error` is NULL or the address of a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dact_cpu_run(
+    pass: *const dact_pass,
+    tensors: *const dact_tensors,
+    error: *mut *mut dact_error,
+) -> dact_status {
+    let run = || {
+        // SAFETY: null or the address of such a structure, by this function's contract.
+        let (pass, tensors) = unsafe { (read(pass)?, read(tensors)?) };
+        let computation = pass.computation()?;
+        if !computation.device_offset.is_null() {
+            let address = computation.device_offset.addr();
+            let text = format!("pass.key.device_offset is {address:#x}; on the CPU it must be NULL");
+            return Err(Failure::invalid(text));
+        }
+        let (pass, tensors) = (computation.pass, tensors.check(&computation.pass)?);
+        // SAFETY: the tensors are checked, and what is there is as this function's contract says.
+        unsafe {
+            match tensors.dtype {
+                Dtype::F32 => over::<f32>(&pass, tensors),
+                Dtype::F16 => over::<f16>(&pass, tensors),
+                Dtype::Bf16 => over::<bf16>(&pass, tensors),
+                Dtype::F64 => over::<f64>(&pass, tensors),
+            }
+        }
+    };
+    // SAFETY: `error` is as `guarded` asks, by this function's contract.
+    unsafe { guarded(error, run) }
+}
+
+/// The keep bits of `len` elements by themselves, packed as a mask is: the bits that a training forward pass with
+/// the same p and key draws. Writes dact_mask_words(len) words.
+///
+/// `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
+///
+/// # Safety
+/// `key` is NULL or the address of a key. At `words` there are as many words as `len` says, and no other thread
+/// touches them. `error` is NULL or the address of a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dact_cpu_keep_mask(
+    p: f64,
+    key: *const dact_key,
+    len: usize,
+    words: *mut u32,
+    error: *mut *mut dact_error,
+) -> dact_status {
+    let draw = || {
+        if key.is_null() || !key.is_aligned() {
+            let text = format!("key is {:#x}; it must be the address of a dact_key", key.addr());
+            return Err(Failure::invalid(text));
+        }
+        // SAFETY: not null, aligned and readable, by this function's contract.
+        let key = unsafe { key.read() };
+        if !key.device_offset.is_null() {
+            let text = format!("key.device_offset is {:#x}; on the CPU it must be NULL", key.device_offset.addr());
+            return Err(Failure::invalid(text));
+        }
+        let (op, key) = (DropActivation::new(Activation::Relu, p)?, key.mask_key()?);
+        let words = if len == 0 {
+            &mut []
+        } else {
+            Region::words("words", words.addr(), len)?;
+            // SAFETY: checked, and writable by nobody else, by this function's contract.
+            unsafe { slice::from_raw_parts_mut(words, dact_mask_words(len)) }
+        };
+        Ok(cpu::keep_words(&op, key, len, words)?)
+    };
+    // SAFETY: `error` is as `guarded` asks, by this function's contract.
+    unsafe { guarded(error, draw) }
+}
+
+/// # Safety
+/// Where `tensors` has an address, there are as many elements of T or words as it says, which the pass may read or
+/// write.
+unsafe fn over<T: Element>(pass: &Pass, tensors: Checked) -> Result<(), Failure> {
+    let Checked { len, input, saved, output, mask, .. } = tensors;
+    if len == 0 {
+        return Ok(cpu::run::<T>(pass, &mut [], Some(&[]), empty_mask(pass))?);
+    }
+    // SAFETY: each is checked to be neither null nor misaligned nor too long, and by the caller's promise there is
+    // what the pass reads or writes. What is written overlaps with nothing that another slice covers: equal
+    // addresses are told apart below.
+    unsafe {
+        let dx = slice::from_raw_parts_mut(output as *mut T, len);
+        let io = if input == output {
+            InOut::InPlace(dx)
+        } else {
+            InOut::OutOfPlace(slice::from_raw_parts(input as *const T, len), dx)
+        };
+        let words = dact_mask_words(len);
+        let mask = if pass.writes_mask() {
+            cpu::MaskWords::Write(slice::from_raw_parts_mut(mask as *mut u32, words))
+        } else if pass.reads_mask() {
+            cpu::MaskWords::Read(slice::from_raw_parts(mask as *const u32, words))
+        } else {
+            cpu::MaskWords::None
+        };
+        if saved == 0 {
+            Ok(cpu::run(pass, io, None, mask)?)
+        } else if saved == output {
+            over_saved(pass, io, mask)
+        } else {
+            Ok(cpu::run(pass, io, Some(slice::from_raw_parts(saved as *const T, len)), mask)?)
+        }
+    }
+}
+
+fn empty_mask(pass: &Pass) -> cpu::MaskWords<'static> {
+    if pass.writes_mask() { cpu::MaskWords::Write(&mut []) } else { cpu::MaskWords::Read(&[]) }
+}
+
+/// Elements of a saved tensor that are set aside at a time; a multiple of 32.
+const PART: usize = 2048;
+
+/// A backward pass whose output takes the place of the saved tensor. The library overwrites the input alone, so
+/// each part of the saved tensor is set aside before it is overwritten. These passes draw nothing, so that their
+/// parts need no keys.
+fn over_saved<T: Element>(pass: &Pass, io: InOut<'_, T>, mask: cpu::MaskWords<'_>) -> Result<(), Failure> {
+    let words = match &mask {
+        cpu::MaskWords::Read(words) => Some(*words),
+        _ => None,
+    };
+    let mask_of = |part: usize, len: usize| match words {
+        Some(words) => cpu::MaskWords::Read(&words[part * PART / 32..][..dact_mask_words(len)]),
+        None => cpu::MaskWords::None,
+    };
+    let set_aside = |part: &[T]| {
+        let mut copy = [T::default(); PART];
+        copy[..part.len()].copy_from_slice(part);
+        copy
+    };
+    match io {
+        InOut::InPlace(dx) => dx.par_chunks_mut(PART).enumerate().try_for_each(|(i, dx)| {
+            let (saved, len) = (set_aside(dx), dx.len());
+            cpu::run(pass, dx, Some(&saved[..len]), mask_of(i, len))
+        })?,
+        InOut::OutOfPlace(dy, dx) => {
+            dy.par_chunks(PART).zip(dx.par_chunks_mut(PART)).enumerate().try_for_each(|(i, (dy, dx))| {
+                let (saved, len) = (set_aside(dx), dx.len());
+                cpu::run(pass, (dy, dx), Some(&saved[..len]), mask_of(i, len))
+            })?
+        }
+    }
+    Ok(())
+}

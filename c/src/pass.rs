@@ -1,0 +1,188 @@
+//! What is computed: the codes, the structure, and what they say in Rust.
+
+use drop_activation::{Activation, DropActivation, MaskKey, Pass, RRelu};
+
+use crate::error::Failure;
+use crate::structure::Structure;
+
+/// Training forward, `y = keep ? σ(x) : x`: reads input x, writes output y and the mask.
+pub const DACT_PASS_FORWARD: u32 = 1;
+/// The same for ReLU alone, without a mask.
+pub const DACT_PASS_FORWARD_WITHOUT_MASK: u32 = 2;
+/// Training backward, `dx = keep ? dy σ'(x) : dy`: reads input dy, the mask and, but for ReLU, saved x; writes
+/// output dx.
+pub const DACT_PASS_BACKWARD: u32 = 3;
+/// ReLU's training backward without a mask, `dx = (y == 0) ? +0 : dy`: reads input dy and saved y, writes output
+/// dx.
+pub const DACT_PASS_BACKWARD_FROM_OUTPUT: u32 = 4;
+/// Inference forward, `y = (1-p) x + p σ(x)`: reads input x, writes output y.
+pub const DACT_PASS_INFER: u32 = 5;
+/// Inference backward, `dx = dy ((1-p) + p σ'(x))`: reads input dy and saved x, writes output dx.
+pub const DACT_PASS_INFER_BACKWARD: u32 = 6;
+/// RReLU's training forward, `y = x >= 0 ? x : U x`, U uniform between lower and upper: reads input x, writes
+/// output y and the mask.
+pub const DACT_PASS_RRELU_FORWARD: u32 = 7;
+/// RReLU's training backward, `dx = x >= 0 ? dy : U dy` with U drawn again from the forward pass's key: reads
+/// input dy and the mask, writes output dx.
+pub const DACT_PASS_RRELU_BACKWARD: u32 = 8;
+/// RReLU's inference forward, `y = x >= 0 ? x : (lower + upper)/2 x`: reads input x, writes output y.
+pub const DACT_PASS_RRELU_INFER: u32 = 9;
+/// RReLU's inference backward, `dx = x >= 0 ? dy : (lower + upper)/2 dy`: reads input dy and saved x, writes
+/// output dx.
+pub const DACT_PASS_RRELU_INFER_BACKWARD: u32 = 10;
+/// Plain ReLU, `y = x <= 0 ? +0 : x`: reads input x, writes output y.
+pub const DACT_PASS_RELU_FORWARD: u32 = 11;
+/// Plain ReLU's backward, `dx = y <= 0 ? +0 : dy`: reads input dy and saved y, writes output dx.
+pub const DACT_PASS_RELU_BACKWARD: u32 = 12;
+
+/// `x <= 0 ? +0 : x`, with derivative 0 at 0.
+pub const DACT_ACTIVATION_RELU: u32 = 0;
+/// `1 / (1 + exp(-x))`.
+pub const DACT_ACTIVATION_SIGMOID: u32 = 1;
+/// The hyperbolic tangent.
+pub const DACT_ACTIVATION_TANH: u32 = 2;
+/// `x Φ(x)` with the normal distribution function Φ.
+pub const DACT_ACTIVATION_GELU: u32 = 3;
+/// `x / (1 + exp(-x))`.
+pub const DACT_ACTIVATION_SILU: u32 = 4;
+
+/// Names the random stream of one call: equal keys give equal masks on every device. A fresh mask takes another
+/// offset. This structure does not grow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct dact_key {
+    /// Chooses the stream, together with the offset.
+    pub seed: u64,
+    /// Another one for each call.
+    pub offset: u64,
+    /// The global index of element 0, a multiple of 32: 0, unless the tensor is a shard of a larger one.
+    pub first: u64,
+    /// NULL, or for CUDA the device address of a number that the kernel adds to the offset: a captured graph then
+    /// draws a fresh mask at every replay.
+    pub device_offset: *const u64,
+}
+
+/// What is computed. Fields that the kind has no use for are not looked at.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct dact_pass {
+    /// sizeof(dact_pass).
+    pub struct_size: u32,
+    /// One of DACT_PASS_.
+    pub kind: u32,
+    /// One of DACT_ACTIVATION_.
+    pub activation: u32,
+    /// 0.
+    pub reserved: u32,
+    /// The probability of keeping the nonlinearity, 0 <= p <= 1.
+    pub p: f64,
+    /// RReLU's smallest slope, 0 < lower <= upper <= 1.
+    pub lower: f32,
+    /// RReLU's largest slope.
+    pub upper: f32,
+    /// For a training forward pass, and RReLU's backward pass.
+    pub key: dact_key,
+}
+
+// SAFETY: 4 + 4 + 4 + 4 + 8 + 4 + 4 + 3 * 8 bytes and a pointer at a multiple of 8, so no padding where pointers
+// have 8 bytes; numbers and addresses may be any bytes.
+unsafe impl Structure for dact_pass {
+    const NAME: &'static str = "pass";
+    const FIRST_SIZE: usize = 64;
+}
+
+/// A pass as the library takes it. `device_offset` is null, or to be added to the key's offset.
+#[derive(Debug)]
+pub(crate) struct Computation {
+    pub(crate) pass: Pass,
+    pub(crate) device_offset: *const u64,
+}
+
+impl dact_pass {
+    pub(crate) fn computation(&self) -> Result<Computation, Failure> {
+        if self.reserved != 0 {
+            return Err(Failure::invalid(format!("pass.reserved is {}; it must be 0", self.reserved)));
+        }
+        let pass = match self.kind {
+            DACT_PASS_FORWARD => Pass::Forward { op: self.op()?, key: self.key.mask_key()? },
+            DACT_PASS_FORWARD_WITHOUT_MASK => Pass::ForwardWithoutMask { op: self.op()?, key: self.key.mask_key()? },
+            DACT_PASS_BACKWARD => Pass::Backward { op: self.op()? },
+            DACT_PASS_BACKWARD_FROM_OUTPUT => Pass::BackwardFromOutput { op: self.op()? },
+            DACT_PASS_INFER => Pass::Infer { op: self.op()? },
+            DACT_PASS_INFER_BACKWARD => Pass::InferBackward { op: self.op()? },
+            DACT_PASS_RRELU_FORWARD => Pass::RreluForward { op: self.rrelu()?, key: self.key.mask_key()? },
+            DACT_PASS_RRELU_BACKWARD => Pass::RreluBackward { op: self.rrelu()?, key: self.key.mask_key()? },
+            DACT_PASS_RRELU_INFER => Pass::RreluInfer { op: self.rrelu()? },
+            DACT_PASS_RRELU_INFER_BACKWARD => Pass::RreluInferBackward { op: self.rrelu()? },
+            DACT_PASS_RELU_FORWARD => Pass::ReluForward,
+            DACT_PASS_RELU_BACKWARD => Pass::ReluBackward,
+            kind => {
+                let text = format!(
+                    "pass.kind is {kind}; allowed are {DACT_PASS_FORWARD} to {DACT_PASS_RELU_BACKWARD}, by their \
+                     names DACT_PASS_FORWARD to DACT_PASS_RELU_BACKWARD"
+                );
+                return Err(Failure::invalid(text));
+            }
+        };
+        let has_key =
+            matches!(pass, Pass::ForwardWithoutMask { .. } | Pass::RreluBackward { .. }) || pass.writes_mask();
+        let device_offset = if has_key { self.key.device_offset } else { std::ptr::null() };
+        Ok(Computation { pass, device_offset })
+    }
+
+    fn op(&self) -> Result<DropActivation, Failure> {
+        let activation = Activation::ALL.get(self.activation as usize).ok_or_else(|| {
+            Failure::invalid(format!(
+                "pass.activation is {}; allowed are 0 (relu), 1 (sigmoid), 2 (tanh), 3 (gelu), 4 (silu)",
+                self.activation
+            ))
+        })?;
+        Ok(DropActivation::new(*activation, self.p)?)
+    }
+
+    fn rrelu(&self) -> Result<RRelu, Failure> {
+        Ok(RRelu::new(self.lower, self.upper)?)
+    }
+}
+
+impl dact_key {
+    pub(crate) fn mask_key(&self) -> Result<MaskKey, Failure> {
+        Ok(MaskKey::new(self.seed, self.offset).shard(self.first)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_codes_are_the_library_s() {
+        let codes = [
+            DACT_ACTIVATION_RELU,
+            DACT_ACTIVATION_SIGMOID,
+            DACT_ACTIVATION_TANH,
+            DACT_ACTIVATION_GELU,
+            DACT_ACTIVATION_SILU,
+        ];
+        for (code, activation) in codes.into_iter().zip(Activation::ALL) {
+            assert_eq!(code, activation as u32);
+        }
+        assert_eq!(codes.len(), Activation::ALL.len());
+    }
+
+    #[test]
+    fn the_structures_of_version_1_stay_as_they_are() {
+        assert_eq!(size_of::<dact_key>(), 32);
+        assert_eq!(size_of::<dact_pass>(), dact_pass::FIRST_SIZE);
+        let offsets = [
+            std::mem::offset_of!(dact_pass, struct_size),
+            std::mem::offset_of!(dact_pass, kind),
+            std::mem::offset_of!(dact_pass, activation),
+            std::mem::offset_of!(dact_pass, p),
+            std::mem::offset_of!(dact_pass, lower),
+            std::mem::offset_of!(dact_pass, upper),
+            std::mem::offset_of!(dact_pass, key),
+        ];
+        assert_eq!(offsets, [0, 4, 8, 16, 24, 28, 32]);
+    }
+}

@@ -1,0 +1,95 @@
+/* CUDA without a GPU: where there is no driver every call says so. On a stand-in for the driver, whose path is the
+ * argument, passes are enqueued on the stream that is given, and the thread's current context stays as it was. */
+#define _GNU_SOURCE
+#include "check.h"
+
+#include <dlfcn.h>
+
+enum { N = 1000 };
+
+static void without_a_driver(void) {
+  int32_t devices = -1;
+  dact_cuda *cuda = (dact_cuda *)&devices;
+  REFUSED(DACT_UNAVAILABLE, dact_cuda_available(&devices, out), "no CUDA driver");
+  CHECK(devices == 0);
+  REFUSED(DACT_UNAVAILABLE, dact_cuda_available(NULL, out), "no CUDA driver");
+  REFUSED(DACT_UNAVAILABLE, dact_cuda_open(0, &cuda, out), "no CUDA driver");
+  CHECK(cuda == NULL);
+}
+
+typedef int (*get_current)(void **);
+typedef int (*set_current)(void *);
+typedef const char *(*get_log)(void);
+
+/* ISO C knows no way from an object pointer to a function pointer but this. */
+#define LOOK_UP(type, name, library)            \
+  type name;                                    \
+  do {                                          \
+    void *found = dlsym(library, #name);        \
+    CHECK(found);                               \
+    memcpy(&name, &found, sizeof found);        \
+  } while (0)
+
+static void on_the_stand_in(const char *path) {
+  void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+  CHECK(library);
+  LOOK_UP(get_current, cuCtxGetCurrent, library);
+  LOOK_UP(set_current, cuCtxSetCurrent, library);
+  LOOK_UP(get_log, fake_log, library);
+
+  int32_t devices = -1;
+  dact_cuda *cuda = NULL;
+  OK(dact_cuda_available(&devices, &error));
+  CHECK(devices == 2);
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_open(-1, &cuda, out), "device is -1");
+  REFUSED(DACT_UNAVAILABLE, dact_cuda_open(2, &cuda, out), "no CUDA device 2", "shows 2");
+
+  void *mine = &devices, *current;
+  cuCtxSetCurrent(mine);
+  OK(dact_cuda_open(1, &cuda, &error));
+  CHECK((cuCtxGetCurrent(&current), current) == mine);
+  OK(dact_cuda_preload(cuda, &error));
+  CHECK((cuCtxGetCurrent(&current), current) == mine);
+
+  static uint16_t x[N + 1], y[N];
+  static uint32_t mask[(N + 31) / 32];
+  for (int i = 0; i < N; i++) x[i] = (uint16_t)i;
+  dact_pass pass = DACT_PASS_INIT;
+  pass.kind = DACT_PASS_FORWARD;
+  dact_tensors tensors = DACT_TENSORS_INIT;
+  tensors.dtype = DACT_DTYPE_BF16;
+  tensors.len = N;
+  tensors.input = x;
+  tensors.output = y;
+  tensors.mask = mask;
+  void *stream = (void *)0xABC;
+  fake_log();
+  OK(dact_cuda_run(cuda, stream, &pass, &tensors, &error));
+  const char *log = fake_log();
+  CHECK(strstr(log, "launch da_train_forward_relu_bf16 n 1000 ") == log && strstr(log, " on 0xabc\n"));
+  CHECK((cuCtxGetCurrent(&current), current) == mine);
+  CHECK(memcmp(x, y, sizeof y) == 0 && mask[31] == 0xFF);
+  tensors.output = x;
+  OK(dact_cuda_run(cuda, stream, &pass, &tensors, &error));
+  tensors.len = 0;
+  fake_log();
+  OK(dact_cuda_run(cuda, stream, &pass, &tensors, &error));
+  tensors.len = N;
+  tensors.output = x + 1;
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out), "overlaps tensors.input (x)");
+  tensors.output = (char *)y + 1;
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out), "tensors.output (y) is 0x");
+  CHECK(strcmp(fake_log(), "") == 0);
+
+  dact_cuda_close(cuda);
+  CHECK((cuCtxGetCurrent(&current), current) == mine);
+}
+
+int main(int arguments, char **argument) {
+  if (arguments == 1) {
+    without_a_driver();
+  } else {
+    on_the_stand_in(argument[1]);
+  }
+  return 0;
+}
