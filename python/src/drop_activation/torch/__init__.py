@@ -1,0 +1,20 @@
+"""Drop-Activation for PyTorch: modules and functions with gradients, on CPU and CUDA tensors.
+
+    layer = DropActivation(p=0.95)                  # wherever there was nn.ReLU()
+    y = layer(x)                                    # training; layer.eval() for inference
+    swapped = replace_relu(model, p=0.95)           # every ReLU of a model
+
+In training a mask of one bit per element is kept for the backward pass, and for ReLU nothing else. Each call draws the
+key of its mask from PyTorch's generator for the device of x, on that device: so masks follow `torch.manual_seed`,
+checkpointing recomputes the same mask, and a captured CUDA graph draws a fresh mask at every replay. On CUDA the work
+is enqueued on PyTorch's current stream, and nothing waits for the device.
+
+A tensor is read in the order in which it lies in memory, if it is contiguous or channels_last; any other is made
+contiguous first.
+"""
+
+from ._functions import drop_activation, rrelu
+from ._modules import DropActivation, RReLU
+from ._replace import Replaced, replace_relu
+
+__all__ = ["DropActivation", "RReLU", "Replaced", "drop_activation", "replace_relu", "rrelu"]

@@ -1,0 +1,51 @@
+"""The modules."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .._operations import LOWER, UPPER
+from ._functions import check_parameters, check_slopes, drop_activation, rrelu
+
+
+class DropActivation(nn.Module):
+    """Takes the place of an activation: σ(x) with probability p for each element, else x; in evaluation mode
+    (1 - p) x + p σ(x).
+
+    Args:
+        p: The probability of keeping σ, 0 <= p <= 1.
+        activation: "relu", "sigmoid", "tanh", "gelu" or "silu".
+        inplace: Whether y may take x's memory; for ReLU alone, whose backward pass needs no x.
+    """
+
+    def __init__(self, p: float = 0.95, activation: str = "relu", inplace: bool = False):
+        super().__init__()
+        check_parameters(p, activation)
+        if inplace and activation != "relu":
+            raise ValueError(f"inplace is True; it is allowed for relu, but the backward pass of {activation} needs x")
+        self.p, self.activation, self.inplace = float(p), activation, inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        return drop_activation(x, self.p, self.activation, self.training, self.inplace)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, activation={self.activation!r}" + (", inplace=True" if self.inplace else "")
+
+
+class RReLU(nn.Module):
+    """nn.RReLU with one bit per element for the backward pass, and slopes that are the same on every device.
+
+    Args:
+        lower, upper: Slopes are uniform in [lower, upper), 0 < lower <= upper <= 1.
+    """
+
+    def __init__(self, lower: float = LOWER, upper: float = UPPER):
+        super().__init__()
+        check_slopes(lower, upper)
+        self.lower, self.upper = float(lower), float(upper)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rrelu(x, self.lower, self.upper, self.training)
+
+    def extra_repr(self) -> str:
+        return f"lower={self.lower}, upper={self.upper}"

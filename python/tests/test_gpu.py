@@ -1,0 +1,117 @@
+"""PyTorch on a GPU: the CPU's numbers, the current stream, no waiting, CUDA graphs."""
+
+import os
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
+
+import drop_activation as da  # noqa: E402
+import drop_activation.torch as dt  # noqa: E402
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def gpu():
+    if not torch.cuda.is_available():
+        if os.environ.get("DROP_ACTIVATION_REQUIRE_GPU", "0") != "0":
+            pytest.fail("DROP_ACTIVATION_REQUIRE_GPU is set, and PyTorch has no CUDA device")
+        pytest.skip("SKIPPED: PyTorch has no CUDA device")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh", "gelu", "silu"])
+@pytest.mark.parametrize("training", [True, False])
+def test_cuda_is_the_cpu(dtype, activation, training):
+    x, dy, key = torch.randn(3, 1001).to(dtype), torch.randn(3, 1001).to(dtype), torch.tensor([7])
+    results = []
+    for device in ("cpu", "cuda"):
+        leaf = x.to(device).requires_grad_()
+        y = dt.drop_activation(leaf, 0.7, activation, training, key=key.to(device))
+        (dx,) = torch.autograd.grad(y, leaf, dy.to(device))
+        results.append((y.detach().cpu(), dx.cpu()))
+    for on_cpu, on_cuda in zip(*results):
+        if activation == "relu":
+            assert torch.equal(on_cpu, on_cuda)
+        else:
+            torch.testing.assert_close(on_cuda, on_cpu, rtol=16 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
+
+
+def test_the_key_may_be_on_either_side():
+    x = torch.randn(5000, device="cuda")
+    ys = [dt.drop_activation(x, 0.5, key=torch.tensor([9], device=device)) for device in ("cpu", "cuda")]
+    slopes = [dt.rrelu(x, key=torch.tensor([9], device=device)) for device in ("cpu", "cuda")]
+    assert torch.equal(*ys) and torch.equal(*slopes)
+
+
+def test_nothing_waits_and_the_current_stream_is_used():
+    layer, stream = dt.DropActivation(0.5), torch.cuda.Stream()
+    x = -torch.ones(1 << 20, device="cuda", requires_grad=True)
+    layer(x).sum().backward()  # what is loaded at the first call is loaded
+    torch.cuda.synchronize()
+    before = torch.cuda.current_device()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(50_000_000)
+            y = layer(x)
+            y.sum().backward()
+            assert not stream.query(), "the work waits behind the sleep, and the host does not"
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    stream.synchronize()
+    assert torch.cuda.current_device() == before
+    assert 0.49 < (y == 0).float().mean().item() < 0.51
+
+
+def test_replays_of_a_graph_are_the_eager_sequence():
+    layer = dt.DropActivation(0.5)
+    x = torch.randn(4096, device="cuda", requires_grad=True)
+
+    def step():
+        y = layer(x) + layer(x)
+        (dx,) = torch.autograd.grad(y.sum(), x)
+        return y.detach(), dx
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.synchronize()
+    torch.manual_seed(21)
+    eager = [[t.clone() for t in step()] for _ in range(4)]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    torch.manual_seed(21)
+    for expected in eager:
+        graph.replay()
+        assert all(torch.equal(a, b) for a, b in zip(captured, expected))
+    assert not torch.equal(eager[0][0], eager[1][0])
+
+
+def test_a_checkpoint_recomputes_the_same_mask():
+    block = torch.nn.Sequential(torch.nn.Linear(64, 64), dt.DropActivation(0.5), torch.nn.Linear(64, 1)).cuda()
+    x, gradients = torch.randn(32, 64, device="cuda"), []
+    for run in (block, lambda x: torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)):
+        torch.manual_seed(2)
+        leaf = x.clone().requires_grad_()
+        run(leaf).sum().backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
+def test_compiled_with_cuda_graphs_each_call_has_a_mask():
+    layer = torch.compile(dt.DropActivation(0.5), mode="reduce-overhead")
+    x = -torch.ones(4096, device="cuda")
+    ys = [layer(x).clone() for _ in range(6)]
+    assert len({tuple((y == 0).nonzero().flatten().tolist()) for y in ys}) == 6
+
+
+def test_masks_are_those_of_the_stream():
+    x = -torch.ones(1000, device="cuda")
+    y = dt.drop_activation(x, 0.5, key=torch.tensor([3], device="cuda"))
+    words = da.keep_mask(1000, 0.5, 0, 3)
+    keep = np.unpackbits(words.astype("<u4").view(np.uint8), bitorder="little", count=1000)
+    assert ((y == 0).cpu().numpy() == keep).all()

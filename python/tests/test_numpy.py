@@ -1,0 +1,261 @@
+"""The operations on arrays, against the vectors of the mask stream and the definitions in numpy."""
+
+import math
+import subprocess
+import sys
+import threading
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import drop_activation as da
+from conftest import unpacked
+
+KEY = {"seed": 7, "offset": 3}
+DTYPES = [np.float16, np.float32, np.float64, ml_dtypes.bfloat16]
+ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
+
+phi = np.vectorize(lambda x: math.erfc(-x / math.sqrt(2)) / 2)
+
+
+def sigma(activation, x):
+    s = 1 / (1 + np.exp(-x))
+    return {"relu": np.maximum(x, 0), "sigmoid": s, "tanh": np.tanh(x), "gelu": x * phi(x), "silu": x * s}[activation]
+
+
+def derivative(activation, x):
+    s = 1 / (1 + np.exp(-x))
+    return {
+        "relu": (x > 0).astype(float),
+        "sigmoid": s * (1 - s),
+        "tanh": 1 / np.cosh(x) ** 2,
+        "gelu": phi(x) + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi),
+        "silu": s * (1 + x * (1 - s)),
+    }[activation]
+
+
+def arrays(dtype, n=5003):
+    """x and dy, of numbers that every type holds exactly, x with zeros."""
+    i = np.arange(n)
+    return ((i * 37 % 97 - 48) / 16).astype(dtype), ((i * 29 % 61 - 30) / 8).astype(dtype)
+
+
+def assert_close(got, expected):
+    # Terms of order 1, each rounded, σ' before its product with dy; in float64 σ is within 8 ulp.
+    tolerance = max(2 * float(ml_dtypes.finfo(got.dtype).eps), 1e-14)
+    np.testing.assert_allclose(got.astype(float), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_keep_words_are_the_vectors(vectors):
+    assert vectors["keep"]
+    for vector in vectors["keep"]:
+        expected = np.array([int(word, 16) for word in vector["keep_words"]], np.uint32)
+        key = int(vector["seed"]), int(vector["offset"]), int(vector["first"])
+        words = da.keep_mask(32 * len(expected), vector["p"], *key)
+        assert words.dtype == np.uint32
+        np.testing.assert_array_equal(words, expected)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_drop_activation_is_its_definition(dtype, activation):
+    x, dy = arrays(dtype)
+    wide, wide_dy = x.astype(float), dy.astype(float)
+    p, n = 0.75, x.size
+    keep = unpacked(da.keep_mask(n, p, **KEY, first=64), n)
+
+    y, mask = da.forward(x, p, **KEY, first=64, activation=activation)
+    assert y.dtype == x.dtype and mask.dtype == np.uint32 and mask.shape == ((n + 31) // 32,)
+    assert_close(y, np.where(keep, sigma(activation, wide), wide))
+    np.testing.assert_array_equal(unpacked(mask, n), ~(keep & (wide <= 0)) if activation == "relu" else keep)
+
+    dx = da.backward(dy, mask, None if activation == "relu" else x, p=p, activation=activation)
+    assert_close(dx, np.where(keep, wide_dy * derivative(activation, wide), wide_dy))
+    assert_close(da.infer(x, p, activation=activation), (1 - p) * wide + p * sigma(activation, wide))
+    expected = wide_dy * ((1 - p) + p * derivative(activation, wide))
+    assert_close(da.infer_backward(dy, x, p, activation=activation), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_others_are_their_definitions(dtype):
+    x, dy = arrays(dtype)
+    wide, wide_dy = x.astype(float), dy.astype(float)
+    keep = unpacked(da.keep_mask(x.size, 0.75, **KEY), x.size)
+    y = da.forward_without_mask(x, 0.75, **KEY)
+    assert_close(y, np.where(keep & (wide <= 0), 0, wide))
+    assert_close(da.backward_from_output(dy, y), np.where(y.astype(float) == 0, 0, wide_dy))
+
+    y = da.relu_forward(x)
+    assert_close(y, np.maximum(wide, 0))
+    assert_close(da.relu_backward(dy, y), np.where(wide > 0, wide_dy, 0))
+
+    y, mask = da.rrelu_forward(x, 0.25, 0.5, **KEY)
+    np.testing.assert_array_equal(unpacked(mask, x.size), wide >= 0)
+    ones = np.ones_like(x)
+    slopes = da.rrelu_backward(ones, mask, 0.25, 0.5, **KEY).astype(float)
+    negative = wide < 0
+    assert (slopes[~negative] == 1).all() and 0.249 < slopes[negative].min() < 0.26
+    assert 0.49 < slopes[negative].max() <= 0.5
+    eps = float(ml_dtypes.finfo(x.dtype).eps)
+    np.testing.assert_allclose(y.astype(float), wide * slopes, rtol=2 * max(eps, 1e-7))
+    assert_close(da.rrelu_infer(x, 0.25, 0.5), np.where(negative, 0.375 * wide, wide))
+    assert_close(da.rrelu_infer_backward(dy, x, 0.25, 0.5), np.where(negative, 0.375 * wide_dy, wide_dy))
+
+
+def test_shards_get_their_part_of_the_mask():
+    x, _ = arrays(np.float32, 320)
+    whole, mask = da.forward(x, 0.5, **KEY)
+    for first in (0, 32, 288):
+        part, part_mask = da.forward(x[first:], 0.5, **KEY, first=first)
+        np.testing.assert_array_equal(part, whole[first:])
+        np.testing.assert_array_equal(part_mask, mask[first // 32 :])
+
+
+def test_in_place_is_the_same():
+    x, dy = arrays(np.float32)
+    y, mask = da.forward(x, **KEY)
+    over = x.copy()
+    result, _ = da.forward(over, **KEY, out=over)
+    assert result is over
+    np.testing.assert_array_equal(over, y)
+    dx = da.backward(dy, mask)
+    over = dy.copy()
+    assert da.backward(over, mask, out=over) is over
+    np.testing.assert_array_equal(over, dx)
+    # dx may take the place of the saved tensor.
+    expected, over = da.infer_backward(dy, x, activation="gelu"), x.copy()
+    da.infer_backward(dy, over, activation="gelu", out=over)
+    np.testing.assert_array_equal(over, expected)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (2, 3, 5)])
+def test_any_shape(shape):
+    x = np.full(shape, -1, np.float32)
+    y, mask = da.forward(x, 1, **KEY)
+    assert y.shape == shape and mask.shape == ((x.size + 31) // 32,)
+    assert (y == 0).all() and da.backward(x, mask).shape == shape
+    assert da.infer(x, 0).shape == shape
+
+
+def test_special_values():
+    x = np.array([np.nan, np.inf, -np.inf, -0.0, 0.0], np.float32)
+    y, mask = da.forward(x, 1, **KEY)
+    assert np.isnan(y[0]) and y[1] == np.inf and not np.signbit(y[2:]).any() and (y[2:] == 0).all()
+    np.testing.assert_array_equal(unpacked(mask, 5), [True, True, False, False, False])
+    np.testing.assert_array_equal(da.backward(np.full(5, np.inf, np.float32), mask)[2:], [0, 0, 0])
+
+
+class Exporter:
+    """An array of somebody else's."""
+
+    def __init__(self, array, device=(1, 0), version=True):
+        self.array, self.device, self.version = array, device, version
+
+    def __dlpack_device__(self):
+        return self.device
+
+    def __dlpack__(self, **kwargs):
+        if kwargs and not self.version:
+            raise TypeError("no such arguments")
+        return self.array.__dlpack__(**kwargs)
+
+
+@pytest.mark.parametrize("version", [True, False])
+def test_dlpack_without_a_copy(version):
+    x, _ = arrays(np.float32)
+    expected, expected_mask = da.forward(x, **KEY)
+    given, out = x.copy(), np.zeros_like(x)
+    to = Exporter(out, version=version)
+    y, mask = da.forward(Exporter(given, version=version), **KEY, out=to)
+    assert y is to
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(mask, expected_mask)
+    y, _ = da.forward(Exporter(given, version=version), **KEY)
+    np.testing.assert_array_equal(y, expected)
+    with pytest.raises(ValueError, match=r"x has shape \(2502,\) and strides .*contiguous"):
+        da.infer(Exporter(given[::2], version=version))
+    with pytest.raises(ValueError, match="x is on a device of DLPack type 2.*drop_activation.torch"):
+        da.infer(Exporter(given, device=(2, 0)))
+
+
+X = np.ones(100, np.float32)
+READ_ONLY = np.ones(100, np.float32)
+READ_ONLY.flags.writeable = False
+
+
+@pytest.mark.parametrize(
+    "call, error, words",
+    [
+        (lambda: da.infer([1.0]), TypeError, ["x is a list", "numpy arrays", "__dlpack__"]),
+        (lambda: da.infer(np.ones(3, np.int32)), TypeError, ["x has dtype int32", "float32"]),
+        (lambda: da.infer(X.astype(">f4")), TypeError, ["x has dtype '>f4'", "byte order"]),
+        (lambda: da.infer(np.ma.array(X)), TypeError, ["x is a masked array"]),
+        (lambda: da.infer(X[::2]), ValueError, ["x has shape (50,)", "strides (8,)", "numpy.ascontiguousarray"]),
+        (lambda: da.infer(X.reshape(4, 25).T), ValueError, ["x has shape (25, 4)", "C-contiguous"]),
+        (lambda: da.infer(np.frombuffer(bytes(9), np.uint8)[1:].view(np.float32)), ValueError, ["(x) is 0x", "4"]),
+        (lambda: da.infer(X, 1.5), ValueError, ["p is 1.5", "0 <= p <= 1"]),
+        (lambda: da.infer(X, float("nan")), ValueError, ["p is NaN"]),
+        (lambda: da.infer(X, "0.5"), TypeError, ["p is a str"]),
+        (lambda: da.infer(X, None), TypeError, ["p is a NoneType"]),
+        (lambda: da.infer(X, activation="elu"), ValueError, ["activation is 'elu'", "relu, sigmoid"]),
+        (lambda: da.infer(X, activation=1), TypeError, ["activation is a int"]),
+        (lambda: da.infer(X, out=READ_ONLY), ValueError, ["out is read-only"]),
+        (lambda: da.infer(X, out=X[:50]), ValueError, ["out has shape (50,)", "x, (100,)"]),
+        (lambda: da.infer(X, out=np.ones(100)), TypeError, ["out has dtype float64", "x, float32"]),
+        (lambda: da.infer(np.ones(101, np.float32)[:100], out=3), TypeError, ["out is a int"]),
+        (lambda: overlapping(), ValueError, ["output (y)", "overlaps", "input (x)"]),
+        (lambda: da.forward(X, seed=-1, offset=0), ValueError, ["seed is -1", "0 to 18446744073709551615"]),
+        (lambda: da.forward(X, seed=0, offset=2**64), ValueError, ["offset is 18446744073709551616"]),
+        (lambda: da.forward(X, seed=0, offset=1.5), TypeError, ["offset is a float", "integers"]),
+        (lambda: da.forward(X, seed=0, offset=0, first=5), ValueError, ["first is 5", "multiples of 32"]),
+        (lambda: da.forward(X, seed=0, offset=0, first=2**64 - 64), ValueError, ["first", "100 elements"]),
+        (lambda: da.backward(X, np.zeros(4, np.int64)), TypeError, ["mask has dtype int64", "uint32"]),
+        (lambda: da.backward(X, np.zeros(3, np.uint32)), ValueError, ["mask has shape (3,)", "(4,)", "100 elements"]),
+        (lambda: da.backward(X, np.zeros(8, np.uint32)[::2]), ValueError, ["mask has shape (4,) and strides (8,)"]),
+        (lambda: da.backward(X, None, activation="relu"), TypeError, ["mask is a NoneType"]),
+        (lambda: da.backward(X, np.zeros(4, np.uint32), activation="gelu"), ValueError, ["x is None", "gelu"]),
+        (lambda: da.infer_backward(X, X[:50]), ValueError, ["x has shape (50,)", "dy, (100,)"]),
+        (lambda: da.rrelu_infer(X, 0, 1), ValueError, ["lower = 0", "0 < lower <= upper <= 1"]),
+        (lambda: da.keep_mask(-1, 0.5, 0, 0), ValueError, ["n is -1"]),
+        (lambda: da.keep_mask(1.5, 0.5, 0, 0), TypeError, ["n is a float"]),
+    ],
+)
+def test_mistakes_are_named(call, error, words):
+    before = X.copy()
+    with pytest.raises(error) as caught:
+        call()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    np.testing.assert_array_equal(X, before)
+
+
+def overlapping():
+    memory = np.ones(101, np.float32)
+    return da.infer(memory[:100], out=memory[1:])
+
+
+def test_the_interpreter_goes_on_meanwhile():
+    # While a call holds the interpreter's lock, no other thread counts.
+    x, counts, stop = np.ones(1 << 23, np.float64), [0], threading.Event()
+
+    def count():
+        while not stop.is_set():
+            counts[0] += 1
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        counted = []
+        for _ in range(20):
+            before = counts[0]
+            da.infer(x, activation="gelu", out=x)
+            counted.append(counts[0] - before)
+    finally:
+        stop.set()
+        thread.join()
+    assert sum(count > 0 for count in counted) > 10, counted
+
+
+def test_importing_needs_no_torch():
+    code = "import sys, drop_activation; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,333 @@
+"""PyTorch: gradients, transformations, memory formats, and whole models against the unfused composition."""
+
+import copy
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
+
+from torch import nn  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+
+import drop_activation as da  # noqa: E402
+import drop_activation.torch as dt  # noqa: E402
+from conftest import unpacked  # noqa: E402
+from drop_activation.torch import _operators as operators  # noqa: E402
+
+ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+SIGMA = {
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu,
+}
+
+
+def key_tensor(offset=5):
+    return torch.tensor([offset])
+
+
+def keep_bits(x, p, key):
+    words = da.keep_mask(x.numel(), p, 0, key.item())
+    return torch.from_numpy(unpacked(words, x.numel())).reshape(x.shape)
+
+
+def tensor(*shape, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_it_is_the_composition_with_the_same_mask(activation, dtype):
+    x, dy = tensor(7, 33, dtype=dtype).requires_grad_(), tensor(7, 33, dtype=dtype, seed=1)
+    y = dt.drop_activation(x, 0.7, activation, key=key_tensor())
+    (dx,) = torch.autograd.grad(y, x, dy)
+    wide = x.detach().double().requires_grad_()
+    expected = torch.where(keep_bits(x, 0.7, key_tensor()), SIGMA[activation](wide), wide)
+    (expected_dx,) = torch.autograd.grad(expected, wide, dy.double())
+    tolerance = max(2 * torch.finfo(dtype).eps, 1e-13)
+    torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(dx.double(), expected_dx, rtol=tolerance, atol=tolerance)
+
+    y = dt.drop_activation(x, 0.7, activation, training=False)
+    (dx,) = torch.autograd.grad(y, x, dy)
+    expected = 0.3 * wide + 0.7 * SIGMA[activation](wide)
+    (expected_dx,) = torch.autograd.grad(expected, wide, dy.double())
+    torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(dx.double(), expected_dx, rtol=2 * tolerance, atol=2 * tolerance)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_are_central_differences(activation, training):
+    x = tensor(5, 13).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: dt.drop_activation(x, 0.7, activation, training, key=key_tensor()), x)
+    assert torch.autograd.gradcheck(lambda x: dt.rrelu(x, training=training, key=key_tensor()), x)
+
+
+def test_relu_has_second_derivatives_and_the_others_say_that_they_have_none():
+    x = tensor(5, 13).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: dt.drop_activation(x, 0.7, key=key_tensor()), x)
+    y = dt.drop_activation(x, 0.7, "gelu", key=key_tensor())
+    (dx,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="relu alone"):
+        dx.sum().backward()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_operators_keep_pytorch_s_rules(activation):
+    x, key = tensor(4, 9, dtype=torch.float32).requires_grad_(), key_tensor()
+    with torch.no_grad():
+        y, mask = operators.forward(x, key, 0.7, activation, 0)
+        signs = operators.rrelu_forward(x, key, 0.2, 0.4, 0)[1]
+    saved = None if activation == "relu" else x.detach()
+    dy = torch.ones_like(y).requires_grad_()
+    checks = [
+        (operators.forward, (x, key, 0.7, activation, 0)),
+        (operators.infer, (x, 0.7, activation)),
+        (operators.infer_backward, (y, x.detach(), 0.7, activation)),
+        (operators.backward, (dy if saved is None else y, mask, saved, 0.7, activation, 0)),
+    ]
+    if activation == "relu":
+        checks += [
+            (operators.forward_, (x.detach().clone(), key, 0.7, 0)),
+            (operators.rrelu_forward, (x, key, 0.2, 0.4, 0)),
+            (operators.rrelu_backward, (y, signs, key, 0.2, 0.4, 0, 0)),
+            (operators.rrelu_infer, (x, 0.2, 0.4)),
+            (operators.rrelu_infer_backward, (y, x.detach(), 0.2, 0.4)),
+        ]
+    for operator, arguments in checks:
+        torch.library.opcheck(operator, arguments)
+
+
+def test_seeds_follow_manual_seed_and_calls_differ():
+    x = -torch.ones(4096)
+    layer = dt.DropActivation(0.5)
+    torch.manual_seed(3)
+    first, second = layer(x), layer(x)
+    torch.manual_seed(3)
+    assert torch.equal(layer(x), first) and torch.equal(layer(x), second) and not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpoint_recomputes_the_same_mask(reentrant):
+    block = nn.Sequential(nn.Linear(64, 64), dt.DropActivation(0.5), nn.Linear(64, 64), dt.DropActivation(0.5, "tanh"))
+    x = torch.randn(32, 64)
+
+    def gradients(run):
+        torch.manual_seed(11)
+        block.zero_grad()
+        leaf = x.clone().requires_grad_()
+        run(leaf).square().sum().backward()
+        return [leaf.grad, *(p.grad.clone() for p in block.parameters())]
+
+    plain = gradients(block)
+    kept = gradients(lambda leaf: checkpoint(block, leaf, use_reentrant=reentrant))
+    assert all(torch.equal(a, b) for a, b in zip(plain, kept))
+
+
+def test_compiled_it_draws_a_mask_for_each_call():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = dt.DropActivation(0.5)
+
+        def forward(self, x):
+            return self.act(x), self.act(x)
+
+    model = torch.compile(Twice(), fullgraph=True)
+    x = -torch.ones(64, 64)
+    try:
+        torch.manual_seed(5)
+        a, b = model(x)
+    except Exception as error:  # a machine without a C++ compiler
+        if "compiler" in str(error).lower() and "InvalidCxxCompiler" in type(error).__name__ + str(error):
+            pytest.skip("SKIPPED: torch.compile finds no C++ compiler")
+        raise
+    assert not torch.equal(a, b)
+    for y in (a, b):
+        assert set(y.unique().tolist()) <= {-1.0, 0.0} and 0.4 < (y == 0).float().mean() < 0.6
+    torch.manual_seed(5)
+    assert all(torch.equal(*pair) for pair in zip(model(x), (a, b)))
+    c, _ = model(x)
+    assert not torch.equal(c, a)
+    # What is blocked in y is blocked in the gradient: forward and backward have the same mask.
+    leaf = x.clone().requires_grad_()
+    y, _ = model(leaf)
+    y.sum().backward()
+    assert torch.equal(leaf.grad, (y != 0).float())
+
+
+def test_autocast_keeps_the_type_it_is_given():
+    model = nn.Sequential(nn.Linear(32, 32), dt.DropActivation(0.5), nn.Linear(32, 1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = model[1](model[0](torch.randn(8, 32)))
+        loss = model(torch.randn(8, 32)).float().sum()
+    assert hidden.dtype == torch.bfloat16
+    loss.backward()
+    assert model[0].weight.grad.dtype == torch.float32 and model[0].weight.grad.abs().sum() > 0
+
+
+FORMATS = {
+    "contiguous": lambda: torch.randn(2, 5, 4, 3),
+    "channels_last": lambda: torch.randn(2, 5, 4, 3).to(memory_format=torch.channels_last),
+    "channels_last_3d": lambda: torch.randn(2, 5, 4, 3, 2).to(memory_format=torch.channels_last_3d),
+    "transposed": lambda: torch.randn(5, 7).t(),
+    "strided": lambda: torch.randn(20, 7)[::2],
+    "expanded": lambda: torch.randn(1, 7).expand(5, 7),
+    "0-d": lambda: torch.randn(()),
+    "empty": lambda: torch.randn(0, 3),
+}
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_memory_formats(name, inplace, activation):
+    x = FORMATS[name]()
+    given = x.clone().requires_grad_() if name != "expanded" else x.requires_grad_()
+    # In the order in which the elements lie in memory, or as numpy would count them.
+    keep = torch.empty_like(x.contiguous() if name in ("transposed", "strided", "expanded") else x, dtype=torch.bool)
+    flat = keep.as_strided((keep.numel(),), (1,))
+    flat.copy_(torch.from_numpy(unpacked(da.keep_mask(x.numel(), 0.5, 0, 5), x.numel())))
+    if name == "transposed":
+        given = x.requires_grad_()
+    z = given * 1 if name not in ("transposed", "expanded") else given
+    y = dt.drop_activation(z, 0.5, activation, inplace=inplace and not z.is_leaf, key=key_tensor())
+    wide = x.detach().clone().requires_grad_()
+    expected = torch.where(keep, SIGMA[activation](wide), wide)
+    torch.testing.assert_close(y, expected)
+    # A gradient that lies in memory in another order than x.
+    dy = torch.randn(x.shape[::-1]).permute(tuple(reversed(range(x.dim()))))
+    (dx,) = torch.autograd.grad(y, given, dy)
+    (expected_dx,) = torch.autograd.grad(expected, wide, dy)
+    torch.testing.assert_close(dx, expected_dx)
+
+
+def test_in_place_it_takes_x_s_memory_and_keeps_nothing_else():
+    x = torch.randn(64, 64, requires_grad=True)
+    z = x * 1
+    y = dt.DropActivation(0.5, inplace=True)(z)
+    assert y.data_ptr() == z.data_ptr()
+    (saved,) = y.grad_fn.saved_tensors
+    assert saved.dtype == torch.int32 and saved.numel() == 128
+    y.sum().backward()
+    assert torch.equal(x.grad, (y != 0).float())
+
+
+def test_mistakes_are_named():
+    x = torch.ones(4)
+    for call, error, words in [
+        (lambda: dt.DropActivation(1.5), ValueError, "p is 1.5"),
+        (lambda: dt.DropActivation(0.5, "elu"), ValueError, "activation is 'elu'"),
+        (lambda: dt.DropActivation(0.5, "gelu", inplace=True), ValueError, "inplace is True"),
+        (lambda: dt.RReLU(0.5, 0.25), ValueError, "lower is 0.5"),
+        (lambda: dt.drop_activation(x.long()), TypeError, "x has dtype torch.int64"),
+        (lambda: dt.drop_activation(x, key=torch.ones(1)), ValueError, "key has dtype torch.float32"),
+        (lambda: dt.drop_activation(x, first=5), ValueError, "first is 5"),
+        (lambda: dt.replace_relu(nn.ReLU()), TypeError, "itself a ReLU"),
+    ]:
+        with pytest.raises(error, match=words):
+            call()
+
+
+class Functional(nn.Module):
+    """ReLU in every way in which it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+        self.same = self.relu
+
+    def forward(self, x):
+        x = nn.functional.relu(x) + torch.relu(x) + x.relu()
+        x = nn.functional.relu(x - 1, inplace=True)
+        return self.same(self.relu(helper(x - 1)))
+
+
+def helper(x):
+    return (x + 0).relu_()
+
+
+def test_replace_relu_finds_every_way_of_calling_it():
+    model = nn.Sequential(Functional(), nn.Sequential(nn.ReLU()), nn.LeakyReLU())
+    swapped = dt.replace_relu(model, 0.0)
+    assert swapped.modules == ("0.relu", "0.same", "1.0") and swapped.functional == ("0",)
+    assert model[0].relu is model[0].same and model[0].relu.inplace
+    assert isinstance(model[0], Functional) and type(model[0]).__name__ == "Functional"
+    x = torch.randn(100)
+    # p = 0: each is the identity, so that x goes through unchanged.
+    torch.testing.assert_close(model[0](x), 3 * x - 2)
+    assert dt.replace_relu(copy.deepcopy(model), 0.5).modules == ()
+
+
+def unfused(x, p, key):
+    """The composition, from framework operations, with the mask of a call."""
+    memory = torch.empty_like(x, dtype=torch.bool)
+    bits = torch.from_numpy(unpacked(da.keep_mask(x.numel(), p, 0, key.item()), x.numel()))
+    memory.as_strided((x.numel(),), (1,)).copy_(bits)
+    return torch.where(memory & (x <= 0), torch.zeros_like(x), x)
+
+
+def resnet():
+    return pytest.importorskip("torchvision").models.resnet18(num_classes=10)
+
+
+def wide_resnet():
+    models = pytest.importorskip("torchvision").models
+    return models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=10, width_per_group=128)
+
+
+def resnext():
+    models = pytest.importorskip("torchvision").models
+    return models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=10, groups=32, width_per_group=4)
+
+
+def densenet():
+    models = pytest.importorskip("torchvision").models
+    return models.DenseNet(growth_rate=8, block_config=(2, 2), num_init_features=16, num_classes=10)
+
+
+def preresnet():
+    timm = pytest.importorskip("timm")
+    return timm.models.resnetv2.ResNetV2(layers=[1, 1, 1], channels=[32, 64, 128], num_classes=10, stem_type="same",
+                                         norm_layer=timm.layers.BatchNormAct2d)
+
+
+@pytest.mark.parametrize("make", [resnet, wide_resnet, resnext, densenet, preresnet])
+def test_a_training_step_of_a_model_is_that_of_the_composition(make, monkeypatch):
+    torch.manual_seed(0)
+    model = make().double()
+    relus = [name for name, module in model.named_modules() if type(module) is nn.ReLU]
+    swapped = dt.replace_relu(model, 0.9)
+    assert set(relus) <= set(swapped.modules) and not [m for m in model.modules() if type(m) is nn.ReLU]
+    assert swapped.functional == (("",) if make is densenet else ())
+    images, labels = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.tensor([1, 7])
+
+    def step():
+        stepped = copy.deepcopy(model)
+        torch.manual_seed(1)
+        loss = nn.functional.cross_entropy(stepped(images), labels)
+        loss.backward()
+        torch.optim.SGD(stepped.parameters(), lr=0.1).step()
+        return loss.detach(), stepped
+
+    loss, fused = step()
+    calls = []
+
+    def composed(x, p, activation, training, inplace, **_):
+        assert training and activation == "relu"
+        calls.append(x.numel())
+        return unfused(x, p, torch.randint(2**63 - 1, (1,), dtype=torch.int64))
+
+    monkeypatch.setattr("drop_activation.torch._modules.drop_activation", composed)
+    monkeypatch.setattr("drop_activation.torch._replace.drop_activation", composed)
+    expected_loss, expected = step()
+    assert len(calls) >= len(relus)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-12, atol=0)
+    for (name, a), b in zip(fused.named_parameters(), expected.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=lambda text: f"{name}: {text}")
