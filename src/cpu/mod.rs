@@ -4,6 +4,9 @@
 //! instruction set or the length. Work runs in the rayon pool of the calling thread; short tensors
 //! are done by the calling thread alone.
 //!
+//! As with everything in rayon, a thread that waits for its part may meanwhile run other work of the pool: hold
+//! no lock that such work takes. A calling thread needs 128 KiB of stack, as rayon's and Rust's own have by far.
+//!
 //! Every pass takes its input and output as [`InOut`]: `(&x, &mut y)`, or `&mut x` to overwrite the
 //! input. Lengths are in elements; any length will do, 0 too. A call that gives an error has written
 //! nothing.
