@@ -63,7 +63,7 @@ int main(void) {
   BUT(tensors.dtype = 5, "tensors.dtype is 5", "4 (f64)");
   BUT(tensors.len = SIZE_MAX, "tensors.len is 18446744073709551615", "1125899906842623 elements of f32");
   BUT(tensors.len = (size_t)1 << 50, "tensors.len is");
-  BUT(tensors.input = (const void *)(uintptr_t)-64, "tensors.input (x) is 0xffffffffffffffc0", "beyond the end of memory");
+  BUT(tensors.input = (const void *)(uintptr_t)-64, "tensors.input (x) is 0xffffffffffffffc0", "beyond the end");
   BUT(tensors.input = NULL, "tensors.input (x) is NULL", "400 bytes");
   BUT(tensors.output = NULL, "tensors.output (y) is NULL");
   BUT(tensors.mask = NULL, "tensors.mask (mask) is NULL", "16 bytes");
@@ -77,7 +77,8 @@ int main(void) {
   BUT((tensors.input = y + 1), "tensors.output (y)", "overlaps tensors.input (x)");
   BUT((tensors.mask = (uint32_t *)(void *)y), "tensors.mask (mask)", "overlaps tensors.output (y)");
   BUT((tensors.mask = (uint32_t *)(void *)(x + 50)), "tensors.mask (mask)", "overlaps tensors.input (x)");
-  BUT((pass.kind = DACT_PASS_INFER_BACKWARD, tensors.saved = y + 1), "tensors.output (dx)", "overlaps tensors.saved (x)");
+  BUT((pass.kind = DACT_PASS_INFER_BACKWARD, tensors.saved = y + 1), "tensors.output (dx)",
+      "overlaps tensors.saved (x)");
 
   dact_key key = {1, 2, 0, NULL};
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, NULL, N, mask, out), "key is 0x0");

@@ -1,6 +1,6 @@
 """One layer's activation in a training step, on numpy arrays.
 
-    pip install ./python && python python/examples/01_numpy.py
+pip install ./python && python python/examples/01_numpy.py
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Trains a small network with Drop-Activation in the place of its ReLUs, and shows what a seed fixes.
 
-    pip install ./python torch && python python/examples/02_torch.py
+pip install ./python torch && python python/examples/02_torch.py
 """
 
 import torch
@@ -13,7 +13,9 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 x = torch.randn(512, 2, device=device)
 labels = (x[:, 0] * x[:, 1] > 0).long()
 
-model = nn.Sequential(nn.Linear(2, 64), DropActivation(p=0.95), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)).to(device)
+model = nn.Sequential(nn.Linear(2, 64), DropActivation(p=0.95), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)).to(
+    device
+)
 print(replace_relu(model, p=0.95))  # the one ReLU that is left
 
 optimiser = torch.optim.Adam(model.parameters(), lr=0.01)

@@ -1,4 +1,4 @@
-"""PyTorch on a GPU: the CPU's numbers, the current stream, no waiting, CUDA graphs."""
+"""PyTorch on a GPU: the CPU's numbers, the current stream, no waiting, checkpoints, CUDA graphs."""
 
 import os
 
@@ -29,7 +29,7 @@ def test_cuda_is_the_cpu(dtype, activation, training):
     results = []
     for device in ("cpu", "cuda"):
         leaf = x.to(device).requires_grad_()
-        y = dt.drop_activation(leaf, 0.7, activation, training, key=key.to(device))
+        y = dt.drop_activation(leaf, 0.7, activation, training, key=key)
         (dx,) = torch.autograd.grad(y, leaf, dy.to(device))
         results.append((y.detach().cpu(), dx.cpu()))
     for on_cpu, on_cuda in zip(*results):
@@ -37,13 +37,6 @@ def test_cuda_is_the_cpu(dtype, activation, training):
             assert torch.equal(on_cpu, on_cuda)
         else:
             torch.testing.assert_close(on_cuda, on_cpu, rtol=16 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
-
-
-def test_the_key_may_be_on_either_side():
-    x = torch.randn(5000, device="cuda")
-    ys = [dt.drop_activation(x, 0.5, key=torch.tensor([9], device=device)) for device in ("cpu", "cuda")]
-    slopes = [dt.rrelu(x, key=torch.tensor([9], device=device)) for device in ("cpu", "cuda")]
-    assert torch.equal(*ys) and torch.equal(*slopes)
 
 
 def test_nothing_waits_and_the_current_stream_is_used():
@@ -66,29 +59,19 @@ def test_nothing_waits_and_the_current_stream_is_used():
     assert 0.49 < (y == 0).float().mean().item() < 0.51
 
 
-def test_replays_of_a_graph_are_the_eager_sequence():
-    layer = dt.DropActivation(0.5)
-    x = torch.randn(4096, device="cuda", requires_grad=True)
-
-    def step():
-        y = layer(x) + layer(x)
-        (dx,) = torch.autograd.grad(y.sum(), x)
-        return y.detach(), dx
-
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.synchronize()
-    torch.manual_seed(21)
-    eager = [[t.clone() for t in step()] for _ in range(4)]
+def test_a_graph_that_would_repeat_its_mask_is_refused():
+    x = torch.randn(4096, device="cuda")
+    dt.drop_activation(x)
+    infer = dt.DropActivation(0.5).eval()
+    expected = infer(x)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = step()
-    torch.manual_seed(21)
-    for expected in eager:
-        graph.replay()
-        assert all(torch.equal(a, b) for a, b in zip(captured, expected))
-    assert not torch.equal(eager[0][0], eager[1][0])
+        with pytest.raises(RuntimeError, match="captured into a CUDA graph"):
+            dt.drop_activation(x)
+        y = infer(x)
+        fixed = dt.drop_activation(x, 0.5, key=torch.tensor([3]))
+    graph.replay()
+    assert torch.equal(y, expected) and torch.equal(fixed, dt.drop_activation(x, 0.5, key=torch.tensor([3])))
 
 
 def test_a_checkpoint_recomputes_the_same_mask():
@@ -102,7 +85,7 @@ def test_a_checkpoint_recomputes_the_same_mask():
     assert torch.equal(*gradients)
 
 
-def test_compiled_with_cuda_graphs_each_call_has_a_mask():
+def test_compiled_for_little_overhead_each_call_has_a_mask():
     layer = torch.compile(dt.DropActivation(0.5), mode="reduce-overhead")
     x = -torch.ones(4096, device="cuda")
     ys = [layer(x).clone() for _ in range(6)]
@@ -111,7 +94,7 @@ def test_compiled_with_cuda_graphs_each_call_has_a_mask():
 
 def test_masks_are_those_of_the_stream():
     x = -torch.ones(1000, device="cuda")
-    y = dt.drop_activation(x, 0.5, key=torch.tensor([3], device="cuda"))
+    y = dt.drop_activation(x, 0.5, key=torch.tensor([3]))
     words = da.keep_mask(1000, 0.5, 0, 3)
     keep = np.unpackbits(words.astype("<u4").view(np.uint8), bitorder="little", count=1000)
     assert ((y == 0).cpu().numpy() == keep).all()

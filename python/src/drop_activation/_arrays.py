@@ -57,7 +57,8 @@ def _numpy(name: str, array: np.ndarray) -> View:
 
 def _not_contiguous(name, shape, strides, remedy):
     return ValueError(
-        f"{name} has shape {tuple(shape)} and strides {tuple(strides)}; allowed are C-contiguous arrays, which {remedy} makes"
+        f"{name} has shape {tuple(shape)} and strides {tuple(strides)}; "
+        f"allowed are C-contiguous arrays, which {remedy} makes"
     )
 
 
@@ -68,7 +69,9 @@ def empty_like(like: View) -> np.ndarray:
     try:
         from ml_dtypes import bfloat16
     except ImportError:
-        raise TypeError(f"{like.name} is bfloat16, and numpy has no such type: install ml_dtypes, or give out") from None
+        raise TypeError(
+            f"{like.name} is bfloat16, and numpy has no such type: install ml_dtypes, or give out"
+        ) from None
     return np.empty(like.shape, bfloat16)
 
 
@@ -113,7 +116,14 @@ class _ManagedVersioned(ctypes.Structure):
 _FORMS = {b"dltensor": _Managed, b"dltensor_versioned": _ManagedVersioned}
 _READ_ONLY = 1
 _CPU = 1
-_DTYPES = {(2, 16): "float16", (2, 32): "float32", (2, 64): "float64", (4, 16): "bfloat16", (1, 32): "uint32", (0, 32): "int32"}
+_DTYPES = {
+    (2, 16): "float16",
+    (2, 32): "float32",
+    (2, 64): "float64",
+    (4, 16): "bfloat16",
+    (1, 32): "uint32",
+    (0, 32): "int32",
+}
 
 _get_name = ctypes.pythonapi.PyCapsule_GetName
 _get_name.restype, _get_name.argtypes = c_char_p, [ctypes.py_object]

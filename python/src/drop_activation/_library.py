@@ -52,7 +52,9 @@ class Pass(ctypes.Structure):
         ("key", Key),
     ]
 
-    def __init__(self, kind: int, activation: int = 0, p: float = 0.0, slopes: tuple = (0.0, 0.0), key: Key | None = None):
+    def __init__(
+        self, kind: int, activation: int = 0, p: float = 0.0, slopes: tuple = (0.0, 0.0), key: Key | None = None
+    ):
         lower, upper = slopes
         super().__init__(ctypes.sizeof(type(self)), kind, activation, 0, p, lower, upper, key or Key())
 

@@ -28,7 +28,9 @@ LOWER = 1 / 8
 UPPER = 1 / 3
 
 
-def keep_mask(n: SupportsIndex, p: SupportsFloat, seed: SupportsIndex, offset: SupportsIndex, first: SupportsIndex = 0) -> NDArray[np.uint32]:
+def keep_mask(
+    n: SupportsIndex, p: SupportsFloat, seed: SupportsIndex, offset: SupportsIndex, first: SupportsIndex = 0
+) -> NDArray[np.uint32]:
     """The keep bits of n elements by themselves: those that `forward` draws with the same p and key.
 
     Args:
@@ -178,8 +180,10 @@ def rrelu_backward(
     first: SupportsIndex = 0,
     out: Array | None = None,
 ) -> Any:
-    """RReLU's training backward: dx = dy where x >= 0, else U dy, with U drawn again from the key of the forward pass."""
-    return _run(_rrelu(library.RRELU_BACKWARD, lower, upper, _key(seed, offset, first)), _floats("dy", dy), out, mask=mask)
+    """RReLU's training backward: dx = dy where x >= 0, else U dy, with U drawn again from the forward pass's key."""
+    return _run(
+        _rrelu(library.RRELU_BACKWARD, lower, upper, _key(seed, offset, first)), _floats("dy", dy), out, mask=mask
+    )
 
 
 def rrelu_infer(
@@ -268,7 +272,9 @@ def _words(mask: Any, other: View) -> View:
         raise TypeError(f"mask has dtype {seen.dtype}; allowed is uint32")
     expected = ((other.size + 31) // 32,)
     if seen.shape != expected:
-        raise ValueError(f"mask has shape {seen.shape}; allowed is {expected}, for the {other.size} elements of {other.name}")
+        raise ValueError(
+            f"mask has shape {seen.shape}; allowed is {expected}, for the {other.size} elements of {other.name}"
+        )
     return seen
 
 

@@ -5,9 +5,10 @@
     swapped = replace_relu(model, p=0.95)           # every ReLU of a model
 
 In training a mask of one bit per element is kept for the backward pass, and for ReLU nothing else. Each call draws the
-key of its mask from PyTorch's generator for the device of x, on that device: so masks follow `torch.manual_seed`,
-checkpointing recomputes the same mask, and a captured CUDA graph draws a fresh mask at every replay. On CUDA the work
-is enqueued on PyTorch's current stream, and nothing waits for the device.
+key of its mask from PyTorch's generator for the CPU, also for tensors on CUDA: so masks follow `torch.manual_seed` and
+are the same on both, and checkpointing recomputes the same mask. On CUDA the work is enqueued on PyTorch's current
+stream, and nothing waits for the device. A CUDA graph would draw the same mask at every replay, so a training call that
+is captured into one is refused.
 
 A tensor is read in the order in which it lies in memory, if it is contiguous or channels_last; any other is made
 contiguous first.

@@ -80,10 +80,14 @@ def check_slopes(lower: float, upper: float) -> None:
 
 
 def _key(x: Tensor, key: Tensor | None) -> Tensor:
-    """Drawn by the generator of x's device, on that device: nothing waits for it, a checkpoint restores it, and a
-    captured graph draws anew."""
+    """Drawn by the CPU's generator, so that nothing waits for a GPU; a checkpoint restores it."""
     if key is None:
-        return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=x.device)
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "this call is being captured into a CUDA graph, which would draw the same mask at every replay; "
+                "allowed is a call with a key, or at inference"
+            )
+        return torch.randint(2**63 - 1, (1,), dtype=torch.int64)
     if key.dtype != torch.int64 or key.numel() != 1 or key.device not in (x.device, torch.device("cpu")):
         raise ValueError(
             f"key has dtype {key.dtype}, {key.numel()} elements, device {key.device}; "

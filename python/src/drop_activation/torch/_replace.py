@@ -89,10 +89,15 @@ def _watched(cls: type, p: float) -> type:
 def _calls_relu(cls: type) -> bool:
     """Whether ReLU is called in the code of a module's class. PyTorch's own modules are known not to, but for
     those that take it as a parameter."""
-    own = [base for base in cls.__mro__ if not base.__module__.startswith(("torch.nn.", "drop_activation.", "builtins"))]
+    own = [
+        base for base in cls.__mro__ if not base.__module__.startswith(("torch.nn.", "drop_activation.", "builtins"))
+    ]
     seen = set()
     return any(
-        _mentions(member, seen) for base in own for member in vars(base).values() if isinstance(member, types.FunctionType)
+        _mentions(member, seen)
+        for base in own
+        for member in vars(base).values()
+        if isinstance(member, types.FunctionType)
     )
 
 
@@ -106,8 +111,10 @@ def _mentions(function: types.FunctionType, seen: set) -> bool:
         names.update(code.co_names)
         codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
     called = (function.__globals__.get(name) for name in names)
-    return bool(names & _NAMES) and _is_a_call(function, names) or any(
-        _mentions(other, seen) for other in called if isinstance(other, types.FunctionType)
+    return (
+        bool(names & _NAMES)
+        and _is_a_call(function, names)
+        or any(_mentions(other, seen) for other in called if isinstance(other, types.FunctionType))
     )
 
 
