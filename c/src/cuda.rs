@@ -8,7 +8,6 @@ use crate::pass::dact_pass;
 use crate::structure::read;
 use crate::tensors::dact_tensors;
 
-#[cfg(feature = "cuda")]
 use backend::Device;
 
 /// The kernels on one CUDA device, in its primary context, which is the one that the CUDA runtime and so every
