@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
-use candle_nn::{AdamW, ModuleT, Optimizer, ParamsAdamW};
+use candle_nn::ModuleT;
 use drop_activation_candle::KeySequence;
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::activation::Activation;
 use crate::nets::layers::Builder;
 use crate::nets::mlp::Mlp;
+use crate::optimiser::Adam;
 use crate::options::Options;
 use crate::plot::{Chart, Series, Style, draw};
 use crate::results::Results;
@@ -89,7 +90,7 @@ pub fn run(options: &Options) -> Result<()> {
     let settings = if options.quick {
         Settings { widths: [100, 80, 20], p: 0.95, adam_rate: 1e-3, steps: 100 }
     } else {
-        Settings { widths: [1000, 800, 200], p: 0.95, adam_rate: 1e-3, steps: 1000 }
+        Settings { widths: [1000, 800, 200], p: 0.95, adam_rate: 1e-3, steps: 500 }
     };
     let mut results = Results::open(options, "regression", &settings)?;
     let seeds = options.seeds.unwrap_or(if options.quick { 2 } else { 20 });
@@ -170,8 +171,7 @@ fn fit(
     let mut builder = Builder::new(activation, KeySequence::new(seed), device);
     let network = Mlp::new(&settings.widths, &mut builder)?;
     builder.initialise(seed)?;
-    let parameters = ParamsAdamW { lr: settings.adam_rate, weight_decay: 0.0, ..ParamsAdamW::default() };
-    let mut adam = AdamW::new(builder.trained(), parameters)?;
+    let mut adam = Adam::new(builder.trained(), settings.adam_rate);
     let error = |train: bool| -> Result<Tensor> { Ok((network.forward_t(&x, train)? - &y)?.sqr()?.mean_all()?) };
     let mut losses = Vec::new();
     for step in 0..settings.steps {
@@ -179,7 +179,7 @@ fn fit(
         let value = f64::from(loss.to_scalar::<f32>()?);
         ensure!(value.is_finite(), "step {step}: the loss is {value}");
         losses.push(value);
-        adam.backward_step(&loss)?;
+        adam.step(&loss.backward()?)?;
     }
     let curve: Vec<f32> = network.forward_t(&column(grid(), device)?, false)?.flatten_all()?.to_vec1()?;
     let distances = curve.iter().zip(grid()).map(|(y, x)| (f64::from(*y) - (function.at)(x)).powi(2));
