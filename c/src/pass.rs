@@ -57,8 +57,8 @@ pub struct dact_key {
     pub offset: u64,
     /// The global index of element 0, a multiple of 32: 0, unless the tensor is a shard of a larger one.
     pub first: u64,
-    /// NULL, or for CUDA the device address of a number that the kernel adds to the offset: a captured graph then
-    /// draws a fresh mask at every replay.
+    /// NULL. Meant for the device address of a number that a kernel adds to the offset, so that a captured graph draws
+    /// a fresh mask at every replay; this version refuses it with DACT_UNSUPPORTED, and on the CPU it is not allowed.
     pub device_offset: *const u64,
 }
 
