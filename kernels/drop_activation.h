@@ -33,7 +33,9 @@ struct da_args {
     uint32_t *mask;    /* ceil(n / 32) words: written by forward, read by backward */
     uint64_t first;    /* global index of element 0, a multiple of 32 */
     uint64_t seed;     /* Philox key */
-    uint64_t offset;   /* upper half of the Philox counter */
+    uint64_t offset;   /* upper half of the Philox counter, counted from what is at offset_at */
+    const uint64_t *offset_at; /* device memory that holds the offset's base; null: the base is 0 */
+    uint64_t *offset_out; /* RReLU's forward stores its whole offset here, unless null; da_advance always */
     uint32_t threshold; /* T of the keep stream, when planes != 0 */
     uint32_t planes;   /* bits of T that matter (32 - trailing zeros); 0: keep is `settled` */
     uint32_t settled;  /* the keep word when planes == 0: all zeros or all ones */

@@ -11,30 +11,29 @@
 
 struct KeepStream {
     uint64_t seed;
-    uint64_t offset;
     uint32_t threshold;
     uint32_t planes;
     uint32_t settled;
 
     __device__ explicit KeepStream(const da_args& a)
-        : seed(a.seed), offset(a.offset), threshold(a.threshold), planes(a.planes), settled(a.settled) {}
+        : seed(a.seed), threshold(a.threshold), planes(a.planes), settled(a.settled) {}
 
-    // The keep bits of mask word `w` (a global word index). All 32 lanes call it together, each with
-    // a word of its own; the warp goes on until its slowest word is settled.
-    __device__ __forceinline__ uint32_t word(uint64_t w) const {
+    // The keep bits of mask word `w` (a global word index) for the call at `offset`. All 32 lanes call it
+    // together, each with a word of its own; the warp goes on until its slowest word is settled.
+    __device__ __forceinline__ uint32_t word(uint64_t offset, uint64_t w) const {
         uint32_t keep = settled;
         uint32_t undecided = 0xFFFFFFFFu;
         uint32_t block = 0;
         if (planes > 8) {
             // 1024 bits are hardly ever all settled by 8 planes, so three calls are made without asking.
-            four_planes(w, 0, keep, undecided);
-            four_planes(w, 1, keep, undecided);
-            four_planes(w, 2, keep, undecided);
+            four_planes(offset, w, 0, keep, undecided);
+            four_planes(offset, w, 1, keep, undecided);
+            four_planes(offset, w, 2, keep, undecided);
             block = 3;
         }
         for (; 4 * block < planes; ++block) {
             if (block >= 3 && !__any_sync(kFullWarp, undecided != 0)) break;
-            four_planes(w, block, keep, undecided);
+            four_planes(offset, w, block, keep, undecided);
         }
         return keep;
     }
@@ -42,7 +41,8 @@ struct KeepStream {
   private:
     // The planes of one Philox call, from the last to the first, so that "less" needs one three-input
     // operation for each: an earlier plane overrules a later one.
-    __device__ __forceinline__ void four_planes(uint64_t w, uint32_t block, uint32_t& keep, uint32_t& undecided) const {
+    __device__ __forceinline__ void four_planes(uint64_t offset, uint64_t w, uint32_t block, uint32_t& keep,
+                                                uint32_t& undecided) const {
         const uint4 r = philox4x32_10(
             make_uint4(static_cast<uint32_t>(w), static_cast<uint32_t>(w >> 32) | (block << 29),
                        static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32)),

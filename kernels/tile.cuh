@@ -21,6 +21,7 @@
 
 #include "dtype.cuh"
 #include "keep_stream.cuh"
+#include "offset.cuh"
 #include "philox.cuh"
 #include "warp.cuh"
 
@@ -45,15 +46,15 @@ struct BackwardOp {
 
 // RReLU's uniform words (section 4): output word e % 4 of the call at counter e / 4.
 template <int N>
-__device__ __forceinline__ void uniform_words(const da_args& a, uint64_t e, uint32_t (&r)[N]) {
+__device__ __forceinline__ void uniform_words(uint64_t seed, uint64_t offset, uint64_t e, uint32_t (&r)[N]) {
     static_assert(N == 1 || N == 2 || N % 4 == 0, "a pack's elements start at a multiple of N");
 #pragma unroll
     for (int i = 0; i < N; i += 4) {
         const uint64_t q = (e + i) / 4;
         const uint4 words = philox4x32_10(
             make_uint4(static_cast<uint32_t>(q), static_cast<uint32_t>(q >> 32),
-                       static_cast<uint32_t>(a.offset), static_cast<uint32_t>(a.offset >> 32)),
-            a.seed);
+                       static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32)),
+            seed);
         if constexpr (N == 1) {
             const uint32_t low = e & 1 ? words.y : words.x;
             const uint32_t high = e & 1 ? words.w : words.z;
@@ -80,6 +81,9 @@ struct Walk {
     static constexpr int kAtOnce = sizeof(Bits) == 8 ? Op::kPacksAtOnce / 2 : Op::kPacksAtOnce;
     static constexpr int kStep = kAtOnce < kPacks ? kAtOnce : kPacks;
     static constexpr uint32_t kPackMask = (1u << kPackElements) - 1;
+    static constexpr bool kDraws = Op::kBitsIn == BitsIn::kKeep || Op::kUniforms;
+    // What draws in its backward too stores the offset that it drew with.
+    static constexpr bool kStoresOffset = Op::kUniforms && Op::kBitsOut != BitsOut::kNone;
 
     const da_args& a;
     Op op;
@@ -93,6 +97,9 @@ struct Walk {
     }
 
     __device__ __forceinline__ void run() {
+        if constexpr (kStoresOffset) {
+            if (a.offset_out != nullptr) store_offset(a);
+        }
         const bool aligned = pack_aligned(Op::first(a)) && pack_aligned(a.out) &&
                              (Op::kInputs == 1 || pack_aligned(Op::second(a)));
         const uint64_t full_tiles = aligned ? a.n / DA_TILE_ELEMENTS : 0;
@@ -124,10 +131,11 @@ struct Walk {
         Pack<D> in0[kStep], in1[kStep];
         load_step(first, at, in0);
         if constexpr (Op::kInputs == 2) load_step(second, at, in1);
+        const uint64_t offset = kDraws ? whole_offset(a) : 0;
 
         uint32_t bits = 0;
         if constexpr (Op::kBitsIn == BitsIn::kKeep) {
-            bits = keep.word(a.first / 32 + word);
+            bits = keep.word(offset, a.first / 32 + word);
             if constexpr (Op::kBitsOut == BitsOut::kKeep) __stcs(a.mask + word, bits);
         } else if constexpr (Op::kBitsIn == BitsIn::kMask) {
             bits = __ldcs(a.mask + word);
@@ -151,7 +159,7 @@ struct Walk {
                 for (int k = 0; k < kStep; ++k) {
                     const uint64_t e = tile * DA_TILE_ELEMENTS + kPackElements * (32 * (step + k) + lane);
                     const uint32_t field = kPackElements * (step + k);
-                    const uint32_t pack_bits = one_pack(in0[k], in1[k], (bits >> field) & kPackMask, e);
+                    const uint32_t pack_bits = one_pack(in0[k], in1[k], (bits >> field) & kPackMask, offset, e);
                     __stwb(out + at + 32 * (step + k), in0[k].raw);
                     bits_out |= pack_bits << field;
                 }
@@ -161,9 +169,10 @@ struct Walk {
     }
 
     // Replaces the pack by its result; returns its bits for the mask.
-    __device__ __forceinline__ uint32_t one_pack(Pack<D>& in0, const Pack<D>& in1, uint32_t bits, uint64_t e) const {
+    __device__ __forceinline__ uint32_t one_pack(Pack<D>& in0, const Pack<D>& in1, uint32_t bits, uint64_t offset,
+                                                 uint64_t e) const {
         uint32_t random[kPackElements] = {};
-        if constexpr (Op::kUniforms) uniform_words(a, a.first + e, random);
+        if constexpr (Op::kUniforms) uniform_words(a.seed, offset, a.first + e, random);
         Bits out[kPackElements];
         uint32_t bits_out = 0;
 #pragma unroll
@@ -187,9 +196,10 @@ struct Walk {
         Bits* out = static_cast<Bits*>(a.out) + base;
         uint32_t* mask = a.mask + tile * 32;
 
+        const uint64_t offset = kDraws ? whole_offset(a) : 0;
         uint32_t bits = 0;  // lane l: word l
         if constexpr (Op::kBitsIn == BitsIn::kKeep) {
-            bits = keep.word(a.first / 32 + tile * 32 + lane);
+            bits = keep.word(offset, a.first / 32 + tile * 32 + lane);
         } else if constexpr (Op::kBitsIn == BitsIn::kMask) {
             if (lane < words) bits = __ldcs(mask + lane);
         }
@@ -204,7 +214,7 @@ struct Walk {
             bool bit_out = bit;
             if (inside) {
                 uint32_t random[1] = {0};
-                if constexpr (Op::kUniforms) uniform_words(a, a.first + base + i, random);
+                if constexpr (Op::kUniforms) uniform_words(a.seed, offset, a.first + base + i, random);
                 const Bits saved = Op::kInputs == 2 ? Bits{__ldcs(second + i)} : Bits{0};
                 const Bits result = op.element(__ldcs(first + i), saved, bit, random[0], bit_out);
                 __stwb(out + i, result);

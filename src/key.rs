@@ -46,6 +46,12 @@ impl MaskKey {
         self.first
     }
 
+    /// The same part of another call's stream.
+    #[cfg(feature = "cuda")]
+    pub(crate) const fn at_offset(self, offset: u64) -> Self {
+        Self { offset, ..self }
+    }
+
     /// The global index of the tensor's mask word 0.
     pub(crate) const fn first_word(&self) -> u64 {
         self.first / 32

@@ -121,18 +121,22 @@ impl Pass {
         matches!(self, Self::Backward { .. } | Self::RreluBackward { .. })
     }
 
+    /// The key of what draws random numbers.
+    pub(crate) const fn key(&self) -> Option<MaskKey> {
+        match self {
+            Self::Forward { key, .. }
+            | Self::ForwardWithoutMask { key, .. }
+            | Self::RreluForward { key, .. }
+            | Self::RreluBackward { key, .. } => Some(*key),
+            _ => None,
+        }
+    }
+
     /// What can be said against the pass itself, for `n` elements.
     pub(crate) fn check(&self, n: usize) -> Result<()> {
-        match self {
-            Self::Forward { key, .. } | Self::RreluForward { key, .. } | Self::RreluBackward { key, .. } => {
-                check::key_covers(*key, n)
-            }
-            Self::ForwardWithoutMask { op, key } => {
-                check::can_go_without_mask(op)?;
-                check::key_covers(*key, n)
-            }
-            Self::BackwardFromOutput { op } => check::can_go_without_mask(op),
-            _ => Ok(()),
+        if let Self::ForwardWithoutMask { op, .. } | Self::BackwardFromOutput { op } = self {
+            check::can_go_without_mask(op)?;
         }
+        self.key().map_or(Ok(()), |key| check::key_covers(key, n))
     }
 }

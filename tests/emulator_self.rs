@@ -41,6 +41,8 @@ const NO_ARGS: da_args = da_args {
     first: 0,
     seed: 0,
     offset: 0,
+    offset_at: std::ptr::null(),
+    offset_out: std::ptr::null_mut(),
     threshold: 0,
     planes: 0,
     settled: 0,
@@ -305,7 +307,7 @@ fn launches_that_make_no_sense() {
     let overlapping = [Buffer::input("x", &x), Buffer::input("x", &x[63..])];
     assert!(run("sound_copy", 1, 32, &overlapping).contains("overlap"));
     let small = emulator.launch("sound_copy", 1, 32, &0u64, &[], Order::Forward).unwrap_err();
-    assert!(small.contains("da_args has 112 bytes"), "{small}");
+    assert!(small.contains("da_args has 128 bytes"), "{small}");
 }
 
 #[test]

@@ -11,9 +11,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use drop_activation::cuda::cudarc::driver::{CudaContext, CudaStream, DevicePtr};
-use drop_activation::cuda::{self, Addresses, CudaError, DeviceMask, InOut, Kernels, Pass};
-use drop_activation::{Activation, DropActivation, Dtype, Error, MaskKey, MaskOrigin, PackedMask, RRelu};
+use drop_activation::cuda::cudarc::driver::{CudaContext, CudaStream, DevicePtr, sys};
+use drop_activation::cuda::{self, Addresses, CudaError, DeviceKeySequence, DeviceMask, InOut, Kernels, Pass};
+use drop_activation::{Activation, DropActivation, Dtype, Error, KeySequence, MaskKey, MaskOrigin, PackedMask, RRelu};
 
 /// The stand-in, for one test at a time.
 struct Fake(MutexGuard<'static, libloading::Library>);
@@ -381,7 +381,7 @@ fn one_handle_for_each_context_and_nothing_left_behind() {
     assert!(Arc::ptr_eq(&kernels, &Kernels::get(&cuda::context(0).unwrap()).unwrap()));
     assert!(!Arc::ptr_eq(&kernels, &Kernels::get(&cuda::context(1).unwrap()).unwrap()));
 
-    // Four modules, each loaded once, whoever comes first.
+    // Five modules, each loaded once, whoever comes first.
     let (loads, modules) = (fake.count("loads"), fake.count("modules"));
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -395,7 +395,7 @@ fn one_handle_for_each_context_and_nothing_left_behind() {
     });
     assert_eq!(fake.count("loads") - loads, 2);
     kernels.preload().unwrap();
-    assert_eq!(fake.count("loads") - loads, 4);
+    assert_eq!(fake.count("loads") - loads, 5);
 
     // The handle keeps its context; with it go the modules, after the work, and then the context.
     let ((), log) = fake.log(|| drop(context));
@@ -410,7 +410,7 @@ fn one_handle_for_each_context_and_nothing_left_behind() {
     let kernels = Kernels::get(&context).unwrap();
     let mut x = context.default_stream().alloc_zeros::<f32>(10).unwrap();
     kernels.relu_forward(&context.default_stream(), &mut x).unwrap();
-    assert_eq!(fake.count("loads") - loads, 5);
+    assert_eq!(fake.count("loads") - loads, 6);
 }
 
 /// A mask and a tensor that outlive every handle of their context keep what they need of it. A later context of
@@ -449,4 +449,164 @@ fn what_outlives_its_context() {
     assert_eq!(log.iter().filter(|line| *line == "free").count(), 2, "{log:?}");
     assert_eq!(log.last().map(String::as_str), Some("release context of 0"));
     assert_eq!((fake.count("allocations"), fake.count("modules")), (allocations, modules));
+}
+
+/// The offsets that kernels drew at, and what the base became, in order.
+fn draws(log: &[String]) -> Vec<u64> {
+    let of = |line: &String| line.split_once(" draws at ").map(|(_, offset)| offset.parse().unwrap());
+    log.iter().filter_map(of).collect()
+}
+
+const CAPTURE: sys::CUstreamCaptureMode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+const NO_FLAGS: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0);
+
+#[test]
+fn a_captured_step_draws_on_as_one_without_a_graph() {
+    let Some(fake) = fake() else { return };
+    let (context, kernels, stream, _) = on_two_streams();
+    // SAFETY: this test uses one stream.
+    unsafe { context.disable_event_tracking() };
+    let (op, rrelu) = (DropActivation::default(), RRelu::default());
+    let mut x = stream.alloc_zeros::<f32>(1000).unwrap();
+    let start = u64::MAX - 4; // the sequence goes round the end
+    let plain = KeySequence::resume(7, start);
+    let mut keys = DeviceKeySequence::resume(&kernels, &stream, 7, start).unwrap();
+    let mut relu_mask = kernels.forward(&stream, &op, keys.next_key(), &mut x).unwrap();
+    let mut rrelu_mask = kernels.rrelu_forward(&stream, &rrelu, keys.next_key(), &mut x).unwrap();
+    keys.advance(&stream).unwrap();
+    let _ = (plain.next_key(), plain.next_key());
+    assert_eq!(keys.read(&stream).unwrap(), plain.next_offset());
+    kernels.preload().unwrap();
+
+    let allocations = fake.count("allocations");
+    stream.begin_capture(CAPTURE).unwrap();
+    let ((), log) = fake.log(|| {
+        kernels.forward_into(&stream, &op, keys.next_key(), &mut x, &mut relu_mask).unwrap();
+        kernels.rrelu_forward_into(&stream, &rrelu, keys.next_key(), &mut x, &mut rrelu_mask).unwrap();
+        kernels.rrelu_backward(&stream, &rrelu, &rrelu_mask, &mut x).unwrap();
+        kernels.backward(&stream, &op, &relu_mask, None, &mut x).unwrap();
+        keys.advance(&stream).unwrap();
+    });
+    let launched: Vec<_> = log.iter().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
+    let expected = [
+        "launch da_train_forward_relu_f32",
+        "launch da_rrelu_train_forward_f32",
+        "launch da_rrelu_train_backward_f32",
+        "launch da_train_backward_relu_f32",
+        "launch da_advance",
+    ];
+    assert_eq!(launched, expected, "one launch for each pass, nothing drawn and nothing else enqueued");
+    assert_eq!(fake.count("allocations"), allocations);
+    let graph = stream.end_capture(NO_FLAGS).unwrap().unwrap();
+
+    for _ in 0..5 {
+        let ((), log) = fake.log(|| graph.launch().unwrap());
+        let (relu, slopes) = (plain.next_key().offset(), plain.next_key().offset());
+        assert_eq!(draws(&log), [relu, slopes, slopes], "ReLU, RReLU, RReLU's backward: {log:?}");
+        assert_eq!(keys.read(&stream).unwrap(), plain.next_offset());
+        // The mask knows its slopes' offset after the advance too, here and on the host.
+        let ((), log) = fake.log(|| kernels.rrelu_backward(&stream, &rrelu, &rrelu_mask, &mut x).unwrap());
+        assert_eq!(draws(&log), [slopes]);
+        assert!(rrelu_mask.offset_is_on_device());
+        let host = rrelu_mask.to_host(&stream).unwrap();
+        assert_eq!(host.origin(), MaskOrigin::RRelu(rrelu, MaskKey::new(7, slopes)));
+    }
+    // SAFETY: as above.
+    unsafe { context.enable_event_tracking() };
+}
+
+#[test]
+fn a_sequence_on_the_device_is_read_set_and_resumed() {
+    let Some(fake) = fake() else { return };
+    let (_context, kernels, stream, _) = on_two_streams();
+    let op = DropActivation::default();
+    let mut x = stream.alloc_zeros::<f32>(100).unwrap();
+    let mut keys = DeviceKeySequence::new(&kernels, &stream, 3).unwrap();
+    assert_eq!((keys.seed(), keys.read(&stream).unwrap()), (3, 0));
+    let ((), log) = fake.log(|| keys.advance(&stream).unwrap());
+    assert!(log.is_empty(), "no key, no step: {log:?}");
+
+    let shard = keys.next_key().shard(64).unwrap();
+    assert_eq!(keys.next_key().shard(1).unwrap_err(), Error::First { first: 1 });
+    let (mask, log) = fake.log(|| kernels.forward(&stream, &op, shard, &mut x).unwrap());
+    assert_eq!(draws(&log), [0]);
+    assert_eq!((mask.origin(), mask.offset_is_on_device()), (MaskOrigin::DropActivation(op), false));
+    assert_eq!(keys.read(&stream).unwrap(), 2, "two keys are out");
+    // A step that could not be ended has not ended.
+    let error = fake.with("launch", 719, || keys.advance(&stream).unwrap_err());
+    assert!(matches!(error, CudaError::Driver { doing: "da_advance", code: 719, .. }), "{error}");
+    assert_eq!(keys.read(&stream).unwrap(), 2);
+    keys.advance(&stream).unwrap();
+    keys.next_key();
+    keys.set(&stream, 40).unwrap();
+    assert_eq!(keys.read(&stream).unwrap(), 40);
+    let ((), log) = fake.log(|| kernels.forward_without_mask(&stream, &op, keys.next_key(), &mut x).unwrap());
+    assert_eq!(draws(&log), [40]);
+    let resumed = DeviceKeySequence::resume(&kernels, &stream, 3, keys.read(&stream).unwrap()).unwrap();
+    assert_eq!(resumed.read(&stream).unwrap(), 41);
+
+    // An empty mask has no slopes, and no offset that anybody stored.
+    let mut nothing = x.slice_mut(..0);
+    let empty = kernels.rrelu_forward(&stream, &RRelu::default(), keys.next_key(), &mut nothing).unwrap();
+    assert!(!empty.offset_is_on_device() && empty.to_host(&stream).unwrap().is_empty());
+
+    let other = cuda::context(1).unwrap();
+    let there = other.new_stream().unwrap();
+    assert_eq!(DeviceKeySequence::new(&kernels, &there, 3).unwrap_err(), CudaError::Context { argument: "stream" });
+    assert_eq!(keys.advance(&there).unwrap_err(), CudaError::Context { argument: "keys" });
+    assert_eq!(keys.read(&there).unwrap_err(), CudaError::Context { argument: "keys" });
+    let of_others = Kernels::get(&other).unwrap();
+    let mut x_there = there.alloc_zeros::<f32>(100).unwrap();
+    let error = of_others.forward(&there, &op, keys.next_key(), &mut x_there).unwrap_err();
+    assert_eq!(error, of_context("key"));
+
+    // By raw pointers.
+    let base = stream.clone_htod(&[u64::MAX]).unwrap();
+    let at = base.device_ptr(&stream).0;
+    // SAFETY: a word of the kernels' context, on a stream of it.
+    unsafe { kernels.advance_raw(stream.cu_stream(), at, 5).unwrap() };
+    assert_eq!(stream.clone_dtoh(&base).unwrap(), [4]);
+    // SAFETY: refused.
+    let refused = |at| unsafe { kernels.advance_raw(stream.cu_stream(), at, 5) };
+    assert_eq!(refused(0), Err(CudaError::NullPointer { argument: "base" }.into()));
+    assert_eq!(refused(at + 4), Err(CudaError::Misaligned { argument: "base", address: at + 4, alignment: 8 }.into()));
+}
+
+#[test]
+fn what_a_capture_cannot_hold_is_refused_before_it_is_spoiled() {
+    let Some(fake) = fake() else { return };
+    let (context, kernels, stream, other) = on_two_streams();
+    let op = DropActivation::default();
+    let mut x = stream.alloc_zeros::<f32>(100).unwrap();
+    let mut mask = kernels.forward(&stream, &op, KEY, &mut x).unwrap();
+    let mut keys = DeviceKeySequence::new(&kernels, &stream, 3).unwrap();
+    let _ = keys.next_key();
+    let capturing = |result: Error| matches!(result, Error::Cuda(CudaError::Capturing { .. }));
+
+    stream.begin_capture(CAPTURE).unwrap();
+    let ((), log) = fake.log(|| {
+        // cudarc's events would be waited for.
+        assert!(capturing(kernels.forward_into(&stream, &op, KEY, &mut x, &mut mask).unwrap_err()));
+        assert!(capturing(kernels.relu_forward(&stream, &mut x).unwrap_err()));
+        assert!(matches!(keys.advance(&stream), Err(CudaError::Capturing { .. })));
+    });
+    assert!(log.is_empty(), "{log:?}");
+    let ((), log) = fake.log(|| kernels.relu_forward(&other, &mut x).unwrap());
+    assert!(log.iter().any(|line| line.starts_with("launch")), "another stream is not captured: {log:?}");
+
+    // SAFETY: from here on one stream is used.
+    unsafe { context.disable_event_tracking() };
+    let ((), log) = fake.log(|| {
+        assert!(capturing(kernels.forward(&stream, &op, KEY, &mut x).unwrap_err()), "no memory in a capture");
+        assert!(capturing(mask.to_host(&stream).unwrap_err()));
+        let host = PackedMask::from_words(MaskOrigin::DropActivation(op), 32, vec![0]).unwrap();
+        assert!(capturing(DeviceMask::from_host(&stream, &host).unwrap_err()));
+        assert!(matches!(keys.read(&stream), Err(CudaError::Capturing { .. })));
+        assert!(matches!(DeviceKeySequence::new(&kernels, &stream, 3), Err(CudaError::Capturing { .. })));
+    });
+    assert!(log.is_empty(), "{log:?}");
+    kernels.forward_into(&stream, &op, KEY, &mut x, &mut mask).unwrap();
+    drop(stream.end_capture(NO_FLAGS).unwrap());
+    // SAFETY: as above.
+    unsafe { context.enable_event_tracking() };
 }

@@ -5,10 +5,10 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use drop_activation::cuda::cudarc::driver::{CudaContext, CudaSlice};
-use drop_activation::cuda::{self, Kernels};
+use drop_activation::cuda::cudarc::driver::{CudaContext, CudaSlice, sys};
+use drop_activation::cuda::{self, DeviceKeySequence, Kernels};
 use drop_activation::half::bf16;
-use drop_activation::{DropActivation, KeySequence, MaskKey, cpu, reference};
+use drop_activation::{DropActivation, KeySequence, MaskKey, RRelu, cpu, reference};
 
 fn gpu(test: &str) -> Option<(Arc<CudaContext>, Arc<Kernels>)> {
     match cuda::context(0) {
@@ -109,5 +109,53 @@ fn a_mask_that_crosses_streams() {
         let words = cpu::forward(&op, key, (&x, &mut vec![0.0; x.len()])).expect("a pass");
         let dx = backward.clone_dtoh(&dx).expect("a copy");
         assert!(dx.iter().enumerate().all(|(i, dx)| (*dx == 1.0) == words.bit(i).expect("inside")), "a stale mask");
+    }
+}
+
+/// A step of two layers and the advance of their keys, captured once: each replay is the next step without a graph.
+#[test]
+fn a_graph_draws_fresh_masks_at_every_replay() {
+    let Some((context, kernels)) = gpu("a captured graph") else { return };
+    let stream = context.new_stream().expect("a stream");
+    // A context object of its own for this test: the others rely on events.
+    // SAFETY: nothing but this test uses this context object, and it has one stream.
+    unsafe { context.disable_event_tracking() };
+    let (op, rrelu) = (DropActivation::relu(0.6).expect("a probability"), RRelu::default());
+    let x: Vec<f32> = (0..100_003).map(|i| (i % 11) as f32 - 5.0).collect();
+    let (device_x, dy) = (stream.clone_htod(&x).expect("a copy"), vec![1.0f32; x.len()]);
+    let device_dy = stream.clone_htod(&dy).expect("a copy");
+    let mut tensors = [(); 4].map(|()| stream.alloc_zeros::<f32>(x.len()).expect("memory"));
+    let [hidden, y, dhidden, dx] = &mut tensors;
+
+    // Across the carry into the upper half of the offset.
+    let start = (1 << 32) - 5;
+    let plain = KeySequence::resume(9, start);
+    let mut keys = DeviceKeySequence::resume(&kernels, &stream, 9, start).expect("a sequence");
+    let mut first = kernels.forward(&stream, &op, plain.next_key(), (&device_x, &mut *hidden)).expect("a launch");
+    let mut second = kernels.rrelu_forward(&stream, &rrelu, plain.next_key(), (&*hidden, &mut *y)).expect("a launch");
+    keys.set(&stream, plain.next_offset()).expect("a launch");
+    kernels.preload().expect("all kernels");
+
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    stream.begin_capture(mode).expect("a capture");
+    kernels.forward_into(&stream, &op, keys.next_key(), (&device_x, &mut *hidden), &mut first).expect("a launch");
+    kernels.rrelu_forward_into(&stream, &rrelu, keys.next_key(), (&*hidden, &mut *y), &mut second).expect("a launch");
+    kernels.rrelu_backward(&stream, &rrelu, &second, (&device_dy, &mut *dhidden)).expect("a launch");
+    kernels.backward(&stream, &op, &first, None, (&*dhidden, &mut *dx)).expect("a launch");
+    keys.advance(&stream).expect("a launch");
+    let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).expect("a graph").expect("not an empty one");
+
+    for replay in 0..5 {
+        graph.launch().expect("a replay");
+        let [mut host_hidden, mut host_y, mut host_dx] = [(); 3].map(|()| vec![0.0; x.len()]);
+        let relu_mask = cpu::forward(&op, plain.next_key(), (&x, &mut host_hidden)).expect("a pass");
+        let signs = cpu::rrelu_forward(&rrelu, plain.next_key(), (&host_hidden, &mut host_y)).expect("a pass");
+        cpu::rrelu_backward(&rrelu, &signs, (&dy, &mut host_dx)).expect("a pass");
+        cpu::backward(&op, &relu_mask, None, &mut host_dx).expect("a pass");
+        assert_eq!(first.to_host(&stream).expect("a copy"), relu_mask, "replay {replay}");
+        assert_eq!(second.to_host(&stream).expect("a copy"), signs, "replay {replay}, with the key");
+        assert_eq!(stream.clone_dtoh(&*y).expect("a copy"), host_y, "replay {replay}");
+        assert_eq!(stream.clone_dtoh(&*dx).expect("a copy"), host_dx, "replay {replay}");
+        assert_eq!(keys.read(&stream).expect("a copy"), plain.next_offset(), "replay {replay}");
     }
 }

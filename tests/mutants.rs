@@ -110,6 +110,20 @@ mutants! {
     word_index_truncated: "keep_stream.cuh" "static_cast<uint32_t>(w >> 32) |" => "", ["train_forward_relu_f32"],
         Numbers;
 
+    // offset.cuh: the base in device memory
+
+    /// The base is not looked at, so that every replay of a graph draws the same.
+    base_ignored: "offset.cuh" "return base + a.offset" => "return a.offset", ["train_forward_relu_f32"], Numbers;
+    /// A sum of 32 bits.
+    base_without_carry: "offset.cuh" "return base + a.offset" =>
+        "return (base & 0xFFFFFFFF00000000) | static_cast<uint32_t>(base + a.offset)",
+        ["train_forward_relu_f32"], Numbers;
+    /// By elements only.
+    base_ignored_by_elements: "tile.cuh"
+        "const uint64_t offset = kDraws ? whole_offset(a) : 0;\n        uint32_t bits = 0;  // lane l: word l" =>
+        "const uint64_t offset = a.offset;\n        uint32_t bits = 0;  // lane l: word l",
+        ["rrelu_train_backward_f32"], Numbers;
+
     // tile.cuh: the walk
 
     /// The warps of a block forget that there are others.
@@ -216,6 +230,8 @@ struct Case {
     output: usize,
     saved: usize,
     in_place: bool,
+    /// The part of the key's offset that is in device memory.
+    base: u64,
     /// Those of the plan if `None`.
     geometry: Option<(u32, u32)>,
     order: Order,
@@ -230,15 +246,20 @@ const PLAIN: Case = Case {
     output: 0,
     saved: 0,
     in_place: false,
+    base: 0,
     geometry: None,
     order: Order::Forward,
 };
 
+/// Of the key.
+const OFFSET: u64 = 0xFEDC_BA98_7654_3210;
+
 const CASES: &[Case] = &[
     Case { n: 1, input: 1, ..PLAIN },
-    Case { n: 33, output: 1, order: Order::Reversed, ..PLAIN },
+    Case { n: 33, output: 1, base: OFFSET, order: Order::Reversed, ..PLAIN },
     Case { n: 1023, in_place: true, ..PLAIN },
-    Case { p: 0.5, ..PLAIN },
+    // A carry from the lower half of the offset.
+    Case { p: 0.5, base: OFFSET - 0x8000_0000, ..PLAIN },
     Case { input: 1, saved: 1, order: Order::Random(1), ..PLAIN },
     Case { output: 1, p: 0.5, ..PLAIN },
     Case { saved: 1, ..PLAIN },
@@ -284,7 +305,7 @@ struct Work<T> {
 impl<T: Bits> Work<T> {
     fn new(stem: &str, case: &Case) -> Self {
         let (op, rrelu) = (DropActivation::relu(case.p).unwrap(), RRelu::default());
-        let of_all = MaskKey::new(0x0123_4567_89AB_CDEF, 0xFEDC_BA98_7654_3210).shard(case.first).unwrap();
+        let of_all = MaskKey::new(0x0123_4567_89AB_CDEF, OFFSET).shard(case.first).unwrap();
         let key = of_all.shard(case.first + case.before).unwrap();
         let mut rng = Rng::new(case.n as u64);
         let (x, dy) = (rng.values::<T>(case.n), rng.values::<T>(case.n));
@@ -335,6 +356,8 @@ fn run_case<T: Bits>(emulator: &Emulator, stem: &str, case: &Case) -> Result<(),
     let saved = work.saved.map(|saved| Guarded::new(&saved, case.saved));
     let mut words = work.mask_read.clone().unwrap_or(vec![u32::MAX; case.n.div_ceil(32)]);
 
+    let base = [case.base];
+
     // The tensor's own beginning, whether or not anything is there.
     let start = |slice: &[T]| slice.as_ptr() as u64 - case.before * size_of::<T>() as u64;
     let at = Addresses {
@@ -342,9 +365,11 @@ fn run_case<T: Bits>(emulator: &Emulator, stem: &str, case: &Case) -> Result<(),
         saved: saved.as_ref().map_or(0, |saved| start(saved.slice())),
         output: start(if case.in_place { input.slice() } else { output.slice() }),
         mask: words.as_ptr() as u64 - case.before / 8,
+        offset_at: if case.base == 0 { 0 } else { base.as_ptr() as u64 },
+        offset_out: 0,
     };
     let n = case.before as usize + case.n;
-    let launch = plan(&work.pass, T::DTYPE, n, at).unwrap().expect("there are elements");
+    let mut launch = plan(&work.pass, T::DTYPE, n, at).unwrap().expect("there are elements");
     assert_eq!(launch.entry.name(), format!("da_{stem}_{}", T::DTYPE.name()));
     let (grid, block) = case.geometry.unwrap_or((launch.grid, launch.block));
     let blocks = if case.before == 0 { 0..grid } else { grid - 1..grid };
@@ -361,6 +386,10 @@ fn run_case<T: Bits>(emulator: &Emulator, stem: &str, case: &Case) -> Result<(),
         buffers.push(Buffer::input("mask", &words));
     } else if work.mask_written.is_some() {
         buffers.push(Buffer::output("mask", &mut words));
+    }
+    if !launch.args.offset_at.is_null() {
+        launch.args.offset = launch.args.offset.wrapping_sub(case.base);
+        buffers.push(Buffer::input("base", &base));
     }
     emulator
         .launch_blocks(launch.entry.name(), grid, block, blocks, &launch.args, &buffers, case.order)

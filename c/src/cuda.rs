@@ -206,9 +206,10 @@ mod backend {
                 saved: tensors.saved as u64,
                 output: tensors.output as u64,
                 mask: tensors.mask as u64,
+                ..Addresses::default()
             };
             let stream: sys::CUstream = stream.cast();
-            // SAFETY: lines 1 to 5 are this function's contract; for line 4, overlaps have been refused.
+            // SAFETY: lines 1 to 5 are this function's contract; for line 4, overlaps have been refused; 6: both are null.
             Ok(unsafe { self.0.launch_raw(stream, &computation.pass, tensors.dtype, tensors.len, at) }?)
         }
     }

@@ -64,6 +64,13 @@ pub enum CudaError {
         argument: &'static str,
     },
 
+    /// The stream is being captured into a graph, and what was asked cannot be captured.
+    #[error("the stream is being captured into a graph, {so}")]
+    Capturing {
+        /// Why that is in the way, and what to do.
+        so: &'static str,
+    },
+
     /// A raw pointer that the pass needs is null.
     #[error("{argument} is a null pointer")]
     NullPointer {

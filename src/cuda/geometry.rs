@@ -15,7 +15,8 @@ use super::layout::{DA_MAX_BLOCK_THREADS, DA_TILE_ELEMENTS};
 /// Threads of a block.
 pub(super) const BLOCK: u32 = 256;
 
-const WARP: u32 = 32;
+/// Threads of a warp.
+pub(super) const WARP: u32 = 32;
 const _: () = assert!(BLOCK.is_multiple_of(WARP) && BLOCK <= DA_MAX_BLOCK_THREADS);
 
 /// The most blocks that a one-dimensional grid may have.

@@ -7,10 +7,11 @@ pub(crate) enum Image {
     Infer,
     Rrelu,
     Relu,
+    Advance,
 }
 
 impl Image {
-    pub(crate) const ALL: [Self; 4] = [Self::Train, Self::Infer, Self::Rrelu, Self::Relu];
+    pub(crate) const ALL: [Self; 5] = [Self::Train, Self::Infer, Self::Rrelu, Self::Relu, Self::Advance];
 
     /// A fatbin, or PTX closed by a zero byte. `cuModuleLoadData` tells them apart, so both go through
     /// cudarc's `Ptx::from_binary`; it does not take a length, which is why PTX must bring its own end.
@@ -20,6 +21,7 @@ impl Image {
             Self::Infer => include_bytes!(concat!(env!("OUT_DIR"), "/infer.image")),
             Self::Rrelu => include_bytes!(concat!(env!("OUT_DIR"), "/rrelu.image")),
             Self::Relu => include_bytes!(concat!(env!("OUT_DIR"), "/relu.image")),
+            Self::Advance => include_bytes!(concat!(env!("OUT_DIR"), "/advance.image")),
         }
     }
 }

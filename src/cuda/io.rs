@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use cudarc::driver::sys::CUstreamCaptureStatus;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceSlice, SyncOnDrop};
 
-use super::error::{CudaError, Result as CudaResult};
+use super::error::{CudaError, Result as CudaResult, while_doing};
 use crate::check::same_length;
 use crate::error::Result;
 
@@ -117,6 +118,28 @@ pub(super) fn same_context<T>(
     slice: &impl DeviceSlice<T>,
 ) -> CudaResult<()> {
     if Arc::ptr_eq(slice.stream().context(), stream.context()) { Ok(()) } else { Err(CudaError::Context { argument }) }
+}
+
+/// Refuses a stream that is being captured into a graph; says why and what to do, after "which is being captured, ".
+pub(super) fn not_capturing(stream: &CudaStream, so: &'static str) -> CudaResult<()> {
+    let status = stream.capture_status().map_err(while_doing("asking whether the stream is being captured"))?;
+    if status == CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+        Ok(())
+    } else {
+        Err(CudaError::Capturing { so })
+    }
+}
+
+/// Refuses a stream that is being captured while cudarc would have it wait for events: those of work outside the
+/// capture spoil it, and the error shows later and elsewhere.
+pub(super) fn not_tracking_a_capture(stream: &CudaStream) -> CudaResult<()> {
+    if stream.context().is_managing_stream_synchronization() {
+        not_capturing(
+            stream,
+            "where waiting for cudarc's events does harm: call disable_event_tracking on its context",
+        )?;
+    }
+    Ok(())
 }
 
 macro_rules! out_of_place {

@@ -3,20 +3,22 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, CudaView, DriverError, sys};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, CudaView, DevicePtr, DriverError, sys,
+};
 use cudarc::nvrtc::Ptx;
 
 use super::driver;
 use super::error::{CudaError, Result as CudaResult, driver_text, while_doing};
 use super::images::{self, Image};
-use super::io::{InOut, Saved, same_context};
+use super::io::{InOut, Saved, not_tracking_a_capture, same_context};
+use super::key::Key;
 use super::launch::Entry;
-use super::mask::{self, DeviceMask};
+use super::mask::{self, DeviceMask, Origin};
 use super::raw::Addresses;
 use crate::check;
 use crate::element::Element;
 use crate::error::Result;
-use crate::key::MaskKey;
 use crate::mask::MaskOrigin;
 use crate::operation::{DropActivation, RRelu};
 use crate::pass::Pass;
@@ -36,6 +38,8 @@ const OLDEST_CAPABILITY: (u32, u32) = (7, 5);
 ///   [`CudaContext`] object is another one than the stream's;
 /// - [`CudaError::Unsupported`] if the driver cannot load the embedded device code, which the first call of a
 ///   kind shows;
+/// - [`CudaError::Capturing`] if the stream is being captured into a graph while cudarc's event tracking is on, or
+///   a mask would need memory then;
 /// - [`CudaError::Driver`] if the driver refuses the launch, or an earlier error is pending in the context.
 ///
 /// None of them panics. When a method fails, nothing was launched and no tensor or mask was changed.
@@ -150,14 +154,14 @@ impl Kernels {
     /// # Errors
     /// [`Error::Length`](crate::Error::Length) if y is not as long as x;
     /// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for so many elements.
-    pub fn forward<'a, T: Element>(
+    pub fn forward<'a, 'k, T: Element>(
         &self,
         stream: &Arc<CudaStream>,
         op: &DropActivation,
-        key: MaskKey,
+        key: impl Into<Key<'k>>,
         io: impl Into<InOut<'a, T>>,
     ) -> Result<DeviceMask> {
-        self.with_new_mask(stream, Pass::Forward { op: *op, key }, io.into(), MaskOrigin::DropActivation(*op))
+        self.with_new_mask(stream, Making::DropActivation(*op), key.into(), io.into())
     }
 
     /// [`Kernels::forward`] with a mask that is overwritten. It is given more memory only if it has too little,
@@ -165,15 +169,15 @@ impl Kernels {
     ///
     /// # Errors
     /// Those of [`Kernels::forward`].
-    pub fn forward_into<'a, T: Element>(
+    pub fn forward_into<'a, 'k, T: Element>(
         &self,
         stream: &Arc<CudaStream>,
         op: &DropActivation,
-        key: MaskKey,
+        key: impl Into<Key<'k>>,
         io: impl Into<InOut<'a, T>>,
         mask: &mut DeviceMask,
     ) -> Result<()> {
-        self.with_mask(stream, Pass::Forward { op: *op, key }, io.into(), MaskOrigin::DropActivation(*op), mask)
+        self.with_mask(stream, Making::DropActivation(*op), key.into(), io.into(), mask)
     }
 
     /// Training forward of ReLU for a caller that keeps y: the same y as [`Kernels::forward`], and no mask.
@@ -181,14 +185,16 @@ impl Kernels {
     /// # Errors
     /// [`Error::NeedsMask`](crate::Error::NeedsMask) for an activation other than ReLU; those of
     /// [`Kernels::forward`].
-    pub fn forward_without_mask<'a, T: Element>(
+    pub fn forward_without_mask<'a, 'k, T: Element>(
         &self,
         stream: &Arc<CudaStream>,
         op: &DropActivation,
-        key: MaskKey,
+        key: impl Into<Key<'k>>,
         io: impl Into<InOut<'a, T>>,
     ) -> Result<()> {
-        self.read(stream, Pass::ForwardWithoutMask { op: *op, key }, io.into(), None, None)
+        let key = key.into();
+        let pass = Pass::ForwardWithoutMask { op: *op, key: key.relative() };
+        self.read(stream, pass, io.into(), None, None, key.base())
     }
 
     /// Training backward: `dx[i] = keep[i] ? dy[i] σ'(x[i]) : dy[i]`; for ReLU `pass[i] ? dy[i] : +0`, and x
@@ -209,7 +215,7 @@ impl Kernels {
         let io = io.into();
         check::mask_fits(op, mask.origin(), mask.len(), io.len())?;
         let x = check::saved_input(op, x.map(|x| x.view()), CudaView::len, io.len())?;
-        self.read(stream, Pass::Backward { op: *op }, io, x, Some(mask))
+        self.read(stream, Pass::Backward { op: *op }, io, x, Some(mask), None)
     }
 
     /// ReLU's training backward for a caller that kept y and no mask: `dx[i] = (y[i] == 0) ? +0 : dy[i]`.
@@ -226,7 +232,7 @@ impl Kernels {
         y: &dyn Saved<T>,
         io: impl Into<InOut<'a, T>>,
     ) -> Result<()> {
-        self.read(stream, Pass::BackwardFromOutput { op: *op }, io.into(), Some(y.view()), None)
+        self.read(stream, Pass::BackwardFromOutput { op: *op }, io.into(), Some(y.view()), None, None)
     }
 
     /// Inference forward (the paper's equation 5): `y[i] = (1-p) x[i] + p σ(x[i])`; for ReLU the Leaky ReLU
@@ -240,7 +246,7 @@ impl Kernels {
         op: &DropActivation,
         io: impl Into<InOut<'a, T>>,
     ) -> Result<()> {
-        self.read(stream, Pass::Infer { op: *op }, io.into(), None, None)
+        self.read(stream, Pass::Infer { op: *op }, io.into(), None, None, None)
     }
 
     /// Inference backward: `dx[i] = dy[i] ((1-p) + p σ'(x[i]))`; for ReLU `x[i] <= 0 ? (1-p) dy[i] : dy[i]`.
@@ -254,7 +260,7 @@ impl Kernels {
         x: &dyn Saved<T>,
         io: impl Into<InOut<'a, T>>,
     ) -> Result<()> {
-        self.read(stream, Pass::InferBackward { op: *op }, io.into(), Some(x.view()), None)
+        self.read(stream, Pass::InferBackward { op: *op }, io.into(), Some(x.view()), None, None)
     }
 
     /// RReLU's training forward (the paper's equation 6): `y[i] = x[i] >= 0 ? x[i] : U[i] x[i]`, and the new
@@ -262,29 +268,29 @@ impl Kernels {
     ///
     /// # Errors
     /// Those of [`Kernels::forward`].
-    pub fn rrelu_forward<'a, T: Element>(
+    pub fn rrelu_forward<'a, 'k, T: Element>(
         &self,
         stream: &Arc<CudaStream>,
         op: &RRelu,
-        key: MaskKey,
+        key: impl Into<Key<'k>>,
         io: impl Into<InOut<'a, T>>,
     ) -> Result<DeviceMask> {
-        self.with_new_mask(stream, Pass::RreluForward { op: *op, key }, io.into(), MaskOrigin::RRelu(*op, key))
+        self.with_new_mask(stream, Making::RRelu(*op), key.into(), io.into())
     }
 
     /// [`Kernels::rrelu_forward`] with a mask that is overwritten, as [`Kernels::forward_into`] does.
     ///
     /// # Errors
     /// Those of [`Kernels::forward`].
-    pub fn rrelu_forward_into<'a, T: Element>(
+    pub fn rrelu_forward_into<'a, 'k, T: Element>(
         &self,
         stream: &Arc<CudaStream>,
         op: &RRelu,
-        key: MaskKey,
+        key: impl Into<Key<'k>>,
         io: impl Into<InOut<'a, T>>,
         mask: &mut DeviceMask,
     ) -> Result<()> {
-        self.with_mask(stream, Pass::RreluForward { op: *op, key }, io.into(), MaskOrigin::RRelu(*op, key), mask)
+        self.with_mask(stream, Making::RRelu(*op), key.into(), io.into(), mask)
     }
 
     /// RReLU's training backward: `dx[i] = x[i] >= 0 ? dy[i] : U[i] dy[i]`, with the signs from the mask and U
@@ -303,7 +309,7 @@ impl Kernels {
     ) -> Result<()> {
         let io = io.into();
         let key = check::rrelu_mask_fits(op, mask.origin(), mask.len(), io.len())?;
-        self.read(stream, Pass::RreluBackward { op: *op, key }, io, None, Some(mask))
+        self.read(stream, Pass::RreluBackward { op: *op, key }, io, None, Some(mask), None)
     }
 
     /// RReLU at inference: `y[i] = x[i] >= 0 ? x[i] : (lower + upper)/2 x[i]`.
@@ -316,7 +322,7 @@ impl Kernels {
         op: &RRelu,
         io: impl Into<InOut<'a, T>>,
     ) -> Result<()> {
-        self.read(stream, Pass::RreluInfer { op: *op }, io.into(), None, None)
+        self.read(stream, Pass::RreluInfer { op: *op }, io.into(), None, None, None)
     }
 
     /// RReLU's inference backward: `dx[i] = x[i] >= 0 ? dy[i] : (lower + upper)/2 dy[i]`.
@@ -330,7 +336,7 @@ impl Kernels {
         x: &dyn Saved<T>,
         io: impl Into<InOut<'a, T>>,
     ) -> Result<()> {
-        self.read(stream, Pass::RreluInferBackward { op: *op }, io.into(), Some(x.view()), None)
+        self.read(stream, Pass::RreluInferBackward { op: *op }, io.into(), Some(x.view()), None, None)
     }
 
     /// Plain ReLU: `y[i] = x[i] <= 0 ? +0 : x[i]`.
@@ -338,7 +344,7 @@ impl Kernels {
     /// # Errors
     /// [`Error::Length`](crate::Error::Length) if y is not as long as x.
     pub fn relu_forward<'a, T: Element>(&self, stream: &Arc<CudaStream>, io: impl Into<InOut<'a, T>>) -> Result<()> {
-        self.read(stream, Pass::ReluForward, io.into(), None, None)
+        self.read(stream, Pass::ReluForward, io.into(), None, None, None)
     }
 
     /// Plain ReLU's backward from its output: `dx[i] = y[i] <= 0 ? +0 : dy[i]`.
@@ -351,51 +357,59 @@ impl Kernels {
         y: &dyn Saved<T>,
         io: impl Into<InOut<'a, T>>,
     ) -> Result<()> {
-        self.read(stream, Pass::ReluBackward, io.into(), Some(y.view()), None)
+        self.read(stream, Pass::ReluBackward, io.into(), Some(y.view()), None, None)
     }
 
     /// A pass that writes a mask, into new memory.
     fn with_new_mask<T: Element>(
         &self,
         stream: &Arc<CudaStream>,
-        pass: Pass,
+        making: Making,
+        key: Key<'_>,
         io: InOut<'_, T>,
-        origin: MaskOrigin,
     ) -> Result<DeviceMask> {
-        let n = self.checked(stream, &pass, &io, None)?;
+        let pass = making.pass(&key);
+        let n = self.checked(stream, &pass, &io, None, key.base())?;
         let mut words = mask::alloc(stream, n)?;
-        self.fill(stream, &pass, io, &mut words)?;
-        Ok(DeviceMask::assemble(origin, n, words))
+        self.fill(stream, &pass, key.base(), io, &mut words)?;
+        Ok(DeviceMask::assemble(making.origin(&key, n), n, words))
     }
 
     /// A pass that writes a mask, into the memory of an old one if that suffices.
     fn with_mask<T: Element>(
         &self,
         stream: &Arc<CudaStream>,
-        pass: Pass,
+        making: Making,
+        key: Key<'_>,
         io: InOut<'_, T>,
-        origin: MaskOrigin,
         mask: &mut DeviceMask,
     ) -> Result<()> {
-        let n = self.checked(stream, &pass, &io, None)?;
+        let pass = making.pass(&key);
+        let n = self.checked(stream, &pass, &io, None, key.base())?;
         let memory = mask.memory_mut();
         same_context(stream, "mask", memory)?;
-        if memory.len() < crate::mask::words_for(n) {
+        let origin = making.origin(&key, n);
+        let needed = match origin {
+            Origin::Known(_) => crate::mask::words_for(n),
+            Origin::OffsetInMemory(..) => mask::words_with_offset(n),
+        };
+        if memory.len() < needed {
             let mut words = mask::alloc(stream, n)?;
-            self.fill(stream, &pass, io, &mut words)?;
+            self.fill(stream, &pass, key.base(), io, &mut words)?;
             *mask = DeviceMask::assemble(origin, n, words);
         } else {
-            self.fill(stream, &pass, io, memory)?;
+            self.fill(stream, &pass, key.base(), io, memory)?;
             mask.renew(origin, n);
         }
         Ok(())
     }
 
-    /// Launches a checked pass that writes a mask.
+    /// Launches a checked pass that writes a mask and, if RReLU draws at a base, its offset.
     fn fill<T: Element>(
         &self,
         stream: &CudaStream,
         pass: &Pass,
+        base: Option<&CudaSlice<u64>>,
         io: InOut<'_, T>,
         words: &mut CudaSlice<u32>,
     ) -> Result<()> {
@@ -405,10 +419,24 @@ impl Kernels {
         }
         let io = io.guarded(stream);
         let (mask, _writing) = words.as_view_mut().view_ptr_mut(stream);
-        let at = Addresses { input: io.input, saved: 0, output: io.output, mask };
+        let (base, _reading) = base.map(|base| base.device_ptr(stream)).unzip();
+        let offset_out = match base {
+            Some(_) => mask + size_of::<u32>() as u64 * mask::offset_place(n) as u64,
+            None => 0,
+        };
+        let at = Addresses {
+            input: io.input,
+            saved: 0,
+            output: io.output,
+            mask,
+            offset_at: base.unwrap_or_default(),
+            offset_out,
+        };
         // SAFETY: 1: `checked` compared the stream's context with the kernels'. 2: both are addresses of slices of n
         // elements of T, in the stream's context. 3: callers give words for n elements. 4: cudarc's borrows keep the
-        // slices apart, unless they are one. 5: the guards in `io` and `_writing` order the work.
+        // slices apart, unless they are one, and the offset's place is after the mask's words. 5: the guards in `io`,
+        // `_writing` and `_reading` order the work. 6: the base is a word of a sequence of the stream's context, and callers
+        // give words for the offset where RReLU has a base; other passes leave it out.
         unsafe { self.enqueue(stream.context(), stream.cu_stream(), pass, T::DTYPE, n, at) }
     }
 
@@ -421,27 +449,33 @@ impl Kernels {
         io: InOut<'_, T>,
         saved: Option<CudaView<'_, T>>,
         mask: Option<&DeviceMask>,
+        base: Option<&CudaSlice<u64>>,
     ) -> Result<()> {
-        let n = self.checked(stream, &pass, &io, saved.as_ref())?;
-        let mask = mask.map(DeviceMask::words);
-        if let Some(words) = &mask {
-            same_context(stream, "mask", words)?;
+        let n = self.checked(stream, &pass, &io, saved.as_ref(), base)?;
+        if let Some(mask) = mask {
+            same_context(stream, "mask", mask.memory())?;
         }
         if n == 0 {
             return Ok(());
         }
         let io = io.guarded(stream);
         let (saved, _reading) = saved.map(|saved| saved.view_ptr(stream)).unzip();
-        let (mask, _reading_mask) = mask.map(|words| words.view_ptr(stream)).unzip();
+        let offset_in_mask = mask.and_then(DeviceMask::offset_at);
+        let (mask, _reading_mask) = mask.map(|mask| mask.memory().device_ptr(stream)).unzip();
+        let (base, _reading_base) = base.map(|base| base.device_ptr(stream)).unzip();
+        let mask = mask.unwrap_or_default();
         let at = Addresses {
             input: io.input,
             saved: saved.unwrap_or_default(),
             output: io.output,
-            mask: mask.unwrap_or_default(),
+            mask,
+            offset_at: base.or(offset_in_mask.map(|bytes| mask + bytes)).unwrap_or_default(),
+            offset_out: 0,
         };
         // SAFETY: 1: `checked` compared the stream's context with the kernels'. 2: all three are addresses of slices of
         // n elements of T, in the stream's context. 3: a mask that comes here is for n elements. 4: cudarc's borrows
-        // keep the output apart from the others, unless it is the input. 5: the guards order the work.
+        // keep the output apart from the others, unless it is the input. 5: the guards order the work. 6: the base is a word
+        // of a sequence of the stream's context, or two words of the mask's memory.
         unsafe { self.enqueue(stream.context(), stream.cu_stream(), &pass, T::DTYPE, n, at) }
     }
 
@@ -453,6 +487,7 @@ impl Kernels {
         pass: &Pass,
         io: &InOut<'_, T>,
         saved: Option<&CudaView<'_, T>>,
+        base: Option<&CudaSlice<u64>>,
     ) -> Result<usize> {
         if *stream.context() != self.context {
             return Err(CudaError::Context { argument: "stream" }.into());
@@ -462,8 +497,39 @@ impl Kernels {
             check::same_length(name, saved.len(), pass.input(), n)?;
             same_context(stream, name, saved)?;
         }
+        if let Some(base) = base {
+            same_context(stream, "key", base)?;
+        }
         pass.check(n)?;
+        not_tracking_a_capture(stream)?;
         Ok(n)
+    }
+}
+
+/// A pass that makes a mask, but for its key.
+#[derive(Clone, Copy)]
+enum Making {
+    DropActivation(DropActivation),
+    RRelu(RRelu),
+}
+
+impl Making {
+    fn pass(self, key: &Key<'_>) -> Pass {
+        let key = key.relative();
+        match self {
+            Self::DropActivation(op) => Pass::Forward { op, key },
+            Self::RRelu(op) => Pass::RreluForward { op, key },
+        }
+    }
+
+    /// What the mask for `n` elements says it was made by. Without elements no kernel draws, and none stores an offset.
+    fn origin(self, key: &Key<'_>, n: usize) -> Origin {
+        let key_alone = key.relative();
+        match self {
+            Self::DropActivation(op) => Origin::Known(MaskOrigin::DropActivation(op)),
+            Self::RRelu(op) if key.base().is_some() && n != 0 => Origin::OffsetInMemory(op, key_alone.at_offset(0)),
+            Self::RRelu(op) => Origin::Known(MaskOrigin::RRelu(op, key_alone)),
+        }
     }
 }
 

@@ -50,28 +50,18 @@ pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option
         dy: dy as *const c_void,
         out: output as *mut c_void,
         mask: mask as *mut u32,
-        first: 0,
-        seed: 0,
-        offset: 0,
-        threshold: 0,
-        planes: 0,
-        settled: 0,
-        mixture: 0,
-        p: 0.0,
-        slope: 0.0,
-        p_f32: 0.0,
-        slope_f32: 0.0,
-        lower: 0.0,
-        upper: 0.0,
+        ..NOTHING
     };
+    if let Some(key) = pass.key() {
+        set_key(&mut args, key, optional("offset_at", at.offset_at)?);
+    }
+    if let Pass::RreluForward { .. } = pass {
+        args.offset_out = optional("offset_out", at.offset_out)? as *mut u64;
+    }
     match pass {
-        Pass::Forward { op, key } | Pass::ForwardWithoutMask { op, key } => {
-            set_key(&mut args, *key);
-            set_threshold(&mut args, op.threshold());
-        }
+        Pass::Forward { op, .. } | Pass::ForwardWithoutMask { op, .. } => set_threshold(&mut args, op.threshold()),
         Pass::Infer { op } | Pass::InferBackward { op } => set_mixture(&mut args, op, dtype),
-        Pass::RreluForward { op, key } | Pass::RreluBackward { op, key } => {
-            set_key(&mut args, *key);
+        Pass::RreluForward { op, .. } | Pass::RreluBackward { op, .. } => {
             args.lower = op.lower();
             args.upper = op.upper();
         }
@@ -86,6 +76,43 @@ pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option
     }))
 }
 
+/// Plans what stores `value` at `base`, counted from what is there if `on_top`.
+pub fn plan_advance(base: u64, value: u64, on_top: bool) -> CudaResult<Launch> {
+    let base = checked("base", base, size_of::<u64>())?;
+    let offset_at = if on_top { base as *const u64 } else { std::ptr::null() };
+    let args = da_args { offset: value, offset_at, offset_out: base as *mut u64, ..NOTHING };
+    Ok(Launch { entry: Entry::ADVANCE, grid: 1, block: geometry::WARP, args })
+}
+
+/// Arguments that no kernel looks at.
+const NOTHING: da_args = da_args {
+    n: 0,
+    x: std::ptr::null(),
+    dy: std::ptr::null(),
+    out: std::ptr::null_mut(),
+    mask: std::ptr::null_mut(),
+    first: 0,
+    seed: 0,
+    offset: 0,
+    offset_at: std::ptr::null(),
+    offset_out: std::ptr::null_mut(),
+    threshold: 0,
+    planes: 0,
+    settled: 0,
+    mixture: 0,
+    p: 0.0,
+    slope: 0.0,
+    p_f32: 0.0,
+    slope_f32: 0.0,
+    lower: 0.0,
+    upper: 0.0,
+};
+
+/// The address of a 64-bit word that the caller may leave out.
+fn optional(argument: &'static str, address: u64) -> CudaResult<u64> {
+    if address == 0 { Ok(0) } else { checked(argument, address, size_of::<u64>()) }
+}
+
 /// An address that a kernel can take.
 fn checked(argument: &'static str, address: u64, alignment: usize) -> CudaResult<u64> {
     if address == 0 {
@@ -97,10 +124,11 @@ fn checked(argument: &'static str, address: u64, alignment: usize) -> CudaResult
     }
 }
 
-fn set_key(args: &mut da_args, key: MaskKey) {
+fn set_key(args: &mut da_args, key: MaskKey, offset_at: u64) {
     args.first = key.first();
     args.seed = key.seed();
     args.offset = key.offset();
+    args.offset_at = offset_at as *const u64;
 }
 
 /// T of the keep stream, in \[0, 2^32\]. Its ends need no random bits; elsewhere the bits of T below its
@@ -233,13 +261,18 @@ fn routine(pass: &Pass) -> Routine {
     }
 }
 
-/// An entry point of the device code: a routine for one element type.
+/// An entry point of the device code: a routine for one element type, or what advances a sequence of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Entry(u8);
 
 impl Entry {
+    const OF_PASSES: usize = 4 * ROUTINES.len();
+
     /// How many there are.
-    pub const COUNT: usize = 4 * ROUTINES.len();
+    pub const COUNT: usize = Self::OF_PASSES + 1;
+
+    /// What advances a sequence of keys.
+    pub const ADVANCE: Self = Self(Self::OF_PASSES as u8);
 
     /// All of them.
     pub const ALL: [Self; Self::COUNT] = {
@@ -252,19 +285,33 @@ impl Entry {
         all
     };
 
+    /// Those of passes: all but [`Entry::ADVANCE`].
+    pub const PASSES: [Self; Self::OF_PASSES] = {
+        let mut passes = [Self(0); Self::OF_PASSES];
+        let mut i = 0;
+        while i < passes.len() {
+            passes[i] = Self::ALL[i];
+            i += 1;
+        }
+        passes
+    };
+
     const fn of(routine: Routine, dtype: Dtype) -> Self {
         Self(4 * routine as u8 + dtype as u8)
     }
 
     /// The symbol's name.
     pub const fn name(self) -> &'static str {
+        if self.index() == Self::OF_PASSES {
+            return "da_advance";
+        }
         let (_, names) = ROUTINES[self.index() / 4];
         names[self.index() % 4]
     }
 
     /// The module that it is in.
     pub(crate) const fn image(self) -> Image {
-        ROUTINES[self.index() / 4].0
+        if self.index() == Self::OF_PASSES { Image::Advance } else { ROUTINES[self.index() / 4].0 }
     }
 
     /// Its place in [`Entry::ALL`].
@@ -283,7 +330,8 @@ mod tests {
     use crate::operation::RRelu;
 
     const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F64];
-    const AT: Addresses = Addresses { input: 0x1000, saved: 0x2000, output: 0x3000, mask: 0x4000 };
+    const AT: Addresses =
+        Addresses { input: 0x1000, saved: 0x2000, output: 0x3000, mask: 0x4000, offset_at: 0x5000, offset_out: 0x6000 };
 
     fn key() -> MaskKey {
         MaskKey::new(0x1234_5678_9ABC_DEF0, 7).shard(1 << 40).unwrap()
@@ -345,6 +393,7 @@ mod tests {
                 planned_entries.insert(entry);
             }
         }
+        planned_entries.insert(plan_advance(8, 1, true).unwrap().entry);
         assert_eq!(planned_entries, HashSet::from(Entry::ALL));
         assert_eq!(Entry::ALL.map(Entry::name).into_iter().collect::<HashSet<_>>().len(), Entry::COUNT);
     }
@@ -353,6 +402,10 @@ mod tests {
     #[test]
     fn the_sources_define_these_entries_and_no_others() {
         let mut defined = HashSet::new();
+        let advance = include_str!("../../kernels/advance.cu");
+        assert_eq!(advance.matches("__global__").count(), 1);
+        assert!(advance.contains(" da_advance("));
+        defined.insert((Image::Advance, "da_advance".to_owned()));
         for (image, file) in
             [(Image::Train, "train"), (Image::Infer, "infer"), (Image::Rrelu, "rrelu"), (Image::Relu, "relu")]
         {
@@ -462,6 +515,43 @@ mod tests {
         for (pass, expected) in other_passes().iter().zip(expected) {
             assert_eq!(at(pass), expected, "{pass:?}");
         }
+    }
+
+    #[test]
+    fn offsets_may_be_counted_from_device_memory() {
+        let offsets = |args: &da_args| (args.offset, args.offset_at as u64, args.offset_out as u64);
+        let (op, rrelu, key) = (DropActivation::default(), RRelu::default(), key());
+        for pass in
+            [Pass::Forward { op, key }, Pass::ForwardWithoutMask { op, key }, Pass::RreluBackward { op: rrelu, key }]
+        {
+            assert_eq!(offsets(&planned(&pass, Dtype::F32).args), (7, AT.offset_at, 0), "{pass:?}");
+        }
+        let forward = Pass::RreluForward { op: rrelu, key };
+        assert_eq!(offsets(&planned(&forward, Dtype::F32).args), (7, AT.offset_at, AT.offset_out));
+        let without = Addresses { offset_at: 0, offset_out: 0, ..AT };
+        assert_eq!(offsets(&plan(&forward, Dtype::F32, 5, without).unwrap().unwrap().args), (7, 0, 0));
+        for pass in [Pass::Backward { op }, Pass::Infer { op }, Pass::RreluInfer { op: rrelu }, Pass::ReluForward] {
+            let odd = Addresses { offset_at: 1, offset_out: 1, ..AT };
+            let plan = plan(&pass, Dtype::F32, 5, odd).unwrap().unwrap();
+            assert_eq!(offsets(&plan.args), (0, 0, 0), "not needed, not looked at");
+        }
+        let odd = |argument, address| Err(CudaError::Misaligned { argument, address, alignment: 8 }.into());
+        let given = |at| plan(&forward, Dtype::F64, 5, at).map(|_| ());
+        assert_eq!(given(Addresses { offset_at: 0x5004, ..AT }), odd("offset_at", 0x5004));
+        assert_eq!(given(Addresses { offset_out: 0x6001, ..AT }), odd("offset_out", 0x6001));
+    }
+
+    #[test]
+    fn a_base_of_offsets_advances_or_is_set() {
+        let planned = |on_top| {
+            let Launch { grid, block, args, .. } = plan_advance(0x5000, 3, on_top).unwrap();
+            (grid, block, args.offset, args.offset_at as u64, args.offset_out as u64)
+        };
+        assert_eq!(planned(true), (1, 32, 3, 0x5000, 0x5000));
+        assert_eq!(planned(false), (1, 32, 3, 0, 0x5000));
+        assert_eq!(plan_advance(0, 3, true).unwrap_err(), CudaError::NullPointer { argument: "base" });
+        let misaligned = CudaError::Misaligned { argument: "base", address: 0x5004, alignment: 8 };
+        assert_eq!(plan_advance(0x5004, 3, true).unwrap_err(), misaligned);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What host and device share, made by bindgen from kernels/drop_activation.h (9cc8141d45ff5b53).
+//! What host and device share, made by bindgen from kernels/drop_activation.h (cf9b79d86a59f61e).
 //! `BLESS=1 cargo test -p layout` makes it anew.
 #![allow(dead_code, non_camel_case_types)]
 
@@ -20,6 +20,8 @@ pub struct da_args {
     pub first: u64,
     pub seed: u64,
     pub offset: u64,
+    pub offset_at: *const u64,
+    pub offset_out: *mut u64,
     pub threshold: u32,
     pub planes: u32,
     pub settled: u32,
@@ -33,7 +35,7 @@ pub struct da_args {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of da_args"][::core::mem::size_of::<da_args>() - 112usize];
+    ["Size of da_args"][::core::mem::size_of::<da_args>() - 128usize];
     ["Alignment of da_args"][::core::mem::align_of::<da_args>() - 8usize];
     ["Offset of field: da_args::n"][::core::mem::offset_of!(da_args, n) - 0usize];
     ["Offset of field: da_args::x"][::core::mem::offset_of!(da_args, x) - 8usize];
@@ -43,14 +45,16 @@ const _: () = {
     ["Offset of field: da_args::first"][::core::mem::offset_of!(da_args, first) - 40usize];
     ["Offset of field: da_args::seed"][::core::mem::offset_of!(da_args, seed) - 48usize];
     ["Offset of field: da_args::offset"][::core::mem::offset_of!(da_args, offset) - 56usize];
-    ["Offset of field: da_args::threshold"][::core::mem::offset_of!(da_args, threshold) - 64usize];
-    ["Offset of field: da_args::planes"][::core::mem::offset_of!(da_args, planes) - 68usize];
-    ["Offset of field: da_args::settled"][::core::mem::offset_of!(da_args, settled) - 72usize];
-    ["Offset of field: da_args::mixture"][::core::mem::offset_of!(da_args, mixture) - 76usize];
-    ["Offset of field: da_args::p"][::core::mem::offset_of!(da_args, p) - 80usize];
-    ["Offset of field: da_args::slope"][::core::mem::offset_of!(da_args, slope) - 88usize];
-    ["Offset of field: da_args::p_f32"][::core::mem::offset_of!(da_args, p_f32) - 96usize];
-    ["Offset of field: da_args::slope_f32"][::core::mem::offset_of!(da_args, slope_f32) - 100usize];
-    ["Offset of field: da_args::lower"][::core::mem::offset_of!(da_args, lower) - 104usize];
-    ["Offset of field: da_args::upper"][::core::mem::offset_of!(da_args, upper) - 108usize];
+    ["Offset of field: da_args::offset_at"][::core::mem::offset_of!(da_args, offset_at) - 64usize];
+    ["Offset of field: da_args::offset_out"][::core::mem::offset_of!(da_args, offset_out) - 72usize];
+    ["Offset of field: da_args::threshold"][::core::mem::offset_of!(da_args, threshold) - 80usize];
+    ["Offset of field: da_args::planes"][::core::mem::offset_of!(da_args, planes) - 84usize];
+    ["Offset of field: da_args::settled"][::core::mem::offset_of!(da_args, settled) - 88usize];
+    ["Offset of field: da_args::mixture"][::core::mem::offset_of!(da_args, mixture) - 92usize];
+    ["Offset of field: da_args::p"][::core::mem::offset_of!(da_args, p) - 96usize];
+    ["Offset of field: da_args::slope"][::core::mem::offset_of!(da_args, slope) - 104usize];
+    ["Offset of field: da_args::p_f32"][::core::mem::offset_of!(da_args, p_f32) - 112usize];
+    ["Offset of field: da_args::slope_f32"][::core::mem::offset_of!(da_args, slope_f32) - 116usize];
+    ["Offset of field: da_args::lower"][::core::mem::offset_of!(da_args, lower) - 120usize];
+    ["Offset of field: da_args::upper"][::core::mem::offset_of!(da_args, upper) - 124usize];
 };

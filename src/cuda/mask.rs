@@ -5,67 +5,106 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView};
 
 use super::error::{Result as CudaResult, while_doing};
-use super::io::same_context;
+use super::io::{not_capturing, same_context};
 use crate::check;
 use crate::error::{Error, Result};
+use crate::key::MaskKey;
 use crate::mask::{MaskKind, MaskOrigin, PackedMask, words_for};
+use crate::operation::RRelu;
 
 /// A mask in device memory: `ceil(len / 32)` words, element i at bit i % 32 (least significant first)
 /// of word i / 32, tied to the operation that it was made by. [`PackedMask`] is the same on the host.
 ///
 /// It may hold more memory than its words need: [`Kernels::forward_into`](super::Kernels::forward_into) uses
-/// that again.
+/// that again. RReLU's mask of a [`DeviceKey`](super::DeviceKey) keeps there the offset that the slopes were drawn with,
+/// so that the backward pass is right whatever has become of the sequence since.
 #[derive(Debug)]
 pub struct DeviceMask {
-    origin: MaskOrigin,
+    origin: Origin,
     len: usize,
     words: CudaSlice<u32>,
 }
 
-/// Memory for the mask of `len` elements, not yet written. At least one word, because some devices
-/// cannot allocate nothing.
+/// What a mask was made by, as far as the host knows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Origin {
+    Known(MaskOrigin),
+    /// RReLU with a key whose offset, 0 here, is in the mask's memory, at [`offset_place`].
+    OffsetInMemory(RRelu, MaskKey),
+}
+
+/// The index of the word at which the mask of `len` elements keeps its offset: after its own words, 8-byte aligned.
+pub(super) const fn offset_place(len: usize) -> usize {
+    words_for(len).next_multiple_of(2)
+}
+
+/// Words of memory for the mask of `len` elements and its offset.
+pub(super) const fn words_with_offset(len: usize) -> usize {
+    offset_place(len) + 2
+}
+
+/// Memory for the mask of `len` elements and an offset, not yet written.
 pub(super) fn alloc(stream: &Arc<CudaStream>, len: usize) -> CudaResult<CudaSlice<u32>> {
+    not_capturing(stream, "so no memory for a mask can be allocated: give forward_into a mask that is large enough")?;
+    let words = words_with_offset(len);
     if len == 0 {
         // No kernel and no copy will write this one.
-        return stream.alloc_zeros(1).map_err(while_doing("allocating a mask"));
+        return stream.alloc_zeros(words).map_err(while_doing("allocating a mask"));
     }
     // SAFETY: any bits are a valid u32, and nobody gets to see them before a kernel or a copy has written
     // every word of the mask: this memory becomes part of a mask only after that was enqueued.
-    unsafe { stream.alloc(words_for(len)) }.map_err(while_doing("allocating a mask"))
+    unsafe { stream.alloc(words) }.map_err(while_doing("allocating a mask"))
 }
 
 impl DeviceMask {
     /// For the kernels: a mask whose words are written, or about to be on their stream.
-    pub(super) fn assemble(origin: MaskOrigin, len: usize, words: CudaSlice<u32>) -> Self {
+    pub(super) fn assemble(origin: Origin, len: usize, words: CudaSlice<u32>) -> Self {
         Self { origin, len, words }
     }
 
     /// Copies a mask to the device. Returns when the words have left the host's memory.
     ///
     /// # Errors
+    /// [`CudaError::Capturing`](super::CudaError::Capturing) if the stream is being captured;
     /// [`CudaError::Driver`](super::CudaError::Driver), out of memory among them.
     pub fn from_host(stream: &Arc<CudaStream>, mask: &PackedMask) -> Result<Self> {
         let mut words = alloc(stream, mask.len())?;
         if !mask.is_empty() {
             stream.memcpy_htod(mask.words(), &mut words).map_err(while_doing("copying a mask to the device"))?;
         }
-        Ok(Self::assemble(mask.origin(), mask.len(), words))
+        Ok(Self::assemble(Origin::Known(mask.origin()), mask.len(), words))
     }
 
     /// Copies the mask to the host. Waits for all work on the stream.
     ///
     /// # Errors
     /// [`CudaError::Context`](super::CudaError::Context) if the stream is of another context than the mask;
-    /// [`Error::MaskWords`] if it was made by [`DeviceMask::from_words`] and has unused bits set;
+    /// [`CudaError::Capturing`](super::CudaError::Capturing) if it is being captured;
+    /// [`Error::MaskWords`] if the mask was made by [`DeviceMask::from_words`] and has unused bits set;
     /// [`CudaError::Driver`](super::CudaError::Driver).
     pub fn to_host(&self, stream: &Arc<CudaStream>) -> Result<PackedMask> {
         same_context(stream, "mask", &self.words)?;
+        not_capturing(stream, "so no mask can be waited for: copy it outside the capture")?;
+        let copied = match self.origin {
+            Origin::Known(_) => words_for(self.len),
+            Origin::OffsetInMemory(..) => words_with_offset(self.len),
+        };
         let mut words = Vec::new();
         if self.len != 0 {
-            words = stream.clone_dtoh(&self.words()).map_err(while_doing("copying a mask to the host"))?;
+            let doing = while_doing("copying a mask to the host");
+            words = stream.clone_dtoh(&self.words.slice(..copied)).map_err(doing)?;
             stream.synchronize().map_err(while_doing("waiting for a mask"))?;
         }
-        PackedMask::from_words(self.origin, self.len, words)
+        let origin = match self.origin {
+            Origin::Known(origin) => origin,
+            Origin::OffsetInMemory(op, key) => {
+                let place = offset_place(self.len);
+                let offset = u64::from(words[place]) | u64::from(words[place + 1]) << 32;
+                MaskOrigin::RRelu(op, MaskKey::new(key.seed(), offset).shard(key.first())?)
+            }
+        };
+        words.truncate(words_for(self.len));
+        PackedMask::from_words(origin, self.len, words)
     }
 
     /// A mask from words that are on the device already. There may be more of them than `len` needs.
@@ -85,17 +124,36 @@ impl DeviceMask {
         if let MaskOrigin::RRelu(_, key) = origin {
             check::key_covers(key, len)?;
         }
-        Ok(Self { origin, len, words })
+        Ok(Self::assemble(Origin::Known(origin), len, words))
     }
 
-    /// What the mask was made by.
+    /// What the mask was made by. RReLU's mask of a [`DeviceKey`](super::DeviceKey) gives the offset 0 here: see
+    /// [`DeviceMask::offset_is_on_device`].
     pub const fn origin(&self) -> MaskOrigin {
-        self.origin
+        match self.origin {
+            Origin::Known(origin) => origin,
+            Origin::OffsetInMemory(op, key) => MaskOrigin::RRelu(op, key),
+        }
+    }
+
+    /// Whether the offset of RReLU's slopes is in the mask's memory and not in its [`origin`](DeviceMask::origin).
+    /// [`DeviceMask::to_host`] finds it out. Words taken from such a mask are not to be made into a mask again by
+    /// [`DeviceMask::from_words`] with this origin: its slopes would be others.
+    pub const fn offset_is_on_device(&self) -> bool {
+        matches!(self.origin, Origin::OffsetInMemory(..))
     }
 
     /// What a set bit means.
     pub const fn kind(&self) -> MaskKind {
-        self.origin.kind()
+        self.origin().kind()
+    }
+
+    /// Where the offset is, in bytes after the beginning of the memory, if it is there.
+    pub(super) const fn offset_at(&self) -> Option<u64> {
+        match self.origin {
+            Origin::Known(_) => None,
+            Origin::OffsetInMemory(..) => Some(size_of::<u32>() as u64 * offset_place(self.len) as u64),
+        }
     }
 
     /// Elements, that is bits.
@@ -119,12 +177,17 @@ impl DeviceMask {
     }
 
     /// All the memory that the mask has, in words.
+    pub(super) const fn memory(&self) -> &CudaSlice<u32> {
+        &self.words
+    }
+
+    /// The same, to be written.
     pub(super) fn memory_mut(&mut self) -> &mut CudaSlice<u32> {
         &mut self.words
     }
 
     /// The memory now holds this mask.
-    pub(super) fn renew(&mut self, origin: MaskOrigin, len: usize) {
+    pub(super) fn renew(&mut self, origin: Origin, len: usize) {
         self.origin = origin;
         self.len = len;
     }

@@ -48,9 +48,19 @@
 //! Memory for a new mask is allocated on the stream of the call. [`Kernels::forward_into`] allocates only if the mask it
 //! is given has too little memory.
 //!
-//! To capture calls into a CUDA graph: load everything first ([`Kernels::preload`]), turn event tracking off, since
-//! events of uncaptured work break a capture, and reuse a mask ([`Kernels::forward_into`]). The graph replays the same
-//! key each time. Keep the kernels' handle, the tensors and the mask for as long as the graph is replayed.
+//! # CUDA graphs
+//! A graph replays its calls with the arguments that they were captured with. A [`MaskKey`](crate::MaskKey) is one of
+//! them, so its mask would come back at every replay; a key of a [`DeviceKeySequence`] counts its offset from a base in device
+//! memory, which the step's last call advances. So each replay draws the masks that the next step without a
+//! graph would draw (`examples/05_cuda_graph.rs`).
+//!
+//! - Before the capture, load everything ([`Kernels::preload`]) and turn cudarc's event tracking off
+//!   (`CudaContext::disable_event_tracking`): events of work outside a capture spoil it. From then on streams are for
+//!   the caller to order. With tracking on, calls on a captured stream are refused ([`CudaError::Capturing`]).
+//! - Capture [`Kernels::forward_into`] and its like, which use a mask's memory again: a capture cannot allocate.
+//! - Keep the sequence, the tensors and the masks for as long as the graph is replayed.
+//! - RReLU's mask keeps the offset that its slopes were drawn with, so its backward pass may be in the same graph, in another
+//!   or in none, before or after the advance. It is the gradient of the last forward pass into that mask.
 //!
 //! # Tensors
 //! Input and output are given as one [`InOut`]: `(&x, &mut y)`, or `&mut x` to overwrite x. They and the saved
@@ -73,6 +83,7 @@ mod geometry;
 mod images;
 mod io;
 mod kernels;
+mod key;
 #[doc(hidden)]
 pub mod launch;
 #[doc(hidden)]
@@ -85,6 +96,7 @@ pub use driver::{available, context, device_count};
 pub use error::CudaError;
 pub use io::{InOut, Saved};
 pub use kernels::Kernels;
+pub use key::{DeviceKey, DeviceKeySequence, Key};
 pub use mask::DeviceMask;
 pub use raw::Addresses;
 

@@ -4,9 +4,9 @@ use std::ffi::c_void;
 
 use cudarc::driver::{CudaContext, result, sys};
 
-use super::error::while_doing;
+use super::error::{Result as CudaResult, while_doing};
 use super::kernels::Kernels;
-use super::launch;
+use super::launch::{self, Launch};
 use crate::element::Dtype;
 use crate::error::Result;
 use crate::pass::Pass;
@@ -22,6 +22,12 @@ pub struct Addresses {
     pub output: u64,
     /// The mask, if the pass has one: `ceil(n / 32)` words of 32 bits, written forward, read backward.
     pub mask: u64,
+    /// A base in device memory that the offset of the pass's key is counted from, modulo 2^64: one word of 64 bits, read
+    /// when the kernel runs. Without one the key's offset is the whole.
+    pub offset_at: u64,
+    /// Where RReLU's forward stores the offset that it drew with, one word of 64 bits, if that is wanted. Its backward
+    /// pass finds it there whatever has become of the base: by a key of offset 0, with this as `offset_at`.
+    pub offset_out: u64,
 }
 
 impl Kernels {
@@ -44,10 +50,12 @@ impl Kernels {
     /// 2. `at.input`, `at.output` and, where the pass reads one, `at.saved` are addresses of `n` elements of
     ///    type `dtype` each, in memory that the device of that context can access.
     /// 3. `at.mask`, where the pass has a mask, is the address of `ceil(n / 32)` 32-bit words in such memory.
-    /// 4. What the pass writes (the output; the mask of a forward pass) overlaps with nothing else of the
+    /// 4. What the pass writes (the output; the mask of a forward pass; the offset) overlaps with nothing else of the
     ///    pass, except that `at.output` may be equal to `at.input` or to `at.saved`.
     /// 5. No other work reads what this pass writes, or writes what it reads or writes, unless the caller orders
     ///    the two by streams or events. cudarc's event tracking is not told of this pass.
+    /// 6. `at.offset_at` and, for RReLU's forward pass, `at.offset_out` are null or addresses of one 64-bit word each in
+    ///    such memory.
     ///
     /// Contents are the caller's as well, but no matter of safety: a mask that another operation wrote gives a
     /// wrong gradient.
@@ -59,7 +67,7 @@ impl Kernels {
         n: usize,
         at: Addresses,
     ) -> Result<()> {
-        // SAFETY: lines 1 to 5 are the caller's promise.
+        // SAFETY: lines 1 to 6 are the caller's promise.
         unsafe { self.enqueue(self.context(), stream, pass, dtype, n, at) }
     }
 
@@ -76,15 +84,50 @@ impl Kernels {
         n: usize,
         at: Addresses,
     ) -> Result<()> {
-        let Some(mut launch) = launch::plan(pass, dtype, n, at)? else { return Ok(()) };
+        let Some(launch) = launch::plan(pass, dtype, n, at)? else { return Ok(()) };
+        // SAFETY: what the kernel accesses are the elements and words of lines 2, 3 and 6, on the stream of line 1, in an
+        // order that lines 4 and 5 make safe.
+        Ok(unsafe { self.launch(context, stream, launch) }?)
+    }
+
+    /// Enqueues on `stream` what adds `count` to the base of offsets at `base`, modulo 2^64: the end of a step whose keys
+    /// had the offsets 0 to `count - 1`. One thread does it, so it costs a launch and nothing else; it may be captured.
+    ///
+    /// # Errors
+    /// [`CudaError::NullPointer`](super::CudaError::NullPointer) and
+    /// [`CudaError::Misaligned`](super::CudaError::Misaligned) for `base`;
+    /// [`CudaError::Unsupported`](super::CudaError::Unsupported) and
+    /// [`CudaError::Driver`](super::CudaError::Driver) from the driver. In each case nothing was enqueued.
+    ///
+    /// # Safety
+    /// From the call until the work on the stream is done:
+    /// 1. `stream` is a stream of the context of these kernels (null for its default stream), and alive.
+    /// 2. `base` is the address of one 64-bit word in memory that the device of that context can access.
+    /// 3. No other work reads or writes that word, unless the caller orders the two by streams or events.
+    pub unsafe fn advance_raw(&self, stream: sys::CUstream, base: u64, count: u64) -> Result<()> {
+        let launch = launch::plan_advance(base, count, true)?;
+        // SAFETY: lines 1 to 3 are the caller's promise.
+        Ok(unsafe { self.launch(self.context(), stream, launch) }?)
+    }
+
+    /// Makes a planned launch.
+    ///
+    /// # Safety
+    /// `stream` is a stream of the context of these kernels, and what the planned kernel accesses may be accessed, in the
+    /// order of that stream.
+    pub(super) unsafe fn launch(
+        &self,
+        context: &CudaContext,
+        stream: sys::CUstream,
+        mut launch: Launch,
+    ) -> CudaResult<()> {
         let function = self.function(launch.entry)?;
         context.bind_to_thread().map_err(while_doing("entering the context, or in earlier work"))?;
         let mut arguments = [(&raw mut launch.args).cast::<c_void>()];
         let launched = {
             // SAFETY: the function is a kernel of a module that `self` keeps loaded, its one parameter is a
             // `da_args` by value, which the driver copies before it returns, and the plan's geometry is one that
-            // every kernel accepts. What the kernel then accesses are the elements and words of lines 2 and 3,
-            // on the stream of line 1, in an order that lines 4 and 5 make safe.
+            // the kernel accepts. Stream and accesses are the caller's promise.
             unsafe {
                 result::launch_kernel(
                     function.cu_function(),
@@ -96,6 +139,6 @@ impl Kernels {
                 )
             }
         };
-        Ok(launched.map_err(while_doing(launch.entry.name()))?)
+        launched.map_err(while_doing(launch.entry.name()))
     }
 }

@@ -20,7 +20,8 @@ pub struct Marks {
     pub wide_loads: u32,
     pub maybe_wide_loads: u32,
     pub wide_stores: u32,
-    /// Of less: mask words, and elements where there are no packs.
+    /// Of less: mask words, and elements where there are no packs. The offset's base and where RReLU's forward
+    /// stores its offset do not count: whether they are accessed is the caller's choice, of which the longer counts.
     pub narrow_loads: u32,
     pub narrow_stores: u32,
     /// The vote that ends the keep stream.
@@ -40,7 +41,9 @@ impl Marks {
                 self.wide_loads += 1;
                 self.loads_ahead += u32::from(self.wide_stores == 0);
             }
+            "LDG" if instruction.is_offset() => {}
             "LDG" => self.narrow_loads += 1,
+            "STG" if instruction.is_offset() => {}
             "STG" if wide => self.wide_stores += 1,
             "STG" => self.narrow_stores += 1,
             "VOTE" => self.votes += 1,

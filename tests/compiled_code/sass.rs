@@ -60,6 +60,12 @@ impl Instruction {
         self.opcode.split('.').any(|part| part == modifier)
     }
 
+    /// Whether it loads an offset's base, which it does past the first-level cache as nothing else, or stores 64 bits, of
+    /// which a full tile has none but an offset.
+    pub fn is_offset(&self) -> bool {
+        self.has("64") && (self.base() == "STG" || (self.base() == "LDG" && self.has("STRONG")))
+    }
+
     /// The label it names, and what stands before that.
     pub fn target(&self) -> Option<(&'static str, &'static str)> {
         let (before, rest) = self.operands.split_once("`(")?;

@@ -54,6 +54,11 @@ impl Shape {
         }
     }
 
+    /// Whether random numbers are drawn, at an offset that may be in device memory.
+    pub fn draws(&self) -> bool {
+        self.draws_keep_bits || self.kind == Kind::Draws
+    }
+
     /// Packs of a tensor that a lane has in a tile.
     pub fn packs(&self) -> u32 {
         32 * self.size / 16

@@ -95,6 +95,38 @@ Result cuModuleGetFunction(void** function, void* module, const char* name) {
     return (void)module, *function = strdup(name), SUCCESS;
 }
 
+// What a graph is of: launches with copies of their arguments.
+struct node {
+    const char* name;
+    struct da_args args;
+};
+struct graph {
+    struct node nodes[64];
+    int count;
+};
+static void* capturing;  // the stream, one at a time
+static struct graph* captured;
+
+static uint64_t offset_of(const struct da_args* a) { return a->offset + (a->offset_at ? *a->offset_at : 0); }
+
+static void execute(const char* name, const struct da_args* given) {
+    const struct da_args a = *given;
+    const uint64_t offset = offset_of(&a);
+    if (!strcmp(name, "da_advance")) {
+        LOG("base is %llu\n", (unsigned long long)offset);
+        *a.offset_out = offset;
+        return;
+    }
+    if (a.offset_at) LOG("%s draws at %llu\n", name, (unsigned long long)offset);
+    if (a.offset_out) *a.offset_out = offset;
+    const int forward = !strstr(name, "backward");
+    const size_t size = strstr(name, "f64") ? 8 : strstr(name, "f32") ? 4 : 2;
+    memmove(a.out, forward ? a.x : a.dy, a.n * size);
+    if (forward && a.mask)
+        for (uint64_t left = a.n, w = 0; left != 0; left -= left < 32 ? left : 32, ++w)
+            a.mask[w] = left < 32 ? (1u << left) - 1 : 0xFFFFFFFFu;
+}
+
 Result cuLaunchKernel(const char* name, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
                       unsigned block_z, unsigned shared, void* stream, void** parameters, void** extra) {
     if (*setting("launch")) return *setting("launch");
@@ -102,14 +134,33 @@ Result cuLaunchKernel(const char* name, unsigned grid_x, unsigned grid_y, unsign
     struct da_args a;
     memcpy(&a, parameters[0], sizeof a);
     LOG("launch %s n %llu grid %u block %u on %p\n", name, (unsigned long long)a.n, grid_x, block_x, stream);
-    const int forward = !strstr(name, "backward");
-    const size_t size = strstr(name, "f64") ? 8 : strstr(name, "f32") ? 4 : 2;
-    memmove(a.out, forward ? a.x : a.dy, a.n * size);
-    if (forward && a.mask)
-        for (uint64_t left = a.n, w = 0; left != 0; left -= left < 32 ? left : 32, ++w)
-            a.mask[w] = left < 32 ? (1u << left) - 1 : 0xFFFFFFFFu;
+    if (stream != capturing || !captured) return execute(name, &a), SUCCESS;
+    if (captured->count == 64) return INVALID_VALUE;
+    captured->nodes[captured->count++] = (struct node){name, a};
     return SUCCESS;
 }
+
+Result cuStreamIsCapturing(void* stream, int* status) { return *status = captured && stream == capturing, SUCCESS; }
+Result cuStreamBeginCapture_v2(void* stream, int mode) {
+    (void)mode;
+    if (captured) return INVALID_VALUE;
+    return capturing = stream, captured = calloc(1, sizeof *captured), SUCCESS;
+}
+Result cuStreamEndCapture(void* stream, void** graph) {
+    if (!captured || stream != capturing) return INVALID_VALUE;
+    return *graph = captured, captured = NULL, SUCCESS;
+}
+Result cuGraphInstantiateWithFlags(void** runnable, void* graph, unsigned long long flags) {
+    return (void)flags, *runnable = memcpy(malloc(sizeof(struct graph)), graph, sizeof(struct graph)), SUCCESS;
+}
+Result cuGraphLaunch(void* runnable, void* stream) {
+    const struct graph* graph = runnable;
+    LOG("replay on %p\n", stream);
+    for (int i = 0; i < graph->count; ++i) execute(graph->nodes[i].name, &graph->nodes[i].args);
+    return SUCCESS;
+}
+Result cuGraphExecDestroy(void* runnable) { return free(runnable), SUCCESS; }
+Result cuGraphDestroy(void* graph) { return free(graph), SUCCESS; }
 
 Result cuMemAllocAsync(void** memory, size_t bytes, void* stream) {
     (void)stream;

@@ -42,6 +42,7 @@ impl Emulated {
             saved: saved.map_or(0, |saved| saved.as_ptr() as u64),
             output: output as u64,
             mask: words as u64,
+            ..Addresses::default()
         };
         let Some(launch) = plan(pass, T::DTYPE, n, at)? else { return Ok(()) };
         let mut buffers = Vec::new();
