@@ -123,8 +123,11 @@ typedef struct dact_key {
   uint64_t offset;
   // The global index of element 0, a multiple of 32: 0, unless the tensor is a shard of a larger one.
   uint64_t first;
-  // NULL. Meant for the device address of a number that a kernel adds to the offset, so that a captured graph draws
-  // a fresh mask at every replay; this version refuses it with DACT_UNSUPPORTED, and on the CPU it is not allowed.
+  // NULL, or for dact_cuda_run the device address of a base, at a multiple of 8: what is there when the kernel
+  // runs is added to `offset`, modulo 2^64. So a captured graph draws fresh masks at every replay, if the base moves
+  // on in between, as by dact_cuda_advance at the end of the step. RReLU's backward pass draws again and so has to
+  // find the base as its forward pass found it: advance after it, or copy the base aside (cuMemcpyDtoDAsync) and
+  // give both passes the copy's address. On the CPU only NULL is allowed.
   const uint64_t *device_offset;
 } dact_key;
 
@@ -269,14 +272,31 @@ dact_status dact_cuda_preload(const struct dact_cuda *cuda, struct dact_error **
 // # Safety
 // `cuda` is NULL or came from dact_cuda_open and was not closed. `stream` is a stream of its device's primary
 // context. `pass` and `tensors` are NULL or the addresses of such structures. From the call until the work on the
-// stream is done: where the pass reads or writes, there are as many elements or words as `tensors` says, in
-// memory that the device can access, and no other work writes what it reads or touches what it writes, unless
-// streams or events order the two. `error` is NULL or the address of a pointer.
+// stream is done: where the pass reads or writes, there are as many elements or words as `tensors` says, and at
+// the key's device_offset 8 bytes, in memory that the device can access, and no other work writes what it reads or
+// touches what it writes, unless streams or events order the two. `error` is NULL or the address of a pointer.
 dact_status dact_cuda_run(const struct dact_cuda *cuda,
                           void *stream,
                           const struct dact_pass *pass,
                           const struct dact_tensors *tensors,
                           struct dact_error **error);
+
+// Enqueues what adds `count` to the number at `base` in device memory, modulo 2^64: the end of a step whose keys had
+// the offsets 0 to count - 1 and this address as device_offset. Captured into a graph with the step, it gives every
+// replay fresh masks. `stream` and capture are as for dact_cuda_run.
+//
+// `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
+//
+// # Safety
+// `cuda` is NULL or came from dact_cuda_open and was not closed. `stream` is a stream of its device's primary
+// context. From the call until the work on the stream is done, `base` is NULL or the address of 8 bytes that the
+// device can access, and no other work reads or writes them, unless streams or events order the two. `error` is
+// NULL or the address of a pointer.
+dact_status dact_cuda_advance(const struct dact_cuda *cuda,
+                              void *stream,
+                              uint64_t *base,
+                              uint64_t count,
+                              struct dact_error **error);
 
 // The message of an error: which argument, what was given, what is allowed. Valid until the error is freed; ""
 // for NULL.

@@ -35,7 +35,7 @@ pub unsafe extern "C" fn dact_cpu_run(
             let text = format!("pass.key.device_offset is {address:#x}; on the CPU it must be NULL");
             return Err(Failure::invalid(text));
         }
-        let (pass, tensors) = (computation.pass, tensors.check(&computation.pass)?);
+        let (tensors, pass) = (tensors.check(&computation)?, computation.pass);
         // SAFETY: the tensors are checked, and what is there is as this function's contract says.
         unsafe {
             match tensors.dtype {

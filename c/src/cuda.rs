@@ -114,9 +114,9 @@ pub unsafe extern "C" fn dact_cuda_preload(cuda: *const dact_cuda, error: *mut *
 /// # Safety
 /// `cuda` is NULL or came from dact_cuda_open and was not closed. `stream` is a stream of its device's primary
 /// context. `pass` and `tensors` are NULL or the addresses of such structures. From the call until the work on the
-/// stream is done: where the pass reads or writes, there are as many elements or words as `tensors` says, in
-/// memory that the device can access, and no other work writes what it reads or touches what it writes, unless
-/// streams or events order the two. `error` is NULL or the address of a pointer.
+/// stream is done: where the pass reads or writes, there are as many elements or words as `tensors` says, and at
+/// the key's device_offset 8 bytes, in memory that the device can access, and no other work writes what it reads or
+/// touches what it writes, unless streams or events order the two. `error` is NULL or the address of a pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dact_cuda_run(
     cuda: *const dact_cuda,
@@ -129,12 +129,37 @@ pub unsafe extern "C" fn dact_cuda_run(
         // SAFETY: as `opened` and `read` ask, by this function's contract.
         let (device, pass, tensors) = unsafe { (opened(cuda)?, read(pass)?, read(tensors)?) };
         let computation = pass.computation()?;
-        let tensors = tensors.check(&computation.pass)?;
+        let tensors = tensors.check(&computation)?;
         // SAFETY: the tensors are checked, and what is there is as this function's contract says.
         unsafe { device.run(stream, &computation, &tensors) }
     };
     // SAFETY: `error` is as `guarded` asks, by this function's contract.
     unsafe { guarded(error, run) }
+}
+
+/// Enqueues what adds `count` to the number at `base` in device memory, modulo 2^64: the end of a step whose keys had
+/// the offsets 0 to count - 1 and this address as device_offset. Captured into a graph with the step, it gives every
+/// replay fresh masks. `stream` and capture are as for dact_cuda_run.
+///
+/// `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
+///
+/// # Safety
+/// `cuda` is NULL or came from dact_cuda_open and was not closed. `stream` is a stream of its device's primary
+/// context. From the call until the work on the stream is done, `base` is NULL or the address of 8 bytes that the
+/// device can access, and no other work reads or writes them, unless streams or events order the two. `error` is
+/// NULL or the address of a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dact_cuda_advance(
+    cuda: *const dact_cuda,
+    stream: *mut c_void,
+    base: *mut u64,
+    count: u64,
+    error: *mut *mut dact_error,
+) -> dact_status {
+    // SAFETY: as `opened` and `advance` ask, by this function's contract; null and misaligned bases are refused.
+    let advance = || unsafe { opened(cuda)?.advance(stream, base, count) };
+    // SAFETY: `error` is as `guarded` asks, by this function's contract.
+    unsafe { guarded(error, advance) }
 }
 
 /// # Safety
@@ -189,28 +214,34 @@ mod backend {
         }
 
         /// # Safety
-        /// `stream` is null or a stream of the kernels' context, and the memory of the tensors is as
-        /// `Kernels::launch_raw` asks.
+        /// `stream` is null or a stream of the kernels' context, and the memory of the tensors and of the key's
+        /// `device_offset` is as `Kernels::launch_raw` asks.
         pub(super) unsafe fn run(
             &self,
             stream: *mut c_void,
             computation: &Computation,
             tensors: &Checked,
         ) -> Result<(), Failure> {
-            if !computation.device_offset.is_null() {
-                return Err(Failure::unsupported("pass.key.device_offset is set; it must be NULL so far".into()));
-            }
             let _current = Current::keep();
             let at = Addresses {
                 input: tensors.input as u64,
                 saved: tensors.saved as u64,
                 output: tensors.output as u64,
                 mask: tensors.mask as u64,
-                ..Addresses::default()
+                offset_at: computation.device_offset.addr() as u64,
+                offset_out: 0,
             };
             let stream: sys::CUstream = stream.cast();
-            // SAFETY: lines 1 to 5 are this function's contract; for line 4, overlaps have been refused; 6: both are null.
+            // SAFETY: lines 1 to 6 are this function's contract; for line 4, overlaps have been refused.
             Ok(unsafe { self.0.launch_raw(stream, &computation.pass, tensors.dtype, tensors.len, at) }?)
+        }
+
+        /// # Safety
+        /// As for `Kernels::advance_raw`.
+        pub(super) unsafe fn advance(&self, stream: *mut c_void, base: *mut u64, count: u64) -> Result<(), Failure> {
+            let _current = Current::keep();
+            // SAFETY: by this function's contract.
+            Ok(unsafe { self.0.advance_raw(stream.cast(), base.addr() as u64, count) }?)
         }
     }
 
@@ -264,6 +295,12 @@ mod backend {
         /// # Safety
         /// None.
         pub(super) unsafe fn run(&self, _: *mut c_void, _: &Computation, _: &Checked) -> Result<(), Failure> {
+            match *self {}
+        }
+
+        /// # Safety
+        /// None.
+        pub(super) unsafe fn advance(&self, _: *mut c_void, _: *mut u64, _: u64) -> Result<(), Failure> {
             match *self {}
         }
     }

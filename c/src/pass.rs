@@ -57,8 +57,11 @@ pub struct dact_key {
     pub offset: u64,
     /// The global index of element 0, a multiple of 32: 0, unless the tensor is a shard of a larger one.
     pub first: u64,
-    /// NULL. Meant for the device address of a number that a kernel adds to the offset, so that a captured graph draws
-    /// a fresh mask at every replay; this version refuses it with DACT_UNSUPPORTED, and on the CPU it is not allowed.
+    /// NULL, or for dact_cuda_run the device address of a base, at a multiple of 8: what is there when the kernel
+    /// runs is added to `offset`, modulo 2^64. So a captured graph draws fresh masks at every replay, if the base moves
+    /// on in between, as by dact_cuda_advance at the end of the step. RReLU's backward pass draws again and so has to
+    /// find the base as its forward pass found it: advance after it, or copy the base aside (cuMemcpyDtoDAsync) and
+    /// give both passes the copy's address. On the CPU only NULL is allowed.
     pub device_offset: *const u64,
 }
 
@@ -91,7 +94,7 @@ unsafe impl Structure for dact_pass {
     const FIRST_SIZE: usize = 64;
 }
 
-/// A pass as the library takes it. `device_offset` is null, or to be added to the key's offset.
+/// A pass as the library takes it. `device_offset` is null, or where to read what is to be added to the key's offset.
 #[derive(Debug)]
 pub(crate) struct Computation {
     pub(crate) pass: Pass,

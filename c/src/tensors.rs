@@ -1,8 +1,9 @@
 //! On what: the caller's memory, and everything about it that can be checked.
 
-use drop_activation::{Dtype, Pass};
+use drop_activation::Dtype;
 
 use crate::error::Failure;
+use crate::pass::Computation;
 use crate::structure::Structure;
 
 /// IEEE binary32.
@@ -67,7 +68,9 @@ pub(crate) struct Checked {
 }
 
 impl dact_tensors {
-    pub(crate) fn check(&self, pass: &Pass) -> Result<Checked, Failure> {
+    /// With the number that the computation's key may have in device memory, which nothing may overwrite either.
+    pub(crate) fn check(&self, computation: &Computation) -> Result<Checked, Failure> {
+        let pass = &computation.pass;
         let dtype = dtype(self.dtype)?;
         let nothing = Checked { dtype, len: 0, input: 0, saved: 0, output: 0, mask: 0 };
         if self.len == 0 {
@@ -79,6 +82,7 @@ impl dact_tensors {
         let saved = pass.saved().map(|name| tensor("tensors.saved", name, self.saved.addr())).transpose()?;
         let has_mask = pass.writes_mask() || pass.reads_mask();
         let mask = has_mask.then(|| Region::words("tensors.mask", self.mask.addr(), self.len)).transpose()?;
+        let device_offset = Region::device_offset(computation.device_offset.addr())?;
 
         output.apart_or_equal(&input)?;
         saved.as_ref().map_or(Ok(()), |saved| output.apart_or_equal(saved))?;
@@ -87,6 +91,10 @@ impl dact_tensors {
             if pass.writes_mask() {
                 mask.apart(&input)?;
             }
+        }
+        if let Some(device_offset) = &device_offset {
+            device_offset.apart(&output)?;
+            mask.as_ref().map_or(Ok(()), |mask| device_offset.apart(mask))?;
         }
         let start = |region: Option<Region>| region.map_or(0, |region| region.start);
         Ok(Checked {
@@ -151,6 +159,12 @@ impl Region {
             return Err(Failure::invalid(format!("len is {len}; allowed are at most {most} elements of a mask")));
         }
         Self::new(field, "mask", start, dact_mask_words(len) * size_of::<u32>(), align_of::<u32>())
+    }
+
+    /// The number that a key's offset is counted from, if it has one.
+    fn device_offset(start: usize) -> Result<Option<Self>, Failure> {
+        let size = size_of::<u64>();
+        (start != 0).then(|| Self::new("pass.key.device_offset", "base", start, size, size)).transpose()
     }
 
     fn new(

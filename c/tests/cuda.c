@@ -30,6 +30,55 @@ typedef const char *(*get_log)(void);
     memcpy(&name, &found, sizeof found);        \
   } while (0)
 
+/* A key's offset is counted from what is in device memory when the kernel runs. */
+static void offsets_in_device_memory(dact_cuda *cuda, get_log fake_log) {
+  static float x[N], y[N];
+  static uint32_t mask[(N + 31) / 32 + 2];
+  void *stream = (void *)0xABC;
+  uint64_t base = 1000;
+  dact_pass pass = DACT_PASS_INIT;
+  pass.key.offset = 7;
+  pass.key.device_offset = &base;
+  dact_tensors tensors = DACT_TENSORS_INIT;
+  tensors.dtype = DACT_DTYPE_F32;
+  tensors.len = N;
+  tensors.input = x;
+  tensors.output = y;
+  tensors.mask = mask;
+
+  uint32_t drawing[] = {DACT_PASS_FORWARD, DACT_PASS_FORWARD_WITHOUT_MASK, DACT_PASS_RRELU_FORWARD,
+                        DACT_PASS_RRELU_BACKWARD};
+  for (size_t i = 0; i < sizeof drawing / sizeof *drawing; i++) {
+    pass.kind = drawing[i];
+    fake_log();
+    OK(dact_cuda_run(cuda, stream, &pass, &tensors, &error));
+    CHECK(strstr(fake_log(), " draws at 1007\n"));
+  }
+  pass.kind = DACT_PASS_BACKWARD; /* draws nothing, and so looks at no address */
+  pass.key.device_offset = (const uint64_t *)1;
+  OK(dact_cuda_run(cuda, stream, &pass, &tensors, &error));
+  CHECK(strstr(fake_log(), "draws") == NULL);
+
+  OK(dact_cuda_advance(cuda, stream, &base, 8, &error));
+  const char *log = fake_log();
+  CHECK(strstr(log, "launch da_advance ") == log && strstr(log, " on 0xabc\n") && base == 1008);
+
+  pass.kind = DACT_PASS_FORWARD;
+  pass.key.device_offset = (const uint64_t *)(void *)((char *)&base + 4);
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
+          "pass.key.device_offset (base) is 0x", "multiples of 8");
+  pass.key.device_offset = (const uint64_t *)(void *)y;
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
+          "pass.key.device_offset (base), bytes", "overlaps tensors.output (y)");
+  uintptr_t in_mask = ((uintptr_t)mask + 7) / 8 * 8;
+  pass.key.device_offset = (const uint64_t *)in_mask;
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out), "overlaps tensors.mask (mask)");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(cuda, stream, NULL, 8, out), "base is a null pointer");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(cuda, stream, (uint64_t *)(void *)((char *)&base + 1), 8, out),
+          "base is at 0x", "8 bytes");
+  CHECK(strcmp(fake_log(), "") == 0 && base == 1008);
+}
+
 static void on_the_stand_in(const char *path) {
   void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
   CHECK(library);
@@ -80,6 +129,8 @@ static void on_the_stand_in(const char *path) {
   tensors.output = (char *)y + 1;
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out), "tensors.output (y) is 0x");
   CHECK(strcmp(fake_log(), "") == 0);
+  offsets_in_device_memory(cuda, fake_log);
+  CHECK((cuCtxGetCurrent(&current), current) == mine);
 
   dact_cuda_close(cuda);
   CHECK((cuCtxGetCurrent(&current), current) == mine);

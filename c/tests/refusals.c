@@ -86,6 +86,9 @@ int main(void) {
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, NULL, out), "words (mask) is NULL");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, at(mask, 1), out), "words (mask) is 0x");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, SIZE_MAX, mask, out), "len is 18446744073709551615");
+  key.device_offset = &key.offset;
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, mask, out), "key.device_offset is 0x", "NULL");
+  key.device_offset = NULL;
   key.first = 1;
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, mask, out), "first is 1");
 
@@ -93,6 +96,7 @@ int main(void) {
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_open(0, NULL, out), "cuda is NULL");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_preload(NULL, out), "cuda is NULL");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(NULL, NULL, &pass, &tensors, out), "cuda is NULL");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(NULL, NULL, &key.offset, 1, out), "cuda is NULL");
   dact_cuda_close(NULL);
   dact_error_free(NULL);
   CHECK(strcmp(dact_error_message(NULL), "") == 0);
