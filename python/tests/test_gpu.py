@@ -59,19 +59,62 @@ def test_nothing_waits_and_the_current_stream_is_used():
     assert 0.49 < (y == 0).float().mean().item() < 0.51
 
 
-def test_a_graph_that_would_repeat_its_mask_is_refused():
-    x = torch.randn(4096, device="cuda")
-    dt.drop_activation(x)
-    infer = dt.DropActivation(0.5).eval()
-    expected = infer(x)
+@pytest.mark.parametrize("layer", [dt.DropActivation(0.5), dt.DropActivation(0.5, "gelu"), dt.RReLU()])
+def test_a_graph_replays_the_steps_that_would_be_taken_without_it(layer):
+    x = torch.randn(4096, device="cuda").requires_grad_()
+    dy = torch.randn(4096, device="cuda")
+
+    def step():
+        y = layer(layer(x))
+        return y.detach(), *torch.autograd.grad(y, x, dy)
+
+    warm = torch.cuda.Stream()
+    warm.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(warm):
+        step()
+    torch.cuda.current_stream().wait_stream(warm)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        with pytest.raises(RuntimeError, match="captured into a CUDA graph"):
-            dt.drop_activation(x)
-        y = infer(x)
-        fixed = dt.drop_activation(x, 0.5, key=torch.tensor([3]))
+        captured = step()
+
+    def replay():
+        graph.replay()
+        return tuple(tensor.clone() for tensor in captured)
+
+    runs = []
+    for take in (step, replay):
+        torch.manual_seed(7)
+        runs.append([take() for _ in range(4)])
+    eager, replayed = runs
+    for i in range(4):
+        assert all(map(torch.equal, eager[i], replayed[i])), i
+        for j in range(i):
+            assert not any(map(torch.equal, replayed[i], replayed[j])), (i, j)
+
+
+def test_a_graph_reads_a_key_on_the_gpu_and_keeps_one_on_the_cpu():
+    x, keys = torch.randn(4096, device="cuda"), {name: torch.tensor([3], device=name) for name in ("cpu", "cuda")}
+    dt.drop_activation(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        ys = {name: dt.drop_activation(x, 0.5, key=key) for name, key in keys.items()}
+    for key in keys.values():
+        key.fill_(4)
     graph.replay()
-    assert torch.equal(y, expected) and torch.equal(fixed, dt.drop_activation(x, 0.5, key=torch.tensor([3])))
+    assert torch.equal(ys["cpu"], dt.drop_activation(x, 0.5, key=torch.tensor([3])))
+    assert torch.equal(ys["cuda"], dt.drop_activation(x, 0.5, key=torch.tensor([4])))
+
+
+@pytest.mark.parametrize("key", [-1, 0, 7, 2**63 - 1])
+def test_a_key_on_the_gpu_is_the_key_on_the_cpu(key):
+    x = torch.randn(1000, device="cuda")
+    for function in (dt.drop_activation, dt.rrelu):
+        gradients = []
+        for device in ("cpu", "cuda"):
+            leaf = x.clone().requires_grad_()
+            y = function(leaf, 0.3, key=torch.tensor([key], device=device))
+            gradients.append((y.detach(), *torch.autograd.grad(y.sum(), leaf)))
+        assert all(map(torch.equal, *gradients))
 
 
 def test_a_checkpoint_recomputes_the_same_mask():

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 
 from torch import nn  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
@@ -15,6 +16,7 @@ import drop_activation as da  # noqa: E402
 import drop_activation.torch as dt  # noqa: E402
 from conftest import unpacked  # noqa: E402
 from drop_activation.torch import _operators as operators  # noqa: E402
+from drop_activation.torch._functions import _key as drawn_key  # noqa: E402
 
 ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -112,6 +114,12 @@ def test_seeds_follow_manual_seed_and_calls_differ():
     first, second = layer(x), layer(x)
     torch.manual_seed(3)
     assert torch.equal(layer(x), first) and torch.equal(layer(x), second) and not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_a_key_is_drawn_on_the_device_of_the_tensor(device):
+    with FakeTensorMode():  # knows shapes and devices alone, so it needs no GPU
+        assert drawn_key(torch.empty(8, device=device), None).device == torch.device(device)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -5,10 +5,11 @@
     swapped = replace_relu(model, p=0.95)           # every ReLU of a model
 
 In training a mask of one bit per element is kept for the backward pass, and for ReLU nothing else. Each call draws the
-key of its mask from PyTorch's generator for the CPU, also for tensors on CUDA: so masks follow `torch.manual_seed` and
-are the same on both, and checkpointing recomputes the same mask. On CUDA the work is enqueued on PyTorch's current
-stream, and nothing waits for the device. A CUDA graph would draw the same mask at every replay, so a training call that
-is captured into one is refused.
+key of its mask from PyTorch's generator for the tensor's device: so masks follow `torch.manual_seed`, and checkpointing
+recomputes the same mask. The generators of the CPU and of CUDA draw different keys; a key that is given names the same
+mask on both. On CUDA the work is enqueued on PyTorch's current stream, and nothing waits for the device. It may be
+captured into a CUDA graph (`torch.cuda.graph`, after a first call without one), whose replays draw the masks that the
+calls would draw without it.
 
 A tensor is read in the order in which it lies in memory, if it is contiguous or channels_last; any other is made
 contiguous first.

@@ -29,8 +29,9 @@ def drop_activation(
         activation: "relu", "sigmoid", "tanh", "gelu" or "silu".
         training: Whether to draw a mask.
         inplace: Whether y may take x's memory, for ReLU in training. What x holds afterwards is not specified.
-        key: One int64, on x's device or the CPU, that names the mask: equal keys, equal masks on every device. Drawn if
-            it is not given.
+        key: One int64, on x's device or the CPU, that names the mask: equal keys, equal masks on every device. Drawn by
+            the generator of x's device if it is not given. A CUDA graph reads a key on the GPU at each replay; one on
+            the CPU is captured as it is.
         first: The global index of x's element 0, a multiple of 32, if x is a shard of a larger tensor.
     """
     check_parameters(p, activation)
@@ -80,14 +81,9 @@ def check_slopes(lower: float, upper: float) -> None:
 
 
 def _key(x: Tensor, key: Tensor | None) -> Tensor:
-    """Drawn by the CPU's generator, so that nothing waits for a GPU; a checkpoint restores it."""
+    """Drawn where x is, so that nothing waits for a GPU and each replay of a CUDA graph draws another."""
     if key is None:
-        if x.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "this call is being captured into a CUDA graph, which would draw the same mask at every replay; "
-                "allowed is a call with a key, or at inference"
-            )
-        return torch.randint(2**63 - 1, (1,), dtype=torch.int64)
+        return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=x.device)
     if key.dtype != torch.int64 or key.numel() != 1 or key.device not in (x.device, torch.device("cpu")):
         raise ValueError(
             f"key has dtype {key.dtype}, {key.numel()} elements, device {key.device}; "
