@@ -149,13 +149,55 @@ macro_rules! element {
 element!(f32, f32, F32, identity, identity, |_, block: &_| *block, |_, block: &_| *block);
 element!(f64, f64, F64, identity, identity, |_, block: &_| *block, |_, block: &_| *block);
 element!(f16, f32, F16, f16::to_f32, f16::from_f32, Simd::widen, Simd::narrow);
-// bf16's conversions are integer arithmetic, which compiles to vector code by itself.
-element!(
-    bf16,
-    f32,
-    Bf16,
-    bf16::to_f32,
-    bf16::from_f32,
-    |_, block: &[bf16; 32]| block.map(bf16::to_f32),
-    |_, block: &[f32; 32]| block.map(bf16::from_f32)
-);
+element!(bf16, f32, Bf16, bf16::to_f32, bf16::from_f32, |_, block| widen(block), |_, block| narrow(block));
+
+/// [`bf16::to_f32`] of each, without branches, so that it becomes vector code.
+#[inline(always)]
+fn widen(block: &[bf16; 32]) -> [f32; 32] {
+    block.map(|x| {
+        let bits = u32::from(x.to_bits()) << 16;
+        let quiet = if bits << 1 > 0xFF00_0000 { 1 << 22 } else { 0 };
+        f32::from_bits(bits | quiet)
+    })
+}
+
+/// [`bf16::from_f32`] of each, likewise.
+#[inline(always)]
+fn narrow(block: &[f32; 32]) -> [bf16; 32] {
+    block.map(|x| {
+        let bits = x.to_bits();
+        // Half a unit less the smallest part, and that too where the last bit is odd: ties go to even.
+        let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
+        let quiet = bits >> 16 | 0x40;
+        bf16::from_bits(if bits << 1 > 0xFF00_0000 { quiet } else { rounded } as u16)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bf16_is_widened() {
+        for first in (0..=u16::MAX).step_by(32) {
+            let block = std::array::from_fn(|i| bf16::from_bits(first + i as u16));
+            assert_eq!(widen(&block).map(f32::to_bits), block.map(|x| x.to_f32().to_bits()), "from {first:#x}");
+        }
+    }
+
+    #[test]
+    fn narrowing_to_bf16_rounds_to_even() {
+        // Around every bf16: itself, the middle to the next one, and the neighbours of both.
+        let mut values: Vec<u32> = Vec::new();
+        for bits in 0..=u32::from(u16::MAX) {
+            for low in [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF] {
+                values.push(bits << 16 | low);
+            }
+        }
+        for chunk in values.as_chunks::<32>().0 {
+            let block = chunk.map(f32::from_bits);
+            let expected = block.map(|x| bf16::from_f32(x).to_bits());
+            assert_eq!(narrow(&block).map(bf16::to_bits), expected, "{block:?}");
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! How every pass walks its tensor: in tasks that threads share, in pieces that fit the first-level
 //! cache, in blocks of the 32 elements of a mask word.
 
-use crate::cpu::keep::KeepStream;
-use crate::cpu::simd::{self, Simd, Task};
+use crate::cpu::keep::{self, KeepStream};
+use crate::cpu::simd::{self, Simd, Task, bytes};
 use crate::cpu::tuning::{PIECE, SEQUENTIAL, STREAM_BYTES, TASK};
 use crate::element::Element;
 use crate::io::InOut;
@@ -118,18 +118,27 @@ impl<T: Element, P: BlockPass<T>> Task for Compiled<'_, T, P> {
         let Self { job, pass } = self;
         let Job { start, mut io, second, mut words, stream } = job;
         let mut scratch = [T::default(); PIECE];
-        let mut bits = [0; PIECE / 32];
+        let mut bits = [0; keep::BATCH];
         let len = io.len();
-        let mut done = 0;
-        while done < len {
+        for done in (0..len).step_by(PIECE) {
             let piece = PIECE.min(len - done);
-            let first_word = done / 32;
-            let bits = &mut bits[..piece.div_ceil(32)];
-            let stored = first_word..first_word + bits.len();
-            match &words {
-                Words::None | Words::Store(_) => {}
-                Words::Load(mask) => bits.copy_from_slice(&mask[stored.clone()]),
-                Words::Draw(keep) | Words::DrawStore(keep, _) => keep.draw((start / 32 + first_word) as u64, bits),
+            // Words are drawn for several pieces at a time.
+            let word = done / 32 % keep::BATCH;
+            if word == 0
+                && let Words::Draw(stream) | Words::DrawStore(stream, _) = &words
+            {
+                let batch = (32 * keep::BATCH).min(len - done);
+                let x = match &io {
+                    InOut::OutOfPlace(x, _) => &x[done..done + batch],
+                    InOut::InPlace(x) => &x[done..done + batch],
+                };
+                let bits = &mut bits[..batch.div_ceil(32)];
+                simd.draw(stream, ((start + done) / 32) as u64, bits, bytes(x));
+            }
+            let bits = &mut bits[word..word + piece.div_ceil(32)];
+            let stored = done / 32..done / 32 + bits.len();
+            if let Words::Load(mask) = &words {
+                bits.copy_from_slice(&mask[stored.clone()]);
             }
 
             let scratch = &mut scratch[..piece];
@@ -153,7 +162,6 @@ impl<T: Element, P: BlockPass<T>> Task for Compiled<'_, T, P> {
             if let Words::Store(mask) | Words::DrawStore(_, mask) = &mut words {
                 mask[stored].copy_from_slice(bits);
             }
-            done += piece;
         }
         if stream {
             simd.fence();

@@ -1,8 +1,8 @@
 //! The passes: what each does to a block of 32 elements.
 
 use crate::cpu::job::{self, BlockPass, Words};
-use crate::cpu::philox::philox;
-use crate::cpu::simd::Simd;
+use crate::cpu::philox::Philox;
+use crate::cpu::simd::{MAX_LANES, Simd};
 use crate::cpu::smooth::Smooth;
 use crate::element::Element;
 use crate::io::InOut;
@@ -42,8 +42,10 @@ impl Pass {
             Self::DropSigmaBackward(activation) => job::run(&DropSigmaBackward(activation), io, second, words),
             Self::Infer(op) => job::run(&Infer(op), io, second, words),
             Self::InferBackward(op) => job::run(&InferBackward(op), io, second, words),
-            Self::DropRRelu(op, key) => job::run(&DropRRelu(op, key), io, second, words),
-            Self::DropRReluBackward(op, key) => job::run(&DropRReluBackward(op, key), io, second, words),
+            Self::DropRRelu(op, key) => job::run(&DropRRelu(Slopes::new(&op, key)), io, second, words),
+            Self::DropRReluBackward(op, key) => {
+                job::run(&DropRReluBackward(Slopes::new(&op, key)), io, second, words);
+            }
             Self::RReluInfer(op) => job::run(&RReluInfer(op), io, second, words),
             Self::RReluInferBackward(op) => job::run(&RReluInferBackward(op), io, second, words),
         }
@@ -220,38 +222,62 @@ impl<T: Element> BlockPass<T> for InferBackward {
     }
 }
 
-/// The slopes of the block that begins at element `e`: eight calls of the generator give four each.
-#[inline(always)]
-fn slopes<T: Element>(op: &RRelu, key: MaskKey, e: u64) -> [T::Real; 32] {
-    let q: [u64; 8] = std::array::from_fn(|i| ((key.first() + e) / 4).wrapping_add(i as u64));
-    let offset = key.offset();
-    let words = philox(q, q.map(|q| q >> 32), offset & 0xFFFF_FFFF, offset >> 32, key.seed());
-    let span = op.upper() - op.lower();
-    std::array::from_fn(|i| {
-        let word = words[i % 4][i / 4] as u32;
-        T::Real::from_f32(op.lower() + span * (word >> 8) as f32 / 16_777_216.0)
-    })
+/// The slopes of RReLU's stream.
+struct Slopes {
+    lower: f32,
+    span: f32,
+    first: u64,
+    philox: Philox,
+}
+
+impl Slopes {
+    fn new(op: &RRelu, key: MaskKey) -> Self {
+        let philox = Philox::new(key.seed(), key.offset());
+        Self { lower: op.lower(), span: op.upper() - op.lower(), first: key.first(), philox }
+    }
+
+    /// Those of the block that begins at element `e`: eight calls of the generator give four each.
+    #[inline(always)]
+    fn block<S: Simd, R: Real>(&self, simd: S, e: u64) -> [R; 32] {
+        // A multiple of 8, so the eight differ in their lower half only.
+        let q = (self.first + e) / 4;
+        let branch = self.philox.branch((q >> 32) as u32);
+        let mut words = [0; 32];
+        for (i, words) in words.chunks_mut(4 * S::LANES).enumerate() {
+            let low = (q & 0xFFFF_FFFF) + (S::LANES * i) as u64;
+            let c0 = simd.lanes(&std::array::from_fn(|lane| low + lane as u64));
+            let [r0, r1, r2, r3] = self.philox.finish(simd, &self.philox.start(simd, c0), &branch);
+            let (mut left, mut right) = ([0; 2 * MAX_LANES], [0; 2 * MAX_LANES]);
+            simd.interleave(r0, r1, &mut left);
+            simd.interleave(r2, r3, &mut right);
+            let pairs = left.as_chunks::<2>().0.iter().zip(right.as_chunks::<2>().0);
+            for (words, (left, right)) in words.as_chunks_mut::<4>().0.iter_mut().zip(pairs) {
+                *words = [left[0], left[1], right[0], right[1]];
+            }
+        }
+        words.map(|word| R::from_f32(self.lower + self.span * (word >> 8) as f32 / 16_777_216.0))
+    }
 }
 
 /// RReLU, training forward: sign bits out.
-struct DropRRelu(RRelu, MaskKey);
+struct DropRRelu(Slopes);
 
 impl<T: Element> BlockPass<T> for DropRRelu {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, x: &[T; 32], _: &[T; 32], _: u32) -> ([T; 32], u32) {
-        let slope = slopes::<T>(&self.0, self.1, e);
+        let slope: [T::Real; 32] = self.0.block(simd, e);
         let positive = at_least_zero(simd, x);
         (simd.blend(positive, x, &scaled(simd, x, |i| slope[i])), positive)
     }
 }
 
 /// Its backward: sign bits in.
-struct DropRReluBackward(RRelu, MaskKey);
+struct DropRReluBackward(Slopes);
 
 impl<T: Element> BlockPass<T> for DropRReluBackward {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, dy: &[T; 32], _: &[T; 32], positive: u32) -> ([T; 32], u32) {
-        let slope = slopes::<T>(&self.0, self.1, e);
+        let slope: [T::Real; 32] = self.0.block(simd, e);
         (simd.blend(positive, dy, &scaled(simd, dy, |i| slope[i])), positive)
     }
 }

@@ -13,11 +13,18 @@ mod tests;
 
 use half::f16;
 
+use crate::cpu::keep::KeepStream;
 use crate::cpu::smooth::Smooth;
 use crate::element::Element;
 use crate::real::Real;
 
-/// Operations on a block, the 32 elements of one mask word.
+/// Bytes that memory and caches exchange.
+pub(crate) const LINE: usize = 64;
+
+/// No set has more 64-bit lanes.
+pub(crate) const MAX_LANES: usize = 8;
+
+/// Operations on a block, the 32 elements of one mask word, and on vectors of 64-bit lanes.
 ///
 /// ReLU's passes only compare with zero and select, so they are done on the elements' bits: a value
 /// is at most zero when, read as a two's complement integer, it is not positive, and, read as an
@@ -39,6 +46,48 @@ pub trait Simd: Copy {
     /// Replaces each value by the function's.
     fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]);
 
+    /// A vector of 64-bit lanes. In what is made from one, only the low half of each lane counts.
+    type Lanes: Copy;
+
+    /// How many lanes a vector has: a power of two, at most [`MAX_LANES`].
+    const LANES: usize;
+
+    /// The value in every lane.
+    fn splat(self, value: u64) -> Self::Lanes;
+
+    /// The first [`Simd::LANES`] of the values.
+    fn lanes(self, values: &[u64; MAX_LANES]) -> Self::Lanes;
+
+    fn add(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+
+    /// The whole products of the low halves.
+    fn multiply(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+
+    /// The upper half of each lane in the place of the lower one.
+    fn high(self, a: Self::Lanes) -> Self::Lanes;
+
+    fn xor(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+
+    fn xor3(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes;
+
+    /// `a | (b & c)`.
+    fn or_and(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes;
+
+    /// One bit plane of 32 comparisons `r < plane` in each lane: `(plane & !r) | (!(plane ^ r) & less)`.
+    fn less(self, plane: Self::Lanes, r: Self::Lanes, less: Self::Lanes) -> Self::Lanes;
+
+    /// Where all planes so far are equal: `!(plane ^ r) & equal`.
+    fn equal(self, plane: Self::Lanes, r: Self::Lanes, equal: Self::Lanes) -> Self::Lanes;
+
+    /// The low halves, in turn from either; `to` has room for these 2 [`Simd::LANES`].
+    fn interleave(self, even: Self::Lanes, odd: Self::Lanes, to: &mut [u32]);
+
+    /// Asks for the line of an address.
+    fn prefetch(self, at: &u8);
+
+    /// [`KeepStream::draw`], one copy for all passes.
+    fn draw(self, stream: &KeepStream, first: u64, words: &mut [u32], ahead: &[u8]);
+
     /// Copies past the cache. `to` is as long as `from`.
     fn stream<T: Element>(self, from: &[T], to: &mut [T]);
 
@@ -50,6 +99,12 @@ pub trait Simd: Copy {
 pub(crate) trait Task {
     /// Must be `#[inline(always)]`, so that it takes on the instruction set of the caller.
     fn run<S: Simd>(self, simd: S);
+}
+
+/// The memory of a slice.
+pub(crate) fn bytes<T: Element>(slice: &[T]) -> &[u8] {
+    // SAFETY: the four element types are plain bits without padding, and a byte may lie anywhere.
+    unsafe { std::slice::from_raw_parts(slice.as_ptr().cast(), size_of_val(slice)) }
 }
 
 /// Runs the task with the best instruction set of this machine.

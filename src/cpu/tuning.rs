@@ -8,7 +8,7 @@ pub(crate) const TASK: usize = 1 << 16;
 pub(crate) const SEQUENTIAL: usize = 1 << 15;
 
 /// Elements handled together inside a task: their mask words and, where results are streamed, the
-/// results themselves stay in the first-level cache. A multiple of 32 times the drawn group.
+/// results themselves stay in the first-level cache. A multiple of 32 that divides what a batch of mask words covers.
 pub(crate) const PIECE: usize = 2048;
 
 /// Tensors of at least this many bytes are written past the cache: their beginning would have left

@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{Simd, Task};
+use super::{MAX_LANES, Simd, Task};
+use crate::cpu::keep::KeepStream;
 use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
 use crate::real::Real;
@@ -32,6 +33,13 @@ pub(super) unsafe fn run(task: impl Task) {
 #[target_feature(enable = "avx2,f16c,fma")]
 fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
     smooth::evaluate(function, values);
+}
+
+/// [`KeepStream::draw`], not inlined, likewise.
+#[inline(never)]
+#[target_feature(enable = "avx2,f16c,fma")]
+fn draw(stream: &KeepStream, first: u64, words: &mut [u32], ahead: &[u8]) {
+    stream.draw(Avx2(()), first, words, ahead);
 }
 
 // The contract that each block below leans on:
@@ -156,6 +164,93 @@ impl Simd for Avx2 {
     fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]) {
         // SAFETY: 1.
         unsafe { evaluate(function, values) }
+    }
+
+    type Lanes = __m256i;
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    fn splat(self, value: u64) -> __m256i {
+        // SAFETY: 1.
+        unsafe { _mm256_set1_epi64x(value as i64) }
+    }
+
+    #[inline(always)]
+    fn lanes(self, values: &[u64; MAX_LANES]) -> __m256i {
+        // SAFETY: 1; the values are more than 32 bytes.
+        unsafe { _mm256_loadu_si256(values.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: 1.
+        unsafe { _mm256_add_epi64(a, b) }
+    }
+
+    #[inline(always)]
+    fn multiply(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: 1.
+        unsafe { _mm256_mul_epu32(a, b) }
+    }
+
+    #[inline(always)]
+    fn high(self, a: __m256i) -> __m256i {
+        // A shift would wait for a port that multiplies; this move does not.
+        // SAFETY: 1.
+        unsafe { _mm256_shuffle_epi32::<0b11_11_01_01>(a) }
+    }
+
+    #[inline(always)]
+    fn xor(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: 1.
+        unsafe { _mm256_xor_si256(a, b) }
+    }
+
+    #[inline(always)]
+    fn xor3(self, a: __m256i, b: __m256i, c: __m256i) -> __m256i {
+        self.xor(self.xor(a, b), c)
+    }
+
+    #[inline(always)]
+    fn or_and(self, a: __m256i, b: __m256i, c: __m256i) -> __m256i {
+        // SAFETY: 1.
+        unsafe { _mm256_or_si256(a, _mm256_and_si256(b, c)) }
+    }
+
+    #[inline(always)]
+    fn less(self, plane: __m256i, r: __m256i, less: __m256i) -> __m256i {
+        // Where plane and r differ the plane decides, elsewhere it stays.
+        let differ = self.xor(plane, r);
+        // SAFETY: 1.
+        unsafe { _mm256_or_si256(_mm256_and_si256(differ, plane), _mm256_andnot_si256(differ, less)) }
+    }
+
+    #[inline(always)]
+    fn equal(self, plane: __m256i, r: __m256i, equal: __m256i) -> __m256i {
+        // SAFETY: 1.
+        unsafe { _mm256_andnot_si256(self.xor(plane, r), equal) }
+    }
+
+    #[inline(always)]
+    fn interleave(self, even: __m256i, odd: __m256i, to: &mut [u32]) {
+        let to = &mut to[..2 * Self::LANES];
+        // SAFETY: 1; there are 32 bytes behind the slice.
+        unsafe {
+            let both = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), both);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: &u8) {
+        // SAFETY: 1; a prefetch changes no memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) };
+    }
+
+    #[inline(always)]
+    fn draw(self, stream: &KeepStream, first: u64, words: &mut [u32], ahead: &[u8]) {
+        // SAFETY: 1.
+        unsafe { draw(stream, first, words, ahead) }
     }
 
     #[inline(always)]

@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{Simd, Task};
+use super::{MAX_LANES, Simd, Task};
+use crate::cpu::keep::KeepStream;
 use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
 use crate::real::Real;
@@ -35,6 +36,13 @@ pub(super) unsafe fn run(task: impl Task) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
     smooth::evaluate(function, values);
+}
+
+/// [`KeepStream::draw`], not inlined, likewise.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+fn draw(stream: &KeepStream, first: u64, words: &mut [u32], ahead: &[u8]) {
+    stream.draw(Avx512(()), first, words, ahead);
 }
 
 // The contract that each block below leans on:
@@ -123,6 +131,92 @@ impl Simd for Avx512 {
     fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]) {
         // SAFETY: 1.
         unsafe { evaluate(function, values) }
+    }
+
+    type Lanes = __m512i;
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    fn splat(self, value: u64) -> __m512i {
+        // SAFETY: 1.
+        unsafe { _mm512_set1_epi64(value as i64) }
+    }
+
+    #[inline(always)]
+    fn lanes(self, values: &[u64; MAX_LANES]) -> __m512i {
+        // SAFETY: 1; the values are 64 bytes.
+        unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: 1.
+        unsafe { _mm512_add_epi64(a, b) }
+    }
+
+    #[inline(always)]
+    fn multiply(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: 1.
+        unsafe { _mm512_mul_epu32(a, b) }
+    }
+
+    #[inline(always)]
+    fn high(self, a: __m512i) -> __m512i {
+        // A shift would wait for the port that multiplies; this move does not.
+        // SAFETY: 1.
+        unsafe { _mm512_shuffle_epi32::<0b11_11_01_01>(a) }
+    }
+
+    #[inline(always)]
+    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: 1.
+        unsafe { _mm512_xor_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn xor3(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+        // SAFETY: 1.
+        unsafe { _mm512_ternarylogic_epi64::<0b1001_0110>(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn or_and(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+        // SAFETY: 1.
+        unsafe { _mm512_ternarylogic_epi64::<0b1111_1000>(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn less(self, plane: __m512i, r: __m512i, less: __m512i) -> __m512i {
+        // SAFETY: 1.
+        unsafe { _mm512_ternarylogic_epi64::<0b1011_0010>(plane, r, less) }
+    }
+
+    #[inline(always)]
+    fn equal(self, plane: __m512i, r: __m512i, equal: __m512i) -> __m512i {
+        // SAFETY: 1.
+        unsafe { _mm512_ternarylogic_epi64::<0b1000_0010>(plane, r, equal) }
+    }
+
+    #[inline(always)]
+    fn interleave(self, even: __m512i, odd: __m512i, to: &mut [u32]) {
+        let to = &mut to[..2 * Self::LANES];
+        // SAFETY: 1; there are 64 bytes behind the slice.
+        unsafe {
+            let both = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(even, 0xAAAA, odd);
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), both);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: &u8) {
+        // SAFETY: 1; a prefetch changes no memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) };
+    }
+
+    #[inline(always)]
+    fn draw(self, stream: &KeepStream, first: u64, words: &mut [u32], ahead: &[u8]) {
+        // SAFETY: 1.
+        unsafe { draw(stream, first, words, ahead) }
     }
 
     #[inline(always)]

@@ -2,7 +2,8 @@
 
 use half::f16;
 
-use super::Simd;
+use super::{MAX_LANES, Simd};
+use crate::cpu::keep::KeepStream;
 use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
 use crate::real::Real;
@@ -15,6 +16,15 @@ pub(super) struct Portable;
 fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
     smooth::evaluate(function, values);
 }
+
+/// [`KeepStream::draw`], not inlined, likewise.
+#[inline(never)]
+fn draw(stream: &KeepStream, first: u64, words: &mut [u32], ahead: &[u8]) {
+    stream.draw(Portable, first, words, ahead);
+}
+
+/// As many lanes as fill the registers that most machines have, twice.
+const LANES: usize = 4;
 
 impl Simd for Portable {
     #[inline(always)]
@@ -44,6 +54,74 @@ impl Simd for Portable {
     #[inline(always)]
     fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]) {
         evaluate(function, values);
+    }
+
+    type Lanes = [u64; LANES];
+    const LANES: usize = LANES;
+
+    #[inline(always)]
+    fn splat(self, value: u64) -> Self::Lanes {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn lanes(self, values: &[u64; MAX_LANES]) -> Self::Lanes {
+        std::array::from_fn(|i| values[i])
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+
+    #[inline(always)]
+    fn multiply(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| (a[i] & 0xFFFF_FFFF) * (b[i] & 0xFFFF_FFFF))
+    }
+
+    #[inline(always)]
+    fn high(self, a: Self::Lanes) -> Self::Lanes {
+        a.map(|a| a >> 32)
+    }
+
+    #[inline(always)]
+    fn xor(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| a[i] ^ b[i])
+    }
+
+    #[inline(always)]
+    fn xor3(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| a[i] ^ b[i] ^ c[i])
+    }
+
+    #[inline(always)]
+    fn or_and(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| a[i] | (b[i] & c[i]))
+    }
+
+    #[inline(always)]
+    fn less(self, plane: Self::Lanes, r: Self::Lanes, less: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| (plane[i] & !r[i]) | (!(plane[i] ^ r[i]) & less[i]))
+    }
+
+    #[inline(always)]
+    fn equal(self, plane: Self::Lanes, r: Self::Lanes, equal: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| !(plane[i] ^ r[i]) & equal[i])
+    }
+
+    #[inline(always)]
+    fn interleave(self, even: Self::Lanes, odd: Self::Lanes, to: &mut [u32]) {
+        for (i, pair) in to[..2 * LANES].as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            *pair = [even[i] as u32, odd[i] as u32];
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: &u8) {}
+
+    #[inline(always)]
+    fn draw(self, stream: &KeepStream, first: u64, words: &mut [u32], ahead: &[u8]) {
+        draw(stream, first, words, ahead);
     }
 
     #[inline(always)]
