@@ -18,7 +18,7 @@ use crate::operation::DropActivation;
 /// the first-level cache.
 pub(crate) const BATCH: usize = 512;
 
-/// Calls of the generator that every word gets, of four planes each.
+/// Calls of the generator that every word gets, of four planes each: [`KeepStream::batch`] writes them out.
 const COMMON_CALLS: usize = 2;
 
 /// The keep stream of one call.
@@ -76,36 +76,49 @@ impl KeepStream {
         let pair = 2 * S::LANES;
         let mut undecided = [0; BATCH + 2 * MAX_LANES];
         let mut keep = [0; BATCH + 2 * MAX_LANES];
-        // Indexes in the batch of the words that go on, and a group's worth of room.
-        let mut left = [0u16; BATCH + 2 * MAX_LANES];
-        let mut count = 0;
+        // Lanes whose words go on, of the even and of the odd vectors.
+        let mut marks = [[0u64; BATCH / 128]; 2];
 
-        let lanes = |parity: u64| simd.lanes(&std::array::from_fn(|i| low + 2 * i as u64 + parity));
-        let (mut even, mut odd) = (lanes(0), lanes(1));
-        let common: [Branch; COMMON_CALLS] = std::array::from_fn(branch);
-        let goes_on = self.calls > COMMON_CALLS;
+        // No vectors in closures: these are not inlined for certain, and have no vector instructions of their own.
+        let mut even = simd.add(simd.splat(low), simd.lanes(&[0, 2, 4, 6, 8, 10, 12, 14]));
+        let mut odd = simd.add(even, simd.splat(1));
+        let common = [branch(0), branch(1)];
         let mut ahead = ahead.chunks(ahead.len().div_ceil(words.len().div_ceil(pair)).max(1));
         for at in (0..words.len()).step_by(pair) {
             for line in ahead.next().unwrap_or_default().chunks(LINE) {
                 simd.prefetch(&line[0]);
             }
-            let starts = [even, odd].map(|c0| self.philox.start(simd, c0));
+            let starts = [self.philox.start(simd, even), self.philox.start(simd, odd)];
             let mut state = [Comparison::new(simd); 2];
-            for (call, branch) in common.iter().enumerate().take(self.calls) {
-                self.compare(simd, call, branch, &starts, &mut state);
+            self.compare(simd, 0, &common[0], &starts, &mut state);
+            if self.calls > 1 {
+                self.compare(simd, 1, &common[1], &starts, &mut state);
             }
             Comparison::store(simd, state, &mut keep[at..at + pair], &mut undecided[at..at + pair]);
-            if goes_on {
-                let inside = pair.min(words.len() - at);
-                for i in at..at + inside {
-                    // Without a branch: nobody could predict it.
-                    left[count] = i as u16;
-                    count += usize::from(undecided[i] != 0);
-                }
+            let lane = at / 2;
+            for (marks, state) in marks.iter_mut().zip(&state) {
+                marks[lane / 64] |= u64::from(simd.nonzero(state.undecided)) << (lane % 64);
             }
             (even, odd) = (simd.add(even, simd.splat(pair as u64)), simd.add(odd, simd.splat(pair as u64)));
         }
 
+        // Indexes in the batch of the words that go on, and a group's worth of room.
+        let mut left = [0u16; BATCH + 2 * MAX_LANES];
+        let mut count = 0;
+        if self.calls > COMMON_CALLS {
+            for (parity, marks) in marks.iter().enumerate() {
+                for (i, marks) in marks.iter().enumerate() {
+                    let mut marks = *marks;
+                    while marks != 0 {
+                        let word = 2 * (64 * i + marks.trailing_zeros() as usize) + parity;
+                        left[count] = word as u16;
+                        // Lanes beyond the end are drawn too.
+                        count += usize::from(word < words.len());
+                        marks &= marks - 1;
+                    }
+                }
+            }
+        }
         for call in COMMON_CALLS..self.calls {
             if count == 0 {
                 break;
@@ -115,8 +128,12 @@ impl KeepStream {
             for at in (0..count).step_by(pair) {
                 let inside = pair.min(count - at);
                 // Lanes without a word of their own draw for any, to nowhere.
-                let index = |parity| simd.lanes(&std::array::from_fn(|i| low + u64::from(left[at + 2 * i + parity])));
-                let starts = [index(0), index(1)].map(|c0| self.philox.start(simd, c0));
+                let (mut even, mut odd) = ([0; MAX_LANES], [0; MAX_LANES]);
+                for (i, pair) in left[at..at + pair].as_chunks::<2>().0.iter().enumerate() {
+                    even[i] = low + u64::from(pair[0]);
+                    odd[i] = low + u64::from(pair[1]);
+                }
+                let starts = [self.philox.start(simd, simd.lanes(&even)), self.philox.start(simd, simd.lanes(&odd))];
                 let mut state = [Comparison::new(simd); 2];
                 self.compare(simd, call, &branch, &starts, &mut state);
                 let (mut less, mut equal) = ([0; 2 * MAX_LANES], [0; 2 * MAX_LANES]);
@@ -145,8 +162,9 @@ impl KeepStream {
         starts: &[Start<S>; 2],
         state: &mut [Comparison<S>; 2],
     ) {
-        for (start, state) in starts.iter().zip(state) {
-            let r = self.philox.finish(simd, start, branch);
+        for half in 0..2 {
+            let state = &mut state[half];
+            let r = self.philox.finish(simd, &starts[half], branch);
             let (mut less, mut equal) = (simd.splat(0), state.undecided);
             for j in (0..4).rev() {
                 let plane = simd.splat(self.planes[4 * call + j]);

@@ -79,6 +79,9 @@ pub trait Simd: Copy {
     /// Where all planes so far are equal: `!(plane ^ r) & equal`.
     fn equal(self, plane: Self::Lanes, r: Self::Lanes, equal: Self::Lanes) -> Self::Lanes;
 
+    /// Bit i: the low half of lane i is not zero.
+    fn nonzero(self, a: Self::Lanes) -> u8;
+
     /// The low halves, in turn from either; `to` has room for these 2 [`Simd::LANES`].
     fn interleave(self, even: Self::Lanes, odd: Self::Lanes, to: &mut [u32]);
 

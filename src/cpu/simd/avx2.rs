@@ -232,6 +232,15 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn nonzero(self, a: __m256i) -> u8 {
+        // SAFETY: 1.
+        unsafe {
+            let zero = _mm256_cmpeq_epi64(_mm256_slli_epi64::<32>(a), _mm256_setzero_si256());
+            !_mm256_movemask_pd(_mm256_castsi256_pd(zero)) as u8 & 0xF
+        }
+    }
+
+    #[inline(always)]
     fn interleave(self, even: __m256i, odd: __m256i, to: &mut [u32]) {
         let to = &mut to[..2 * Self::LANES];
         // SAFETY: 1; there are 32 bytes behind the slice.

@@ -198,6 +198,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn nonzero(self, a: __m512i) -> u8 {
+        // SAFETY: 1.
+        unsafe { _mm512_test_epi64_mask(a, _mm512_set1_epi64(0xFFFF_FFFF)) }
+    }
+
+    #[inline(always)]
     fn interleave(self, even: __m512i, odd: __m512i, to: &mut [u32]) {
         let to = &mut to[..2 * Self::LANES];
         // SAFETY: 1; there are 64 bytes behind the slice.

@@ -110,6 +110,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn nonzero(self, a: Self::Lanes) -> u8 {
+        a.iter().enumerate().fold(0, |bits, (i, a)| bits | u8::from(*a as u32 != 0) << i)
+    }
+
+    #[inline(always)]
     fn interleave(self, even: Self::Lanes, odd: Self::Lanes, to: &mut [u32]) {
         for (i, pair) in to[..2 * LANES].as_chunks_mut::<2>().0.iter_mut().enumerate() {
             *pair = [even[i] as u32, odd[i] as u32];
