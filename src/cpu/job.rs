@@ -1,14 +1,19 @@
 //! How every pass walks its tensor: in tasks that threads share, in pieces that fit the first-level
 //! cache, in blocks of the 32 elements of a mask word.
 
-use crate::cpu::keep::{self, KeepStream};
-use crate::cpu::simd::{self, Simd, Task, bytes};
-use crate::cpu::tuning::{PIECE, SEQUENTIAL, STREAM_BYTES, TASK};
+use std::ops::Range;
+
+use crate::cpu::keep::{self, Batch, KeepStream};
+use crate::cpu::simd::{self, LINE, Simd, Task};
+use crate::cpu::tuning::{AHEAD, PIECE, SEQUENTIAL, STREAM_BYTES, TASK};
 use crate::element::Element;
 use crate::io::InOut;
 
 /// What a pass does to a block.
 pub(crate) trait BlockPass<T: Element>: Sync {
+    /// Whether its bits are drawn, from [`Words::Draw`] or [`Words::DrawStore`]. The others need no code for it.
+    const DRAWS: bool = false;
+
     /// `e` is the index of the block's first element. `second` is the saved tensor, for a pass
     /// that has one. `word` holds the block's bits, as they were drawn or loaded; the result holds
     /// those to store. Elements beyond the tensor's end may be anything.
@@ -117,46 +122,50 @@ impl<T: Element, P: BlockPass<T>> Task for Compiled<'_, T, P> {
     fn run<S: Simd>(self, simd: S) {
         let Self { job, pass } = self;
         let Job { start, mut io, second, mut words, stream } = job;
-        let mut scratch = [T::default(); PIECE];
-        let mut bits = [0; keep::BATCH];
         let len = io.len();
-        for done in (0..len).step_by(PIECE) {
-            let piece = PIECE.min(len - done);
-            // Words are drawn for several pieces at a time.
-            let word = done / 32 % keep::BATCH;
-            if word == 0
-                && let Words::Draw(stream) | Words::DrawStore(stream, _) = &words
-            {
-                let batch = (32 * keep::BATCH).min(len - done);
-                let x = match &io {
-                    InOut::OutOfPlace(x, _) => &x[done..done + batch],
-                    InOut::InPlace(x) => &x[done..done + batch],
-                };
-                let bits = &mut bits[..batch.div_ceil(32)];
-                simd.draw(stream, ((start + done) / 32) as u64, bits, bytes(x));
+        // Results that are to be streamed, or the input that they take the place of: of this piece, behind those
+        // that did not fill a line before it.
+        let mut scratch = [T::default(); PIECE + LINE];
+        let mut waiting = 0;
+        let mut drawn = match &words {
+            Words::Draw(keep) | Words::DrawStore(keep, _) if P::DRAWS => {
+                Some(Drawn::new(simd, *keep, start / 32, len.div_ceil(32)))
             }
-            let bits = &mut bits[word..word + piece.div_ceil(32)];
-            let stored = done / 32..done / 32 + bits.len();
+            _ => None,
+        };
+        let mut loaded = [0; keep::BATCH];
+        let direct = !stream && matches!(io, InOut::OutOfPlace(..));
+        let step = if direct { 32 * keep::BATCH } else { PIECE };
+        for done in (0..len).step_by(step) {
+            let piece = step.min(len - done);
+            let stored = done / 32..(done + piece).div_ceil(32);
+            let bits = match &mut drawn {
+                Some(drawn) => drawn.next(simd, stored.len()),
+                None => &mut loaded[..stored.len()],
+            };
             if let Words::Load(mask) = &words {
                 bits.copy_from_slice(&mask[stored.clone()]);
             }
 
-            let scratch = &mut scratch[..piece];
             let second = second.map(|s| &s[done..done + piece]);
             let e = (start + done) as u64;
             // One call for all three ways, because the passes are inlined here, and there are many.
             let (from, to): (&[T], &mut [T]) = match &mut io {
-                InOut::OutOfPlace(x, _) if stream => (&x[done..done + piece], &mut *scratch),
-                InOut::OutOfPlace(x, y) => (&x[done..done + piece], &mut y[done..done + piece]),
+                InOut::OutOfPlace(x, y) if direct => (&x[done..done + piece], &mut y[done..done + piece]),
+                InOut::OutOfPlace(x, _) => (&x[done..done + piece], &mut scratch[waiting..waiting + piece]),
                 InOut::InPlace(x) => {
                     let x = &mut x[done..done + piece];
-                    scratch.copy_from_slice(x);
-                    (&*scratch, x)
+                    scratch[..piece].copy_from_slice(x);
+                    (&scratch[..piece], x)
                 }
             };
             run_piece(simd, pass, e, from, second, bits, to);
             if let (true, InOut::OutOfPlace(_, y)) = (stream, &mut io) {
-                simd.stream(scratch, &mut y[done..done + piece]);
+                let (first, end) = (done - waiting, done + piece);
+                let over = if end == len { 0 } else { y[end..].as_ptr().addr() % LINE / size_of::<T>() };
+                simd.stream(&scratch[..end - over - first], &mut y[first..end - over]);
+                scratch.copy_within(end - over - first..end - first, 0);
+                waiting = over;
             }
 
             if let Words::Store(mask) | Words::DrawStore(_, mask) = &mut words {
@@ -166,6 +175,58 @@ impl<T: Element, P: BlockPass<T>> Task for Compiled<'_, T, P> {
         if stream {
             simd.fence();
         }
+    }
+}
+
+/// The words of a pass, drawn a batch ahead of their use and in step with it: the processor then has random
+/// numbers to compute while it waits for memory.
+struct Drawn {
+    keep: KeepStream,
+    batches: [Batch; 2],
+    /// Which of the two is in use.
+    now: usize,
+    /// How many of its words were used.
+    used: usize,
+    /// The words after the other.
+    rest: Range<usize>,
+}
+
+impl Drawn {
+    #[inline(always)]
+    fn new<S: Simd>(simd: S, keep: KeepStream, first: usize, len: usize) -> Self {
+        let batches = [Batch::new(), Batch::new()];
+        let mut drawn = Self { keep, batches, now: 1, used: 0, rest: first..first + len };
+        drawn.begin();
+        keep.group(simd, &mut drawn.batches[0], 0..keep::BATCH);
+        drawn.turn(simd);
+        drawn
+    }
+
+    /// The batch after that in use.
+    fn begin(&mut self) {
+        let len = self.rest.len().min(keep::BATCH);
+        self.keep.begin(&mut self.batches[1 - self.now], self.rest.start as u64, len);
+        self.rest.start += len;
+    }
+
+    #[inline(always)]
+    fn turn<S: Simd>(&mut self, simd: S) {
+        self.now = 1 - self.now;
+        simd.finish(&self.keep, &mut self.batches[self.now]);
+        self.used = 0;
+        self.begin();
+    }
+
+    /// The next words.
+    #[inline(always)]
+    fn next<S: Simd>(&mut self, simd: S, count: usize) -> &mut [u32] {
+        if self.used == keep::BATCH {
+            self.turn(simd);
+        }
+        let part = self.used..self.used + count;
+        self.keep.group(simd, &mut self.batches[1 - self.now], part.clone());
+        self.used = part.end;
+        &mut self.batches[self.now].words()[part]
     }
 }
 
@@ -180,27 +241,32 @@ fn run_piece<S: Simd, T: Element, P: BlockPass<T>>(
     bits: &mut [u32],
     y: &mut [T],
 ) {
-    let second = second.unwrap_or(x);
+    let second_slice = second.unwrap_or(x);
     let (x_blocks, x_rest) = x.as_chunks::<32>();
-    let (second_blocks, second_rest) = second.as_chunks::<32>();
+    let (second_blocks, second_rest) = second_slice.as_chunks::<32>();
     let (y_blocks, y_rest) = y.as_chunks_mut::<32>();
+    let blocks = x_blocks.iter().zip(second_blocks).zip(y_blocks.iter_mut().zip(&mut *bits));
+    for (i, ((x, saved), (y, word))) in blocks.enumerate() {
+        for line in 0..size_of_val(x) / LINE {
+            simd.prefetch(x.as_ptr().cast::<u8>().wrapping_add(AHEAD + LINE * line));
+            if second.is_some() {
+                simd.prefetch(saved.as_ptr().cast::<u8>().wrapping_add(AHEAD + LINE * line));
+            }
+        }
+        (*y, *word) = pass.block(simd, e + 32 * i as u64, x, saved, *word);
+    }
+    if x_rest.is_empty() {
+        return;
+    }
     let padded = |rest: &[T]| {
         let mut block = [T::default(); 32];
         block[..rest.len()].copy_from_slice(rest);
         block
     };
-    let (x_last, second_last) = (padded(x_rest), padded(second_rest));
-    for (i, word) in bits.iter_mut().enumerate() {
-        let x = x_blocks.get(i).unwrap_or(&x_last);
-        let second = second_blocks.get(i).unwrap_or(&second_last);
-        let (out, out_word) = pass.block(simd, e + 32 * i as u64, x, second, *word);
-        *word = out_word;
-        match y_blocks.get_mut(i) {
-            Some(y) => *y = out,
-            None => y_rest.copy_from_slice(&out[..y_rest.len()]),
-        }
-    }
-    if let (Some(last), used @ 1..) = (bits.last_mut(), x_rest.len()) {
-        *last &= (1 << used) - 1;
+    if let Some(word) = bits.last_mut() {
+        let e = e + 32 * x_blocks.len() as u64;
+        let (y, bits) = pass.block(simd, e, &padded(x_rest), &padded(second_rest), *word);
+        y_rest.copy_from_slice(&y[..y_rest.len()]);
+        *word = bits & ((1 << x_rest.len()) - 1);
     }
 }

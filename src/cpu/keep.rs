@@ -6,150 +6,187 @@
 //!     for each word of the batch:    keep, undecided = planes 0..8;   note the word if undecided != 0
 //!     for planes 8..12, 12..16, ...: the noted words in groups;       note again those still undecided
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::cpu::philox::{Branch, Philox, Start};
-use crate::cpu::simd::{self, LINE, MAX_LANES, Simd, Task};
+use crate::cpu::simd::{self, MAX_LANES, Simd, Task};
 use crate::cpu::tuning::{SEQUENTIAL, TASK};
 use crate::key::MaskKey;
 use crate::operation::DropActivation;
+use crate::reference;
 
 /// Words drawn together: many enough that those left over after 8 planes fill vectors, few enough to stay in
 /// the first-level cache.
 pub(crate) const BATCH: usize = 512;
 
-/// Calls of the generator that every word gets, of four planes each: [`KeepStream::batch`] writes them out.
+/// Calls of the generator that every word gets, of four planes each: [`KeepStream::group`] writes them out.
 const COMMON_CALLS: usize = 2;
 
 /// The keep stream of one call.
 #[derive(Clone, Copy, Debug)]
 pub struct KeepStream {
+    op: DropActivation,
+    key: MaskKey,
     philox: Philox,
-    first_word: u64,
     /// T's bits from the top, each spread over a lane; after the last that is set, all are zero.
     planes: [u64; 32],
-    /// Calls of the generator after which every word is settled. With 0, all words are `settled`.
+    /// Calls of the generator after which every word is settled.
     calls: usize,
-    settled: u32,
+}
+
+/// Mask words on their way: begun, drawn in groups, finished.
+pub struct Batch {
+    words: [u32; ROOM],
+    /// Where a word's bits are not settled yet.
+    undecided: [u32; ROOM],
+    /// The words that are not settled yet, by their lane: those of the even and those of the odd vectors.
+    marks: [[u64; BATCH / 128]; 2],
+    /// Index of the first word in the stream.
+    first: u64,
+    len: usize,
+    /// What the index's upper half brings into each common call; none where all words are settled already.
+    common: Option<[Branch; COMMON_CALLS]>,
+}
+
+/// A batch and what the last vectors draw beyond it.
+const ROOM: usize = BATCH + 2 * MAX_LANES;
+
+impl Batch {
+    pub(crate) fn new() -> Self {
+        Self { words: [0; ROOM], undecided: [0; ROOM], marks: Default::default(), first: 0, len: 0, common: None }
+    }
+
+    /// The words of a batch that is finished.
+    pub(crate) fn words(&mut self) -> &mut [u32] {
+        &mut self.words[..self.len]
+    }
 }
 
 impl KeepStream {
     pub(crate) fn new(op: &DropActivation, key: MaskKey) -> Self {
-        let (threshold, settled) = match op.threshold() {
-            0x1_0000_0000 => (0, u32::MAX),
-            threshold => (threshold as u32, 0),
-        };
+        let threshold = op.threshold() as u32;
         Self {
+            op: *op,
+            key,
             philox: Philox::new(key.seed(), key.offset()),
-            first_word: key.first_word(),
             planes: std::array::from_fn(|k| if threshold << k >> 31 == 1 { u64::MAX } else { 0 }),
             calls: (32 - threshold.trailing_zeros()).div_ceil(4) as usize,
-            settled,
         }
     }
 
-    /// The keep words `first..first + words.len()` of the tensor. Meanwhile `ahead`, which the caller reads
-    /// next, is fetched into the cache: drawing leaves the memory idle.
-    #[inline(always)]
-    pub(crate) fn draw<S: Simd>(&self, simd: S, first: u64, words: &mut [u32], ahead: &[u8]) {
+    fn branch(&self, batch: &Batch, call: usize) -> Branch {
+        self.philox.branch((batch.first >> 32) as u32 | (call as u32) << 29)
+    }
+
+    /// Makes the batch one of the tensor's keep words `first..first + len`, of which there are at most [`BATCH`].
+    pub(crate) fn begin(&self, batch: &mut Batch, first: u64, len: usize) {
+        batch.first = self.key.first_word() + first;
+        batch.len = len;
+        batch.marks = Default::default();
+        batch.common = None;
+        let upper = |i: usize| (batch.first + i as u64) >> 32;
         if self.calls == 0 {
-            words.fill(self.settled);
-            return;
-        }
-        let bytes_a_word = ahead.len().div_ceil(words.len().max(1));
-        let (mut w, mut rest) = (self.first_word + first, words);
-        let mut ahead = ahead.chunks(BATCH * bytes_a_word.max(1));
-        while !rest.is_empty() {
-            // The index's upper half is the same for all words of a batch.
-            let to_carry = (1 << 32) - (w & 0xFFFF_FFFF);
-            let len = rest.len().min(BATCH).min(usize::try_from(to_carry).unwrap_or(BATCH));
-            let (batch, others) = rest.split_at_mut(len);
-            self.batch(simd, w, batch, ahead.next().unwrap_or_default());
-            (w, rest) = (w + len as u64, others);
+            batch.words.fill(if self.op.threshold() == 0 { 0 } else { u32::MAX });
+        } else if upper(0) != upper(len.saturating_sub(1)) {
+            // Once in 2^32 words: those drawn together have the upper half of their index in common.
+            for (i, word) in batch.words[..len].iter_mut().enumerate() {
+                *word = reference::keep_word(self.op.threshold(), self.key, batch.first + i as u64);
+            }
+        } else {
+            batch.common = Some([self.branch(batch, 0), self.branch(batch, 1)]);
         }
     }
 
+    /// The common calls for a part of the batch, which begins at a multiple of 16 words. Each word must come
+    /// once, in any order.
     #[inline(always)]
-    fn batch<S: Simd>(&self, simd: S, w: u64, words: &mut [u32], ahead: &[u8]) {
-        let branch = |call: usize| self.philox.branch((w >> 32) as u32 | (call as u32) << 29);
-        let low = w & 0xFFFF_FFFF;
+    pub(crate) fn group<S: Simd>(&self, simd: S, batch: &mut Batch, part: Range<usize>) {
+        let Some(common) = &batch.common else { return };
         let pair = 2 * S::LANES;
-        let mut undecided = [0; BATCH + 2 * MAX_LANES];
-        let mut keep = [0; BATCH + 2 * MAX_LANES];
-        // Lanes whose words go on, of the even and of the odd vectors.
-        let mut marks = [[0u64; BATCH / 128]; 2];
-
-        // No vectors in closures: these are not inlined for certain, and have no vector instructions of their own.
-        let mut even = simd.add(simd.splat(low), simd.lanes(&[0, 2, 4, 6, 8, 10, 12, 14]));
-        let mut odd = simd.add(even, simd.splat(1));
-        let common = [branch(0), branch(1)];
-        let mut ahead = ahead.chunks(ahead.len().div_ceil(words.len().div_ceil(pair)).max(1));
-        for at in (0..words.len()).step_by(pair) {
-            for line in ahead.next().unwrap_or_default().chunks(LINE) {
-                simd.prefetch(&line[0]);
-            }
+        for at in (part.start..part.end.min(batch.len)).step_by(pair) {
+            let low = (batch.first & 0xFFFF_FFFF) + at as u64;
+            // No vectors in closures: these are not inlined for certain, and have no vector instructions of their own.
+            let even = simd.add(simd.splat(low), simd.lanes(&[0, 2, 4, 6, 8, 10, 12, 14]));
+            let odd = simd.add(even, simd.splat(1));
             let starts = [self.philox.start(simd, even), self.philox.start(simd, odd)];
             let mut state = [Comparison::new(simd); 2];
             self.compare(simd, 0, &common[0], &starts, &mut state);
             if self.calls > 1 {
                 self.compare(simd, 1, &common[1], &starts, &mut state);
             }
-            Comparison::store(simd, state, &mut keep[at..at + pair], &mut undecided[at..at + pair]);
+            Comparison::store(simd, state, &mut batch.words[at..at + pair], &mut batch.undecided[at..at + pair]);
             let lane = at / 2;
-            for (marks, state) in marks.iter_mut().zip(&state) {
-                marks[lane / 64] |= u64::from(simd.nonzero(state.undecided)) << (lane % 64);
+            for parity in 0..2 {
+                batch.marks[parity][lane / 64] |= u64::from(simd.nonzero(state[parity].undecided)) << (lane % 64);
             }
-            (even, odd) = (simd.add(even, simd.splat(pair as u64)), simd.add(odd, simd.splat(pair as u64)));
         }
+    }
 
-        // Indexes in the batch of the words that go on, and a group's worth of room.
-        let mut left = [0u16; BATCH + 2 * MAX_LANES];
+    /// The other calls, after all groups.
+    #[inline(always)]
+    pub(crate) fn finish<S: Simd>(&self, simd: S, batch: &mut Batch) {
+        if batch.common.is_none() || self.calls <= COMMON_CALLS {
+            return;
+        }
+        // Indexes in the batch of the words that go on, and room to read a whole group.
+        let mut left = [0u16; ROOM];
         let mut count = 0;
-        if self.calls > COMMON_CALLS {
-            for (parity, marks) in marks.iter().enumerate() {
-                for (i, marks) in marks.iter().enumerate() {
-                    let mut marks = *marks;
-                    while marks != 0 {
-                        let word = 2 * (64 * i + marks.trailing_zeros() as usize) + parity;
-                        left[count] = word as u16;
-                        // Lanes beyond the end are drawn too.
-                        count += usize::from(word < words.len());
-                        marks &= marks - 1;
-                    }
+        for (parity, marks) in batch.marks.iter().enumerate() {
+            for (i, marks) in marks.iter().enumerate() {
+                let mut marks = *marks;
+                while marks != 0 {
+                    let word = 2 * (64 * i + marks.trailing_zeros() as usize) + parity;
+                    left[count] = word as u16;
+                    // Lanes beyond the end were drawn too.
+                    count += usize::from(word < batch.len);
+                    marks &= marks - 1;
                 }
             }
         }
+        let pair = 2 * S::LANES;
         for call in COMMON_CALLS..self.calls {
             if count == 0 {
                 break;
             }
-            let branch = branch(call);
+            let branch = self.branch(batch, call);
             let mut still = 0;
             for at in (0..count).step_by(pair) {
-                let inside = pair.min(count - at);
                 // Lanes without a word of their own draw for any, to nowhere.
                 let (mut even, mut odd) = ([0; MAX_LANES], [0; MAX_LANES]);
-                for (i, pair) in left[at..at + pair].as_chunks::<2>().0.iter().enumerate() {
-                    even[i] = low + u64::from(pair[0]);
-                    odd[i] = low + u64::from(pair[1]);
+                for (i, two) in left[at..at + pair].as_chunks::<2>().0.iter().enumerate() {
+                    even[i] = batch.first + u64::from(two[0]);
+                    odd[i] = batch.first + u64::from(two[1]);
                 }
                 let starts = [self.philox.start(simd, simd.lanes(&even)), self.philox.start(simd, simd.lanes(&odd))];
                 let mut state = [Comparison::new(simd); 2];
                 self.compare(simd, call, &branch, &starts, &mut state);
                 let (mut less, mut equal) = ([0; 2 * MAX_LANES], [0; 2 * MAX_LANES]);
                 Comparison::store(simd, state, &mut less[..pair], &mut equal[..pair]);
-                for i in 0..inside {
+                for i in 0..pair.min(count - at) {
                     let word = left[at + i];
                     let at = usize::from(word);
-                    keep[at] |= undecided[at] & less[i];
-                    undecided[at] &= equal[i];
+                    batch.words[at] |= batch.undecided[at] & less[i];
+                    batch.undecided[at] &= equal[i];
                     left[still] = word;
-                    still += usize::from(undecided[at] != 0);
+                    still += usize::from(batch.undecided[at] != 0);
                 }
             }
             count = still;
         }
-        words.copy_from_slice(&keep[..words.len()]);
+    }
+
+    /// The tensor's keep words from `first` on.
+    #[inline(always)]
+    pub(crate) fn draw<S: Simd>(&self, simd: S, first: u64, words: &mut [u32]) {
+        let mut batch = Batch::new();
+        for (i, words) in words.chunks_mut(BATCH).enumerate() {
+            self.begin(&mut batch, first + (BATCH * i) as u64, words.len());
+            self.group(simd, &mut batch, 0..BATCH);
+            simd.finish(self, &mut batch);
+            words.copy_from_slice(batch.words());
+        }
     }
 
     /// Four planes, from the last to the first: an earlier plane overrules a later one.
@@ -218,6 +255,6 @@ struct Fill<'a> {
 impl Task for Fill<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        simd.draw(&self.stream, self.first, self.words, &[]);
+        self.stream.draw(simd, self.first, self.words);
     }
 }

@@ -101,6 +101,8 @@ fn scaled<S: Simd, T: Element>(simd: S, v: &[T; 32], slope: impl Fn(usize) -> T:
 struct DropRelu;
 
 impl<T: Element> BlockPass<T> for DropRelu {
+    const DRAWS: bool = true;
+
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
         let pass = !(keep & simd.at_most_zero(x));
@@ -152,6 +154,8 @@ impl<T: Element> BlockPass<T> for ReluBackward {
 struct DropSigma(Activation);
 
 impl<T: Element> BlockPass<T> for DropSigma {
+    const DRAWS: bool = true;
+
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
         (simd.blend(keep, &T::from_reals(simd, &sigma(simd, self.0, x)), x), keep)

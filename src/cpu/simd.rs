@@ -13,7 +13,7 @@ mod tests;
 
 use half::f16;
 
-use crate::cpu::keep::KeepStream;
+use crate::cpu::keep::{Batch, KeepStream};
 use crate::cpu::smooth::Smooth;
 use crate::element::Element;
 use crate::real::Real;
@@ -85,13 +85,13 @@ pub trait Simd: Copy {
     /// The low halves, in turn from either; `to` has room for these 2 [`Simd::LANES`].
     fn interleave(self, even: Self::Lanes, odd: Self::Lanes, to: &mut [u32]);
 
-    /// Asks for the line of an address.
-    fn prefetch(self, at: &u8);
+    /// Asks for the line of an address, which need not be anybody's, to be brought into the cache.
+    fn prefetch<T>(self, at: *const T);
 
-    /// [`KeepStream::draw`], one copy for all passes.
-    fn draw(self, stream: &KeepStream, first: u64, words: &mut [u32], ahead: &[u8]);
+    /// [`KeepStream::finish`], one copy for all passes.
+    fn finish(self, keep: &KeepStream, batch: &mut Batch);
 
-    /// Copies past the cache. `to` is as long as `from`.
+    /// Copies past the cache. `to` is as long as `from`; what begins and ends on a [`LINE`] is quickest.
     fn stream<T: Element>(self, from: &[T], to: &mut [T]);
 
     /// Makes what was streamed visible to other threads in the order of the program.
@@ -102,12 +102,6 @@ pub trait Simd: Copy {
 pub(crate) trait Task {
     /// Must be `#[inline(always)]`, so that it takes on the instruction set of the caller.
     fn run<S: Simd>(self, simd: S);
-}
-
-/// The memory of a slice.
-pub(crate) fn bytes<T: Element>(slice: &[T]) -> &[u8] {
-    // SAFETY: the four element types are plain bits without padding, and a byte may lie anywhere.
-    unsafe { std::slice::from_raw_parts(slice.as_ptr().cast(), size_of_val(slice)) }
 }
 
 /// Runs the task with the best instruction set of this machine.

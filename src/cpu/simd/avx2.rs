@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::{MAX_LANES, Simd, Task};
-use crate::cpu::keep::KeepStream;
+use crate::cpu::keep::{Batch, KeepStream};
 use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
 use crate::real::Real;
@@ -35,11 +35,11 @@ fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
     smooth::evaluate(function, values);
 }
 
-/// [`KeepStream::draw`], not inlined, likewise.
+/// [`KeepStream::finish`], not inlined, likewise.
 #[inline(never)]
 #[target_feature(enable = "avx2,f16c,fma")]
-fn draw(stream: &KeepStream, first: u64, words: &mut [u32], ahead: &[u8]) {
-    stream.draw(Avx2(()), first, words, ahead);
+fn finish(keep: &KeepStream, batch: &mut Batch) {
+    keep.finish(Avx2(()), batch);
 }
 
 // The contract that each block below leans on:
@@ -251,15 +251,15 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(self, at: &u8) {
-        // SAFETY: 1; a prefetch changes no memory.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) };
+    fn prefetch<T>(self, at: *const T) {
+        // SAFETY: 1; a prefetch of any address at all changes no memory and cannot fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
 
     #[inline(always)]
-    fn draw(self, stream: &KeepStream, first: u64, words: &mut [u32], ahead: &[u8]) {
+    fn finish(self, keep: &KeepStream, batch: &mut Batch) {
         // SAFETY: 1.
-        unsafe { draw(stream, first, words, ahead) }
+        unsafe { finish(keep, batch) }
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::{MAX_LANES, Simd};
-use crate::cpu::keep::KeepStream;
+use crate::cpu::keep::{Batch, KeepStream};
 use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
 use crate::real::Real;
@@ -17,10 +17,10 @@ fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
     smooth::evaluate(function, values);
 }
 
-/// [`KeepStream::draw`], not inlined, likewise.
+/// [`KeepStream::finish`], not inlined, likewise.
 #[inline(never)]
-fn draw(stream: &KeepStream, first: u64, words: &mut [u32], ahead: &[u8]) {
-    stream.draw(Portable, first, words, ahead);
+fn finish(keep: &KeepStream, batch: &mut Batch) {
+    keep.finish(Portable, batch);
 }
 
 /// As many lanes as fill the registers that most machines have, twice.
@@ -122,11 +122,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn prefetch(self, _: &u8) {}
+    fn prefetch<T>(self, _: *const T) {}
 
     #[inline(always)]
-    fn draw(self, stream: &KeepStream, first: u64, words: &mut [u32], ahead: &[u8]) {
-        draw(stream, first, words, ahead);
+    fn finish(self, keep: &KeepStream, batch: &mut Batch) {
+        finish(keep, batch);
     }
 
     #[inline(always)]

@@ -153,7 +153,7 @@ task!(Widen<>(block: [f16; 32]), |simd| simd.widen(block).map(f32::bits));
 task!(Narrow<>(block: [f32; 32]), |simd| simd.narrow(block).map(f16::bits));
 task!(Draw<>(stream: KeepStream, first: u64, len: usize), |simd| {
     let mut words = vec![0; *len];
-    simd.draw(stream, *first, &mut words, &[]);
+    stream.draw(simd, *first, &mut words);
     words.into_iter().map(u64::from)
 });
 
