@@ -270,3 +270,47 @@ fn run_piece<S: Simd, T: Element, P: BlockPass<T>>(
         *word = bits & ((1 << x_rest.len()) - 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::real::Real;
+
+    /// The elements two above, and every other bit of the word turned.
+    struct Shifted;
+
+    impl<T: Element> BlockPass<T> for Shifted {
+        fn block<S: Simd>(&self, _: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
+            (x.map(|x| T::from_real(x.to_real() + T::Real::from_f32(2.0))), word ^ 0x5555_5555)
+        }
+    }
+
+    fn streamed<T: Element>() {
+        let values =
+            |n: usize| -> Vec<T> { (0..n).map(|i| T::from_real(T::Real::from_f32((i % 100) as f32))).collect() };
+        for len in [0, 1, 31, 32, 33, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 77] {
+            let x = values(len);
+            let expected: Vec<T> = x.iter().map(|x| T::from_real(x.to_real() + T::Real::from_f32(2.0))).collect();
+            for at in 0..=LINE / size_of::<T>() {
+                let blank = values(len + 200);
+                let mut y = blank.clone();
+                let mut mask = vec![0; len.div_ceil(32)];
+                let io = InOut::OutOfPlace(&x, &mut y[100 + at..][..len]);
+                Job { start: 0, io, second: None, words: Words::Store(&mut mask), stream: true }.run(&Shifted);
+                let what = format!("{} {len} elements at {at}", T::DTYPE.name());
+                assert!(y[100 + at..][..len] == expected, "{what}");
+                assert!(y[..100 + at] == blank[..100 + at], "{what}: before");
+                assert!(y[100 + at + len..] == blank[100 + at + len..], "{what}: behind");
+            }
+        }
+    }
+
+    #[test]
+    fn results_that_pass_by_the_cache_arrive_in_place() {
+        streamed::<f32>();
+        streamed::<f64>();
+        streamed::<bf16>();
+    }
+}
