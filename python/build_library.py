@@ -25,7 +25,11 @@ def built(repository):
         raise SystemExit(f"{repository} is not the repository of drop-activation: build from a checkout of it")
     command = ["cargo", "build", "--release", "--locked", "-p", "drop-activation-c"]
     result = subprocess.run(
-        [*command, "--message-format=json-render-diagnostics"], cwd=repository, stdout=subprocess.PIPE, text=True
+        [*command, "--message-format=json-render-diagnostics"],
+        cwd=repository,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     if result.returncode:
         raise SystemExit(f"{' '.join(command)} failed; it needs Rust, https://rustup.rs")

@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 
-import drop_activation as da  # noqa: E402
-import drop_activation.torch as dt  # noqa: E402
+import drop_activation as da
+import drop_activation.torch as dt
 
 pytestmark = pytest.mark.gpu
 

@@ -9,9 +9,9 @@ import time
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import unpacked
 
 import drop_activation as da
-from conftest import unpacked
 
 KEY = {"seed": 7, "offset": 3}
 DTYPES = [np.float16, np.float32, np.float64, ml_dtypes.bfloat16]
@@ -266,4 +266,4 @@ def test_the_interpreter_goes_on_meanwhile():
 
 def test_importing_needs_no_torch():
     code = "import sys, drop_activation; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,21 +2,20 @@
 
 import copy
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 
-from torch import nn  # noqa: E402
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
-from torch.overrides import TorchFunctionMode  # noqa: E402
-from torch.utils.checkpoint import checkpoint  # noqa: E402
+from conftest import unpacked
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
-import drop_activation as da  # noqa: E402
-import drop_activation.torch as dt  # noqa: E402
-from conftest import unpacked  # noqa: E402
-from drop_activation.torch import _operators as operators  # noqa: E402
-from drop_activation.torch._functions import _key as drawn_key  # noqa: E402
+import drop_activation as da
+import drop_activation.torch as dt
+from drop_activation.torch import _operators as operators
+from drop_activation.torch._functions import _key as drawn_key
 
 ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -282,7 +281,7 @@ def test_replace_relu_finds_every_way_of_calling_it():
 class CountRelus(TorchFunctionMode):
     """How often ReLU is called, by any name; nn.ReLU calls one of them."""
 
-    names = {"relu", "relu_"}
+    names = ("relu", "relu_")
     count = 0
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -362,4 +361,4 @@ def test_a_training_step_of_a_model_is_that_of_the_composition(make, monkeypatch
     assert len(calls) == called.count >= len(relus)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-12, atol=0)
     for (name, a), b in zip(fused.named_parameters(), expected.parameters()):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")

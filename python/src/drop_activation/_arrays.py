@@ -132,7 +132,7 @@ _get_pointer.restype, _get_pointer.argtypes = c_void_p, [ctypes.py_object, c_cha
 
 
 def _dlpack(name: str, array: Any) -> View:
-    kind, device = array.__dlpack_device__()
+    kind, _ = array.__dlpack_device__()
     if kind != _CPU:
         raise ValueError(
             f"{name} is on a device of DLPack type {int(kind)}; allowed is the CPU (type {_CPU}). "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Protocol, SupportsFloat, SupportsIndex, Union
+from typing import Any, Protocol, SupportsFloat, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ class SupportsDLPack(Protocol):
     def __dlpack_device__(self) -> tuple[Any, Any]: ...
 
 
-Array = Union[NDArray[Any], SupportsDLPack]
+Array = NDArray[Any] | SupportsDLPack
 
 #: RReLU's bounds in the paper.
 LOWER = 1 / 8

@@ -12,7 +12,7 @@ from .._library import Key, Pass, Tensors
 DTYPES = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3, torch.float64: 4}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _kernels(device: int) -> library.Cuda:
     return library.Cuda(device)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 
@@ -58,7 +56,7 @@ def _(x, key, p, first):
 
 
 @_operator("backward")
-def backward(dy: Tensor, mask: Tensor, x: Optional[Tensor], p: float, activation: str, layout: int) -> Tensor:
+def backward(dy: Tensor, mask: Tensor, x: Tensor | None, p: float, activation: str, layout: int) -> Tensor:
     """`layout` is that of the forward pass's x, which ReLU has not kept."""
     dy = dense(dy, layout)
     dx = empty_like(dy, layout)

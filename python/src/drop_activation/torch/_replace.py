@@ -73,7 +73,7 @@ class _Functional(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _watched(cls: type, p: float) -> type:
     """A class that does what `cls` does, with Drop-Activation for the ReLUs in its code."""
 
@@ -85,7 +85,7 @@ def _watched(cls: type, p: float) -> type:
     return type(cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _calls_relu(cls: type) -> bool:
     """Whether ReLU is called in the code of a module's class. PyTorch's own modules are known not to, but for
     those that take it as a parameter."""
@@ -130,6 +130,7 @@ def _is_a_call(function: types.FunctionType, names: set) -> bool:
             if isinstance(target, ast.Name) and target.id in _NAMES:
                 return True
             if isinstance(target, ast.Attribute) and target.attr in _NAMES:
-                if not (isinstance(target.value, ast.Name) and target.value.id == "self"):
+                of_self = isinstance(target.value, ast.Name) and target.value.id == "self"
+                if not of_self:
                     return True
     return False
