@@ -1,8 +1,9 @@
 //! Convolution and batch normalisation on the CPU, forward and backward in one piece each.
 //!
-//! candle composes batch normalisation of some fifteen elementwise operations and goes back through a
-//! convolution pixel by pixel, on a CPU; with these, small networks train several times faster. On a GPU
-//! candle's own are used. The tests hold both to candle's values and gradients.
+//! candle composes batch normalisation of many elementwise operations and goes back through a convolution pixel
+//! by pixel, on a CPU. Forward and backward on 64 images, with one thread of a Xeon of 2023: 8 channels of 28 x 28,
+//! convolution 65 ms with candle and 11 here, normalisation 18 and 1.1; 32 channels of 14 x 14, 68 and 23, 18 and 1.3.
+//! On a GPU candle's own are used. The tests hold both to candle's values and gradients.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};

@@ -78,7 +78,10 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 fn one(area: &Area, chart: &Chart) -> Result<()> {
     let all = || chart.series.iter().flat_map(|s| &s.points);
     let x = range(all().map(|p| p.0), 0.0);
-    let y = range(all().flat_map(|p| [p.1 - p.2, p.1 + p.2]), 0.06);
+    let mut y = range(all().flat_map(|p| [p.1 - p.2, p.1 + p.2]), 0.06);
+    let named = chart.series.iter().filter(|s| !s.name.is_empty()).count();
+    // Room for the legend above everything.
+    y.end += (y.end - y.start) * 0.09 * named as f64;
     let mut axes = ChartBuilder::on(area)
         .caption(chart.title, ("sans-serif", 16))
         .margin(12)
@@ -122,11 +125,13 @@ fn one(area: &Area, chart: &Chart) -> Result<()> {
             });
         }
     }
-    axes.configure_series_labels()
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .draw()
-        .map_err(|e| anyhow!("{e}"))?;
+    if named > 0 {
+        axes.configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE)
+            .draw()
+            .map_err(|e| anyhow!("{e}"))?;
+    }
     Ok(())
 }
 
