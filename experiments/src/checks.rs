@@ -60,7 +60,12 @@ pub fn resuming(data: &Dataset, device: &Device) -> Result<()> {
     }
     std::fs::remove_file(&checkpoint)?;
 
-    ensure!(interrupted.history() == through.history(), "figures differ after an interruption");
+    ensure!(
+        interrupted.history() == through.history(),
+        "figures differ after an interruption: {:?} and {:?}",
+        interrupted.history(),
+        through.history()
+    );
     let ((ours, our_offset), (theirs, their_offset)) = (state(&interrupted)?, state(&through)?);
     ensure!(our_offset > 0, "no mask was drawn");
     ensure!(our_offset == their_offset, "the next mask would be {our_offset} instead of {their_offset}");
