@@ -2,13 +2,15 @@
 //! machine code where there was an nvcc to make it, and PTX always.
 //!
 //! `cargo test --test compiled_code -- --nocapture` prints registers and instruction counts.
-//! `BLESS=1` rewrites `tests/data/instruction-counts.csv`, after a change of the kernels that is meant.
+//! `BLESS=1` rewrites `tests/data/instruction-counts.csv` and the tables of `docs/gpu-prediction.md`, after a change
+//! of the kernels that is meant.
 #![cfg(feature = "cuda")]
 
 #[path = "../../build/nvcc.rs"]
 #[allow(dead_code)]
 mod nvcc;
 mod path;
+mod prediction;
 mod sass;
 mod shape;
 
@@ -101,6 +103,9 @@ fn every_entry_is_there() {
 // ---------------------------------------------------------------------------------------------------
 // Registers and memory
 
+/// As the kernels are launched.
+const WARPS_OF_A_BLOCK: u32 = 8;
+
 /// Registers of a thread, at most.
 ///
 /// What only moves tensors needs bytes in flight to keep the memory busy, 48 KiB for each multiprocessor of an
@@ -108,7 +113,6 @@ fn every_entry_is_there() {
 /// and the smooth activations are bound by arithmetic, whose latency 24 and 32 warps hide; in f64 by the number of
 /// double-precision units, which 16 warps keep busy.
 fn most_registers(shape: &Shape) -> u32 {
-    const BLOCK: u32 = 8; // warps
     let in_flight = 32 * 16 * shape.packs_ahead();
     let warps = match shape.kind {
         Kind::Moves => (48 * 1024u32).div_ceil(in_flight),
@@ -116,7 +120,7 @@ fn most_registers(shape: &Shape) -> u32 {
         Kind::Computes if shape.size == 8 => 16,
         Kind::Computes => 32,
     };
-    65536 / 32 / warps.next_multiple_of(BLOCK) / 8 * 8
+    65536 / 32 / warps.next_multiple_of(WARPS_OF_A_BLOCK) / 8 * 8
 }
 
 /// Where ptxas prefers a few bytes of stack to fewer resident warps: entry, capability, bytes. Each was looked at.
@@ -322,6 +326,23 @@ fn instructions_of_a_full_tile() {
         "instruction counts have changed; if that is meant, BLESS=1 records these:\n{}",
         differ.join("\n")
     );
+}
+
+/// The page of predictions shows this code, and the code reaches the aims.
+#[test]
+fn predictions_are_of_this_code() {
+    let Some(kernels) = of_passes() else { return };
+    let kernels: Vec<_> = kernels.filter(|kernel| kernel.capability == prediction::CAPABILITY).collect();
+    let bless = env::var_os("BLESS").is_some();
+    // The page is about one capability and the nvcc of the record; that there is another was said with the counts.
+    if kernels.is_empty() || !(is_recorded() || bless) {
+        return;
+    }
+    let page = prediction::page(&kernels).unwrap_or_else(|missed| panic!("{}", missed.join("\n")));
+    if bless {
+        return fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/gpu-prediction.md"), page).unwrap();
+    }
+    assert!(page == prediction::PAGE, "the page is out of date; BLESS=1 writes it anew:\n{page}");
 }
 
 // ---------------------------------------------------------------------------------------------------
