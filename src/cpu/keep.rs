@@ -118,8 +118,8 @@ impl KeepStream {
             }
             Comparison::store(simd, state, &mut batch.words[at..at + pair], &mut batch.undecided[at..at + pair]);
             let lane = at / 2;
-            for parity in 0..2 {
-                batch.marks[parity][lane / 64] |= u64::from(simd.nonzero(state[parity].undecided)) << (lane % 64);
+            for (marks, state) in batch.marks.iter_mut().zip(&state) {
+                marks[lane / 64] |= u64::from(simd.nonzero(state.undecided)) << (lane % 64);
             }
         }
     }
