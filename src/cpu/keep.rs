@@ -3,8 +3,10 @@
 //! Nearly nine words in ten are settled by their first 8 planes, two calls of the generator. So all words of a
 //! batch get these two, and then the few that are left are gathered and go on together, four planes at a time:
 //!
-//!     for each word of the batch:    keep, undecided = planes 0..8;   note the word if undecided != 0
-//!     for planes 8..12, 12..16, ...: the noted words in groups;       note again those still undecided
+//! ```text
+//! for each word of the batch:    keep, undecided = planes 0..8;   note the word if undecided != 0
+//! for planes 8..12, 12..16, ...: the noted words in groups;       note again those still undecided
+//! ```
 
 use std::ops::Range;
 

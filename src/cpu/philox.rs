@@ -7,9 +7,11 @@
 //! The counters drawn together are (c0, c1, c2, c3) with c0 of its own in each lane and the others the same in
 //! all. So rounds 0 to 2 hold little work: with M0, M1 the multipliers and k the round's keys,
 //!
-//!     round 0   M0 c0 is all that differs from lane to lane,        M1 c2 is one number
-//!     round 1   M1 times what M0 c0 became,                         M0 times the other word is one number
-//!     round 2   M0 times what depends on c0 alone, not on c1
+//! ```text
+//! round 0   M0 c0 is all that differs from lane to lane,        M1 c2 is one number
+//! round 1   M1 times what M0 c0 became,                         M0 times the other word is one number
+//! round 2   M0 times what depends on c0 alone, not on c1
+//! ```
 //!
 //! and a [`Start`] made from c0 serves all values of c1, each of which adds its [`Branch`] of numbers.
 
