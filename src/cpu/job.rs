@@ -178,8 +178,8 @@ impl<T: Element, P: BlockPass<T>> Task for Compiled<'_, T, P> {
     }
 }
 
-/// The words of a pass, drawn a batch ahead of their use and in step with it: the processor then has random
-/// numbers to compute while it waits for memory.
+/// The words of a pass, drawn a batch ahead of their use and in step with it, so that a processor could compute
+/// random numbers while it waits for memory. `docs/performance.md` says how little of that was seen.
 struct Drawn {
     keep: KeepStream,
     batches: [Batch; 2],
