@@ -17,7 +17,7 @@ import time
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-STEPS = ["suite", "gpu", "memcheck", "racecheck", "initcheck", "synccheck", "passes", "ratios", "pytorch"]
+STEPS = ["suite", "gpu", "python", "memcheck", "racecheck", "initcheck", "synccheck", "passes", "ratios", "pytorch"]
 
 # A test executable: each filter stands for a test of that name.
 TESTS = """
@@ -25,6 +25,16 @@ for filter in gpu::lengths::f32 beyond_2_to_the_32_elements "$@"; do
     case $filter in --*|emulated) ;; *) echo "test $filter ... ok" ;; esac
 done
 echo "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s"
+"""
+
+# The module that is run, as pytest: what it says at its end with the option -rfEs, and its exit status.
+PYTEST = """
+import os, sys
+assert "-rfEs" in sys.argv and sys.argv[-1].endswith("/bundle/python/tests"), sys.argv
+assert os.environ["DROP_ACTIVATION_REQUIRE_GPU"] == "1"
+import drop_activation
+print({text!r})
+sys.exit({code})
 """
 
 # It runs the program that stands after its options, all of which have values.
@@ -76,7 +86,7 @@ class GpuRun(unittest.TestCase):
         self.addCleanup(temporary.cleanup)
         self.folder = pathlib.Path(temporary.name)
         self.bundle, self.tools, self.out = (self.folder / name for name in ("bundle", "tools", "out"))
-        for folder in (self.bundle / "bin", self.bundle / "benches", self.tools):
+        for folder in (*(self.bundle / name for name in ("bin", "benches", "python", "pytest")), self.tools):
             folder.mkdir(parents=True)
         shutil.copy(ROOT / "scripts" / "gpu-run", self.bundle / "run")
         (self.bundle / "about.json").write_text('{"commit": "c0ffee", "with_changes": false, "rustc": "rustc 1"}')
@@ -84,6 +94,8 @@ class GpuRun(unittest.TestCase):
         self.script(self.bundle / "bin/gpu", TESTS)
         self.script(self.bundle / "benches/ratios", f"echo '{json.dumps(RATIOS)}' >\"$4\"")
         self.script(self.bundle / "benches/passes", CRITERION)
+        (self.bundle / "python/drop_activation.py").write_text("")
+        self.pytest("....... [100%]\n7 passed in 1.50s", 0)
         self.pytorch(f"open(sys.argv[2], 'w').write({json.dumps(PYTORCH)!r})")
         self.script(self.tools / "compute-sanitizer", SANITIZER)
         self.script(self.tools / "nvidia-smi", "echo '580.82.07, 143771 MiB, 1980 MHz, 3201 MHz, 700.00 W, Disabled'")
@@ -95,6 +107,9 @@ class GpuRun(unittest.TestCase):
 
     def pytorch(self, text):
         (self.bundle / "pytorch.py").write_text("import sys\n" + text)
+
+    def pytest(self, text, code):
+        (self.bundle / "pytest/pytest.py").write_text(PYTEST.format(text=text, code=code))
 
     def start(self, *arguments):
         command = [sys.executable, str(self.bundle / "run"), str(self.out), *arguments]
@@ -176,6 +191,52 @@ class GpuRun(unittest.TestCase):
     def test_a_crash(self):
         self.script(self.bundle / "bin/gpu", "echo here; kill -SEGV $$")
         self.only_one_is("gpu", "failed", "SIGSEGV: here")
+
+    def test_a_crash_is_no_list_of_tests(self):
+        self.script(self.bundle / "bin/gpu", "echo '    main'; echo here; kill -SEGV $$")
+        self.only_one_is("gpu", "failed", "SIGSEGV: here")
+
+    def test_a_python_test_fails(self):
+        said = """.F                                                                       [100%]
+=================================== FAILURES ===================================
+    pass
+=========================== short test summary info ============================
+FAILED ../bundle/python/tests/test_gpu.py::test_streams[f32] - assert 1 == 2
+1 failed, 1 passed in 0.04s"""
+        self.pytest(said, 1)
+        self.only_one_is("python", "failed", "1 failed: ../bundle/python/tests/test_gpu.py::test_streams[f32]")
+
+    def test_a_python_test_cannot_be_read(self):
+        said = """=========================== short test summary info ============================
+ERROR ../bundle/python/tests/test_numpy.py
+!!!!!!!!!!!!!!!!!!!! Interrupted: 1 error during collection !!!!!!!!!!!!!!!!!!!!
+1 error in 0.16s"""
+        self.pytest(said, 2)
+        self.only_one_is("python", "failed", "1 failed: ../bundle/python/tests/test_numpy.py")
+
+    def test_a_python_test_is_skipped(self):
+        said = """.s                                                                       [100%]
+=========================== short test summary info ============================
+SKIPPED [1] ../bundle/python/tests/test_torch.py:320: could not import 'timm'
+1 passed, 1 skipped in 0.04s"""
+        self.pytest(said, 0)
+        self.only_one_is("python", "skipped", "could not import 'timm'")
+
+    def test_python_has_no_pytorch(self):
+        said = """.                                                                        [100%]
+=========================== short test summary info ============================
+SKIPPED [1] ../bundle/python/tests/test_gpu.py:8: SKIPPED: PyTorch is not installed
+1 passed, 1 skipped in 0.04s"""
+        self.pytest(said, 0)
+        self.only_one_is("python", "skipped", "PyTorch is not installed")
+
+    def test_no_python_test_runs(self):
+        self.pytest("no tests ran in 0.00s", 5)
+        self.only_one_is("python", "failed", "exit status 5: no tests ran")
+
+    def test_pytest_ends_well_and_says_nothing(self):
+        self.pytest("", 0)
+        self.only_one_is("python", "failed", "no test ran")
 
     def test_an_executable_is_gone(self):
         (self.bundle / "bin/gpu").unlink()
