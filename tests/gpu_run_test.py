@@ -273,6 +273,11 @@ SKIPPED [1] ../bundle/python/tests/test_gpu.py:8: SKIPPED: PyTorch is not instal
         (self.tools / "nvidia-smi").unlink()
         self.only_one_is("machine", "missing", "nvidia-smi")
 
+    def test_a_measurement_panics(self):
+        advice = "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace"
+        self.script(self.bundle / "benches/ratios", f"echo 'no symbol'; echo '{advice}'; exit 101")
+        self.only_one_is("ratios", "failed", "exit status 101: no symbol")
+
     def test_figures_are_missing(self):
         self.script(self.bundle / "benches/ratios", "echo measured")
         self.script(self.bundle / "benches/passes", "echo measured")
