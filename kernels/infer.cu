@@ -89,6 +89,8 @@ struct InferSigma {
         static constexpr BitsIn kBitsIn = BitsIn::kNone;
         static constexpr BitsOut kBitsOut = BitsOut::kNone;
         static constexpr int kPacksAtOnce = 2;
+        // Left alone, ptxas spills in GELU on sm_100 to make room for 32 warps; f64 needs no more than 16.
+        static constexpr int kMinBlocks = sizeof(typename D::Bits) == 8 ? 1 : 0;
         Mixture<typename D::Real> mix;
 
         __device__ explicit Backward(const da_args& a) : mix(a) {}

@@ -15,6 +15,7 @@
 //   kBitsOut          what is stored as mask: nothing, the drawn keep bit, the bit element() returns
 //   kUniforms         whether element() wants a random word for each element (RReLU)
 //   kPacksAtOnce      how many packs of each input are in flight
+//   kMinBlocks        blocks that a multiprocessor must have registers for; 0 leaves it to ptxas
 //   element(in0, in1, bit, random, bit_out)   one element, as bits
 // and, where whole-tile arithmetic beats that, kWholeTile and tile(packs, bits).
 #pragma once
@@ -31,6 +32,7 @@ enum class BitsOut { kNone, kKeep, kElement };
 // Defaults, and the tensors of the two directions.
 struct ForwardOp {
     static constexpr int kInputs = 1;
+    static constexpr int kMinBlocks = 0;
     static constexpr bool kUniforms = false;
     static constexpr bool kWholeTile = false;
     static __device__ __forceinline__ const void* first(const da_args& a) { return a.x; }
@@ -38,6 +40,7 @@ struct ForwardOp {
 };
 struct BackwardOp {
     static constexpr int kInputs = 1;
+    static constexpr int kMinBlocks = 0;
     static constexpr bool kUniforms = false;
     static constexpr bool kWholeTile = false;
     static __device__ __forceinline__ const void* first(const da_args& a) { return a.dy; }
@@ -236,9 +239,11 @@ __device__ __forceinline__ void run(const da_args& a) {
 }
 
 // One entry point for each element type of an operation template.
-#define DA_ENTRY(name, ...)                                                              \
-    extern "C" __global__ void __launch_bounds__(DA_MAX_BLOCK_THREADS) name(const da_args a) { \
-        run<__VA_ARGS__>(a);                                                             \
+#define DA_ENTRY(name, ...)                                              \
+    extern "C" __global__ void                                           \
+    __launch_bounds__(DA_MAX_BLOCK_THREADS, __VA_ARGS__::kMinBlocks)     \
+    name(const da_args a) {                                              \
+        run<__VA_ARGS__>(a);                                             \
     }
 #define DA_ENTRIES(name, ...)              \
     DA_ENTRY(name##_f32, __VA_ARGS__<F32>) \
