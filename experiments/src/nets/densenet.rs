@@ -2,12 +2,12 @@
 //! the number of channels.
 
 use candle_core::{Result, Tensor};
-use candle_nn::{Linear, Module, ModuleT};
+use candle_nn::{Module, ModuleT};
 use serde::Serialize;
 
-use super::layers::{Builder, Conv, Norm, global_pool, pool};
+use super::layers::{Builder, Conv, Head, PreActivated, pool};
 use super::{Task, blocks};
-use crate::activation::{Dropout, Site};
+use crate::activation::Dropout;
 
 /// Depth and width.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -32,17 +32,14 @@ impl Config {
 pub struct DenseNet {
     stem: Conv,
     stages: Vec<Stage>,
-    head: (Norm, Site),
-    classifier: Linear,
+    head: Head,
 }
-
-type Layer = (Norm, Site, Conv);
 
 #[derive(Debug)]
 struct Stage {
     /// What comes between the stage before and this one.
-    transition: Option<Layer>,
-    blocks: Vec<[Layer; 2]>,
+    transition: Option<PreActivated>,
+    blocks: Vec<[PreActivated; 2]>,
     dropout: Option<Dropout>,
 }
 
@@ -56,10 +53,6 @@ impl DenseNet {
         let growth = config.growth;
         let mut channels = 2 * growth;
         let stem = b.conv("stem", task.channels, channels, 3, 1)?;
-        let layer = |b: &mut Builder, name: String, inputs, outputs, kernel| -> Result<Layer> {
-            let norm = b.norm(&name, inputs)?;
-            Ok((norm, b.activation()?, b.conv(&name, inputs, outputs, kernel, 1)?))
-        };
         let mut stages = Vec::new();
         for stage in 0..3 {
             let transition = if stage == 0 {
@@ -67,25 +60,24 @@ impl DenseNet {
             } else {
                 let inputs = channels;
                 channels /= 2;
-                Some(layer(b, format!("stage{stage}.transition"), inputs, channels, 1)?)
+                Some(b.pre_activated(&format!("stage{stage}.transition"), inputs, channels, 1, 1)?)
             };
             let mut blocks = Vec::new();
             for i in 0..per_stage {
                 let name = |part: usize| format!("stage{stage}.{i}.conv{part}");
-                let bottleneck = layer(b, name(0), channels, 4 * growth, 1)?;
-                blocks.push([bottleneck, layer(b, name(1), 4 * growth, growth, 3)?]);
+                let bottleneck = b.pre_activated(&name(0), channels, 4 * growth, 1, 1)?;
+                blocks.push([bottleneck, b.pre_activated(&name(1), 4 * growth, growth, 3, 1)?]);
                 channels += growth;
             }
             let dropout = if config.dropout > 0.0 { Some(b.dropout(config.dropout)?) } else { None };
             stages.push(Stage { transition, blocks, dropout });
         }
-        let head = (b.norm("head", channels)?, b.activation()?);
-        Ok(Self { stem, stages, head, classifier: b.linear("classifier", channels, task.classes)? })
+        Ok(Self { stem, stages, head: b.head(channels, task.classes)? })
     }
 }
 
-fn forward((norm, activation, conv): &Layer, dropout: Option<&Dropout>, x: &Tensor, train: bool) -> Result<Tensor> {
-    let x = conv.forward(&activation.forward_t(&norm.forward_t(x, train)?, train)?)?;
+fn forward(layer: &PreActivated, dropout: Option<&Dropout>, x: &Tensor, train: bool) -> Result<Tensor> {
+    let x = layer.forward_t(x, train)?;
     dropout.map_or(Ok(x.clone()), |d| d.forward_t(&x, train))
 }
 
@@ -103,7 +95,6 @@ impl ModuleT for DenseNet {
                 x = Tensor::cat(&[&x, &y], 1)?;
             }
         }
-        let x = self.head.1.forward_t(&self.head.0.forward_t(&x, train)?, train)?;
-        self.classifier.forward(&global_pool(&x)?)
+        self.head.forward_t(&x, train)
     }
 }

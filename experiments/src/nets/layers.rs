@@ -162,6 +162,29 @@ impl Builder {
         Ok(Linear::new(weight, Some(bias)))
     }
 
+    /// Normalisation, nonlinearity and convolution in PreResNet's order.
+    pub fn pre_activated(
+        &mut self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        stride: usize,
+    ) -> Result<PreActivated> {
+        let norm = self.norm(name, inputs)?;
+        Ok(PreActivated {
+            norm,
+            activation: self.activation()?,
+            conv: self.conv(name, inputs, outputs, kernel, stride)?,
+        })
+    }
+
+    /// The end of a network of such layers.
+    pub fn head(&mut self, channels: usize, classes: usize) -> Result<Head> {
+        let norm = self.norm("head", channels)?;
+        Ok(Head { norm, activation: self.activation()?, classifier: self.linear("classifier", channels, classes)? })
+    }
+
     /// One place of the network's nonlinearity.
     ///
     /// # Errors
@@ -227,6 +250,43 @@ impl ModuleT for Norm {
         blend(&self.mean_var, &mean, 1.0)?;
         blend(&self.variance_var, &variance, count / (count - 1.0))?;
         ops::normalise(x, scale, shift, (mean, &variance), EPSILON, true)
+    }
+}
+
+/// Normalisation, nonlinearity and convolution.
+#[derive(Debug)]
+pub struct PreActivated {
+    norm: Norm,
+    activation: Site,
+    /// What follows [`activated`](Self::activated).
+    pub conv: Conv,
+}
+
+impl PreActivated {
+    /// As far as the convolution, where a shortcut may begin.
+    pub fn activated(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        self.activation.forward_t(&self.norm.forward_t(x, train)?, train)
+    }
+}
+
+impl ModuleT for PreActivated {
+    fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        self.conv.forward(&self.activated(x, train)?)
+    }
+}
+
+/// Normalisation, nonlinearity, the mean of each channel, and the classifier.
+#[derive(Debug)]
+pub struct Head {
+    norm: Norm,
+    activation: Site,
+    classifier: Linear,
+}
+
+impl ModuleT for Head {
+    fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let x = self.activation.forward_t(&self.norm.forward_t(x, train)?, train)?;
+        self.classifier.forward(&global_pool(&x)?)
     }
 }
 

@@ -1,12 +1,11 @@
 //! PreResNet (He et al., 2016): normalisation and nonlinearity before each convolution; bottleneck blocks.
 
 use candle_core::{Result, Tensor};
-use candle_nn::{Linear, Module, ModuleT};
+use candle_nn::{Module, ModuleT};
 use serde::Serialize;
 
-use super::layers::{Builder, Conv, Norm, global_pool};
+use super::layers::{Builder, Conv, Head, PreActivated};
 use super::{Task, blocks};
-use crate::activation::Site;
 
 /// Depth and width.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,13 +28,12 @@ impl Config {
 pub struct PreResNet {
     stem: Conv,
     blocks: Vec<Block>,
-    head: (Norm, Site),
-    classifier: Linear,
+    head: Head,
 }
 
 #[derive(Debug)]
 struct Block {
-    layers: Vec<(Norm, Site, Conv)>,
+    layers: [PreActivated; 3],
     projection: Option<Conv>,
 }
 
@@ -53,44 +51,36 @@ impl PreResNet {
             let width = config.width << stage;
             for i in 0..per_stage {
                 let stride = if stage > 0 && i == 0 { 2 } else { 1 };
-                let name = format!("stage{stage}.{i}");
-                let shapes = [(inputs, width, 1, stride), (width, width, 3, 1), (width, 4 * width, 1, 1)];
-                let mut layers = Vec::new();
-                for (j, (inputs, outputs, kernel, stride)) in shapes.into_iter().enumerate() {
-                    let name = format!("{name}.conv{j}");
-                    let norm = b.norm(&name, inputs)?;
-                    layers.push((norm, b.activation()?, b.conv(&name, inputs, outputs, kernel, stride)?));
-                }
+                let name = |part: &str| format!("stage{stage}.{i}.{part}");
+                let layers = [
+                    b.pre_activated(&name("conv0"), inputs, width, 1, stride)?,
+                    b.pre_activated(&name("conv1"), width, width, 3, 1)?,
+                    b.pre_activated(&name("conv2"), width, 4 * width, 1, 1)?,
+                ];
                 let projection = if inputs == 4 * width {
                     None
                 } else {
-                    Some(b.conv(&format!("{name}.shortcut"), inputs, 4 * width, 1, stride)?)
+                    Some(b.conv(&name("shortcut"), inputs, 4 * width, 1, stride)?)
                 };
                 all.push(Block { layers, projection });
                 inputs = 4 * width;
             }
         }
-        let head = (b.norm("head", inputs)?, b.activation()?);
-        Ok(Self { stem, blocks: all, head, classifier: b.linear("classifier", inputs, task.classes)? })
+        Ok(Self { stem, blocks: all, head: b.head(inputs, task.classes)? })
     }
 }
 
 impl ModuleT for PreResNet {
     fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         let mut x = self.stem.forward(x)?;
-        for Block { layers, projection } in &self.blocks {
-            let mut y = x.clone();
-            for (i, (norm, activation, conv)) in layers.iter().enumerate() {
-                y = activation.forward_t(&norm.forward_t(&y, train)?, train)?;
-                // Where the number of channels changes, the shortcut begins behind the first nonlinearity.
-                if let (0, Some(projection)) = (i, projection) {
-                    x = projection.forward(&y)?;
-                }
-                y = conv.forward(&y)?;
-            }
-            x = (x + y)?;
+        for Block { layers: [first, second, third], projection } in &self.blocks {
+            let activated = first.activated(&x, train)?;
+            let y = second.forward_t(&first.conv.forward(&activated)?, train)?;
+            let y = third.forward_t(&y, train)?;
+            // Where the number of channels changes, the shortcut begins behind the first nonlinearity.
+            let shortcut = projection.as_ref().map_or_else(|| Ok(x.clone()), |p| p.forward(&activated))?;
+            x = (shortcut + y)?;
         }
-        let x = self.head.1.forward_t(&self.head.0.forward_t(&x, train)?, train)?;
-        self.classifier.forward(&global_pool(&x)?)
+        self.head.forward_t(&x, train)
     }
 }

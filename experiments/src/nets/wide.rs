@@ -2,12 +2,12 @@
 //! convolutions.
 
 use candle_core::{Result, Tensor};
-use candle_nn::{Linear, Module, ModuleT};
+use candle_nn::{Module, ModuleT};
 use serde::Serialize;
 
-use super::layers::{Builder, Conv, Norm, global_pool};
+use super::layers::{Builder, Conv, Head, PreActivated};
 use super::{Task, blocks};
-use crate::activation::{Dropout, Site};
+use crate::activation::Dropout;
 
 /// Depth and width.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -34,15 +34,14 @@ impl Config {
 pub struct Wide {
     stem: Conv,
     blocks: Vec<Block>,
-    head: (Norm, Site),
-    classifier: Linear,
+    head: Head,
 }
 
 #[derive(Debug)]
 struct Block {
-    first: (Norm, Site, Conv),
+    first: PreActivated,
     dropout: Option<Dropout>,
-    second: (Norm, Site, Conv),
+    second: PreActivated,
     projection: Option<Conv>,
 }
 
@@ -61,11 +60,8 @@ impl Wide {
             for i in 0..per_stage {
                 let stride = if stage > 0 && i == 0 { 2 } else { 1 };
                 let name = |part: &str| format!("stage{stage}.{i}.{part}");
-                let mut layer = |part: &str, inputs, stride| -> Result<_> {
-                    let norm = b.norm(&name(part), inputs)?;
-                    Ok((norm, b.activation()?, b.conv(&name(part), inputs, width, 3, stride)?))
-                };
-                let (first, second) = (layer("conv0", inputs, stride)?, layer("conv1", width, 1)?);
+                let first = b.pre_activated(&name("conv0"), inputs, width, 3, stride)?;
+                let second = b.pre_activated(&name("conv1"), width, width, 3, 1)?;
                 let dropout = if config.dropout > 0.0 { Some(b.dropout(config.dropout)?) } else { None };
                 let projection = if inputs == width && stride == 1 {
                     None
@@ -76,8 +72,7 @@ impl Wide {
                 inputs = width;
             }
         }
-        let head = (b.norm("head", inputs)?, b.activation()?);
-        Ok(Self { stem, blocks: all, head, classifier: b.linear("classifier", inputs, task.classes)? })
+        Ok(Self { stem, blocks: all, head: b.head(inputs, task.classes)? })
     }
 }
 
@@ -85,18 +80,14 @@ impl ModuleT for Wide {
     fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         let mut x = self.stem.forward(x)?;
         for Block { first, dropout, second, projection } in &self.blocks {
-            let (norm, activation, conv) = first;
-            let before = activation.forward_t(&norm.forward_t(&x, train)?, train)?;
-            let y = conv.forward(&before)?;
-            let (norm, activation, conv) = second;
-            let mut y = activation.forward_t(&norm.forward_t(&y, train)?, train)?;
+            let activated = first.activated(&x, train)?;
+            let mut y = second.activated(&first.conv.forward(&activated)?, train)?;
             if let Some(dropout) = dropout {
                 y = dropout.forward_t(&y, train)?;
             }
-            let shortcut = projection.as_ref().map_or_else(|| Ok(x.clone()), |p| p.forward(&before))?;
-            x = (conv.forward(&y)? + shortcut)?;
+            let shortcut = projection.as_ref().map_or_else(|| Ok(x.clone()), |p| p.forward(&activated))?;
+            x = (second.conv.forward(&y)? + shortcut)?;
         }
-        let x = self.head.1.forward_t(&self.head.0.forward_t(&x, train)?, train)?;
-        self.classifier.forward(&global_pool(&x)?)
+        self.head.forward_t(&x, train)
     }
 }
