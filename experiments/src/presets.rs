@@ -1,5 +1,7 @@
 //! Which networks are trained how: small enough for a CPU, or as the sources did it.
 
+use std::f64::consts::PI;
+
 use serde::Serialize;
 
 use crate::data::Dataset;
@@ -19,6 +21,9 @@ pub struct Recipe {
     pub drops: Vec<u32>,
     /// See `drops`.
     pub factor: f64,
+    /// Half a cosine from `rate` to zero, epoch by epoch, in place of the drops (Loshchilov and Hutter, 2017).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cosine: bool,
     /// The rate of the first steps, and how many they are.
     pub warm_up: Option<(f64, usize)>,
     /// Nesterov's momentum.
@@ -36,6 +41,7 @@ impl Recipe {
     pub fn rate_at(&self, epoch: u32, step: usize) -> f64 {
         match self.warm_up {
             Some((rate, steps)) if step < steps => rate,
+            _ if self.cosine => self.rate * (1.0 + (PI * f64::from(epoch) / f64::from(self.epochs)).cos()) / 2.0,
             _ => self.rate * self.factor.powi(self.drops.iter().filter(|d| epoch >= **d).count() as i32),
         }
     }
@@ -48,6 +54,7 @@ impl Recipe {
             rate: 0.1,
             drops: vec![epochs / 2, (3 * epochs).div_ceil(4)],
             factor: 0.1,
+            cosine: false,
             warm_up: None,
             nesterov: true,
             weight_decay: 5e-4,
@@ -65,6 +72,7 @@ impl Recipe {
             rate: 0.1,
             drops: vec![150, 225],
             factor: 0.1,
+            cosine: false,
             warm_up: None,
             nesterov: true,
             weight_decay: 1e-4,
@@ -72,6 +80,10 @@ impl Recipe {
             test_each_epoch: true,
         };
         match architecture {
+            // DeVries and Taylor train it as Wide-ResNet is trained.
+            Architecture::ResNet(c) if c.stages == 4 => {
+                Self { epochs: 200, batch: 128, drops: vec![60, 120, 160], factor: 0.2, weight_decay: 5e-4, ..base }
+            }
             // 64,000 steps of 128 images, the rate divided by ten after 32,000 and 48,000; 400 steps at 0.01
             // to begin with in networks as deep as the paper's.
             Architecture::ResNet(_) | Architecture::PreResNet(_) => Self {
@@ -166,7 +178,46 @@ mod tests {
         for (rate, expected) in rates.iter().zip([0.1, 0.1, 0.02, 0.02, 0.004, 0.0008, 0.0008]) {
             assert!((rate - expected).abs() < 1e-12, "{rates:?}");
         }
+        let annealed = Recipe { cosine: true, ..wide.clone() };
+        let rates = [0, 100, 150].map(|epoch| annealed.rate_at(epoch, 1_000));
+        for (rate, expected) in rates.iter().zip([0.1, 0.05, 0.05 - 0.05 * 0.5f64.sqrt()]) {
+            assert!((rate - expected).abs() < 1e-12, "{rates:?}");
+        }
         let resnet = Recipe::full(&published()[0].architecture, &data);
         assert_eq!([resnet.rate_at(0, 399), resnet.rate_at(0, 400)], [0.01, 0.1]);
+    }
+
+    /// Epochs, batch, rate, drops, factor, weight decay, Nesterov.
+    type Row = (&'static str, u32, usize, f64, &'static [u32], f64, f64, bool);
+
+    /// He et al. (2015 and 2016), Zagoruyko and Komodakis, Huang et al., Xie et al., DeVries and Taylor, with
+    /// the paper's batch for DenseNet-BC-190-40 and its schedule for ResNeXt on SVHN.
+    #[test]
+    fn full_recipes_are_the_sources() {
+        let cifar: [Row; 9] = [
+            ("ResNet-110", 164, 128, 0.1, &[82, 123], 0.1, 1e-4, false),
+            ("ResNet-164", 164, 128, 0.1, &[82, 123], 0.1, 1e-4, false),
+            ("ResNet-18", 200, 128, 0.1, &[60, 120, 160], 0.2, 5e-4, true),
+            ("PreResNet-164", 164, 128, 0.1, &[82, 123], 0.1, 1e-4, false),
+            ("WideResNet-28-10", 200, 128, 0.1, &[60, 120, 160], 0.2, 5e-4, true),
+            ("WideResNet-16-8", 200, 128, 0.1, &[60, 120, 160], 0.2, 5e-4, true),
+            ("DenseNet-BC-100-12", 300, 64, 0.1, &[150, 225], 0.1, 1e-4, true),
+            ("DenseNet-BC-190-40", 300, 32, 0.1, &[150, 225], 0.1, 1e-4, true),
+            ("ResNeXt-29-8x64d", 300, 128, 0.1, &[150, 225], 0.1, 5e-4, true),
+        ];
+        let svhn: [Row; 3] = [
+            ("WideResNet-16-8", 160, 128, 0.01, &[80, 120], 0.1, 5e-4, true),
+            ("DenseNet-BC-100-12", 40, 64, 0.1, &[20, 30], 0.1, 1e-4, true),
+            ("ResNeXt-29-8x64d", 100, 128, 0.1, &[40, 70], 0.1, 5e-4, true),
+        ];
+        for (data, rows) in [("CIFAR-10", &cifar[..]), ("SVHN", &svhn)] {
+            let data = Dataset { name: data, ..crate::data::carried().expect("the carried images") };
+            for row in rows {
+                let network = published().into_iter().find(|n| n.name == row.0).expect("a network");
+                let r = Recipe::full(&network.architecture, &data);
+                let found = (row.0, r.epochs, r.batch, r.rate, &r.drops[..], r.factor, r.weight_decay, r.nesterov);
+                assert_eq!(found, *row);
+            }
+        }
     }
 }
