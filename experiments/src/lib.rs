@@ -12,6 +12,7 @@ pub mod nets;
 pub mod ops;
 pub mod optimiser;
 pub mod options;
+pub mod page;
 pub mod plot;
 pub mod presets;
 pub mod progress;

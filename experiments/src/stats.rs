@@ -1,7 +1,7 @@
 //! Means with 95 % confidence intervals.
 
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{ContinuousCDF, StudentsT};
+use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, StudentsT};
 
 /// A mean, and how far the 95 % interval of Student's t reaches to either side.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,25 @@ impl Interval {
         self.mean + self.half.unwrap_or(0.0)
     }
 
+    /// What a difference of errors says: of `a - b`, whether a is better.
+    pub fn verdict(&self) -> &'static str {
+        match self.half {
+            None => "one seed",
+            Some(_) if self.high() < 0.0 => "better",
+            Some(_) if self.low() > 0.0 => "worse",
+            Some(_) => "not told apart",
+        }
+    }
+
+    /// The same without judging: which of the two is greater.
+    pub fn direction(&self) -> &'static str {
+        match self.verdict() {
+            "better" => "lower",
+            "worse" => "higher",
+            other => other,
+        }
+    }
+
     /// Whether the interval holds `value`.
     pub fn contains(&self, value: f64) -> bool {
         (self.low()..=self.high()).contains(&value)
@@ -60,6 +79,20 @@ impl std::fmt::Display for Interval {
             None => write!(f, "{:.digits$}", self.mean),
         }
     }
+}
+
+/// The value in the middle.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) { (sorted[middle - 1] + sorted[middle]) / 2.0 } else { sorted[middle] }
+}
+
+/// How likely `count` fair coins are to fall as unevenly as `heads` of them being heads, to either side.
+pub fn sign_test(heads: usize, count: usize) -> f64 {
+    let fair = Binomial::new(0.5, count as u64).expect("a probability");
+    (2.0 * fair.cdf(heads.min(count - heads) as u64)).min(1.0)
 }
 
 fn quantile(probability: f64, freedom: usize) -> f64 {
@@ -89,5 +122,22 @@ mod tests {
         assert_eq!(Interval::of(&[7.0]).half, None);
         assert_eq!(Interval::of_differences(&[3.0, 5.0], &[1.0, 3.0]).half, Some(0.0));
         assert_eq!(format!("{:.1}", Interval::of(&[7.0])), "7.0");
+    }
+
+    #[test]
+    fn medians_and_signs_by_hand() {
+        assert_eq!([median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0, 2.0, 3.0])], [2.0, 2.5]);
+        assert!((sign_test(5, 5) - 2.0 / 32.0).abs() < 1e-12);
+        assert!((sign_test(1, 4) - 10.0 / 16.0).abs() < 1e-12);
+        assert_eq!(sign_test(2, 4), 1.0);
+    }
+
+    #[test]
+    fn verdicts_need_an_interval_without_zero() {
+        let verdict = |mean, half| Interval { mean, half, count: 3 }.verdict();
+        assert_eq!(verdict(-2.0, Some(1.0)), "better");
+        assert_eq!(verdict(2.0, Some(1.0)), "worse");
+        assert_eq!([verdict(-1.0, Some(1.0)), verdict(0.5, Some(1.0))], ["not told apart"; 2]);
+        assert_eq!(verdict(-2.0, None), "one seed");
     }
 }

@@ -1,11 +1,12 @@
 //! Figure 2: the test error of the simple network against p.
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Cell, Settings, Size, dataset, final_errors, train_all};
+use super::{Cell, Settings, Size, dataset, final_errors, tally, train_all};
 use crate::activation::Activation;
 use crate::options::Options;
+use crate::page::table;
 use crate::plot::{Chart, Series, Style, draw};
 use crate::presets::{self, Recipe};
 use crate::results::Results;
@@ -19,15 +20,48 @@ struct Own<'a> {
     recipe: &'a Recipe,
 }
 
-#[derive(Serialize)]
-struct Row {
+/// What a table's row says.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Row {
     p: f64,
-    seeds: usize,
+    pub(crate) seeds: usize,
     test_error: f64,
     half_width: Option<f64>,
     /// Against p = 1, seed by seed: negative is better than ReLU.
     difference: f64,
     difference_half_width: Option<f64>,
+}
+
+impl Row {
+    fn error(&self) -> Interval {
+        Interval { mean: self.test_error, half: self.half_width, count: self.seeds }
+    }
+
+    fn difference(&self) -> Interval {
+        Interval { mean: self.difference, half: self.difference_half_width, count: self.seeds }
+    }
+}
+
+/// The table in Markdown.
+pub(crate) fn report(rows: &[Row]) -> String {
+    let rows = rows.iter().map(|r| {
+        let (difference, relu) = (r.difference(), r.p == 1.0);
+        let less = if relu { String::new() } else { format!("{difference:.2}: {}", difference.verdict()) };
+        [format!("{:.2}", r.p), format!("{:.2}", r.error()), less]
+    });
+    table(&["p", "test error (%)", "less that of p = 1 (ReLU)"], rows)
+}
+
+/// Where the mean is least, and what the paper's p is against ReLU.
+pub(crate) fn summary(rows: &[Row]) -> Vec<String> {
+    let least = rows.iter().min_by(|a, b| a.test_error.total_cmp(&b.test_error)).map_or(f64::NAN, |r| r.p);
+    let against_relu = tally(rows.iter().filter(|r| r.p < 1.0).map(Row::difference));
+    let mut lines = vec![format!("the mean is least at p = {least:.2}; p below 1 against 1: {against_relu}")];
+    lines.extend(rows.iter().find(|r| r.p == 0.95).map(|r| {
+        let difference = r.difference();
+        format!("p = 0.95 less p = 1: {difference:.2} points, {}", difference.verdict())
+    }));
+    lines
 }
 
 /// Runs it.
@@ -64,7 +98,6 @@ pub fn run(options: &Options) -> Result<()> {
         .zip(&errors)
         .map(|(p, errors)| {
             let (error, difference) = (Interval::of(errors), Interval::of_differences(errors, relu));
-            println!("p {p:.2}: test error {error:.2} %, less ReLU's {difference:.2}");
             Row {
                 p: *p,
                 seeds: errors.len(),
@@ -76,6 +109,7 @@ pub fn run(options: &Options) -> Result<()> {
         })
         .collect();
     results.table(&rows)?;
+    print!("{}", report(&rows));
     let points = |y: fn(&Row) -> (f64, Option<f64>)| {
         rows.iter().map(|r| (r.p, y(r).0, y(r).1.unwrap_or(0.0))).collect::<Vec<_>>()
     };

@@ -21,6 +21,7 @@ use crate::options::{NAMES, Options};
 use crate::presets::Recipe;
 use crate::progress;
 use crate::results::Results;
+use crate::stats::Interval;
 use crate::train::{Epoch, Job, Training};
 
 /// Runs what the command line asks for.
@@ -130,7 +131,7 @@ fn train_all(
                     data,
                     seed,
                     device: &options.device,
-                    checkpoint: Some(checkpoint),
+                    checkpoint,
                 };
                 let training = Training::start(job, |task, builder| cell.architecture.build(task, builder))?;
                 training.finish(|_| Ok(Vec::new()), |_| bar.inc(1))
@@ -160,6 +161,14 @@ fn losses_fall(history: &[Epoch]) -> Result<()> {
         last.gradient_norm
     );
     Ok(())
+}
+
+/// How many of these differences are verdicts of each kind.
+fn tally(differences: impl IntoIterator<Item = Interval>) -> String {
+    let verdicts: Vec<&str> = differences.into_iter().map(|d| d.verdict()).collect();
+    let kinds = ["better", "worse", "not told apart"];
+    let counts = kinds.map(|kind| format!("{} {kind}", verdicts.iter().filter(|v| **v == kind).count()));
+    if verdicts.iter().all(|v| kinds.contains(v)) { counts.join(", ") } else { "one seed, which says nothing".into() }
 }
 
 /// The last test error of each history.

@@ -3,13 +3,14 @@
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use drop_activation_candle::KeySequence;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Cell, Settings, Size, dataset, final_errors, train_all};
+use super::{Cell, Settings, Size, dataset, final_errors, tally, train_all};
 use crate::activation::Activation;
 use crate::nets::layers::Builder;
 use crate::nets::{Architecture, Task};
 use crate::options::Options;
+use crate::page::{grouped, table};
 use crate::plot::{Chart, Series, Style, draw};
 use crate::presets::{self, Recipe};
 use crate::results::Results;
@@ -18,18 +19,62 @@ use crate::stats::Interval;
 const SIZE: Size = Size { train: 1_500, test: 2_000 };
 
 /// What a table's row says.
-#[derive(Serialize)]
-pub struct Row {
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Row {
     network: String,
     activation: String,
     parameters: usize,
-    seeds: usize,
+    pub(crate) seeds: usize,
     train_error: f64,
     test_error: f64,
     half_width: Option<f64>,
     /// Against ReLU, seed by seed: negative is better.
     difference: Option<f64>,
     difference_half_width: Option<f64>,
+    /// The same against RReLU.
+    from_rrelu: Option<f64>,
+    from_rrelu_half_width: Option<f64>,
+}
+
+impl Row {
+    fn error(&self) -> Interval {
+        Interval { mean: self.test_error, half: self.half_width, count: self.seeds }
+    }
+
+    fn less_relu(&self) -> Option<Interval> {
+        let baseline = self.activation == Activation::Relu.to_string();
+        let mean = self.difference.filter(|_| !baseline)?;
+        Some(Interval { mean, half: self.difference_half_width, count: self.seeds })
+    }
+
+    fn less_rrelu(&self) -> Option<Interval> {
+        let ours = self.activation == Activation::PAPERS.to_string();
+        let mean = self.from_rrelu.filter(|_| ours)?;
+        Some(Interval { mean, half: self.from_rrelu_half_width, count: self.seeds })
+    }
+}
+
+/// The table in Markdown, with what it says of each network.
+pub(crate) fn report(rows: &[Row]) -> String {
+    let cell = |difference: Option<Interval>| match difference {
+        Some(d) => format!("{d:.2}: {}", d.verdict()),
+        None => String::new(),
+    };
+    let rows = rows.iter().map(|r| {
+        let network = format!("{} ({})", r.network, grouped(r.parameters as u64));
+        [network, r.activation.clone(), format!("{:.2}", r.error()), cell(r.less_relu()), cell(r.less_rrelu())]
+    });
+    table(&["network (parameters)", "activation", "test error (%)", "less ReLU's", "less RReLU's"], rows)
+}
+
+/// How often Drop-Activation is better.
+pub(crate) fn summary(rows: &[Row]) -> Vec<String> {
+    let ours = rows.iter().filter(|r| r.activation == Activation::PAPERS.to_string());
+    let (relu, rrelu): (Vec<_>, Vec<_>) = ours.map(|r| (r.less_relu(), r.less_rrelu())).unzip();
+    vec![
+        format!("small networks, against ReLU: {}", tally(relu.into_iter().flatten())),
+        format!("against RReLU: {}", tally(rrelu.into_iter().flatten())),
+    ]
 }
 
 /// Runs it.
@@ -73,12 +118,16 @@ pub fn run(options: &Options) -> Result<()> {
     for (of_network, histories) in cells.chunks(activations.len()).zip(histories.chunks(activations.len())) {
         let mut builder = Builder::new(Activation::Relu, KeySequence::new(0), &Device::Cpu);
         of_network[0].architecture.build(task, &mut builder)?;
-        let relu = (of_network[0].activation == Activation::Relu).then(|| final_errors(&histories[0]));
+        let of = |activation| {
+            let place = of_network.iter().position(|c| c.activation == activation)?;
+            Some(final_errors(&histories[place]))
+        };
+        let (relu, rrelu) = (of(Activation::Relu), of(Activation::RRelu));
         for (cell, histories) in of_network.iter().zip(histories) {
             let errors = final_errors(histories);
             let error = Interval::of(&errors);
-            let difference = relu.as_ref().map(|relu| Interval::of_differences(&errors, relu));
-            println!("{}: test error {error:.2} %, less ReLU's {:.2}", cell.name, difference.unwrap_or(error));
+            let less = |baseline: &Option<Vec<f64>>| baseline.as_ref().map(|b| Interval::of_differences(&errors, b));
+            let (difference, from_rrelu) = (less(&relu), less(&rrelu));
             let train: Vec<f64> = histories.iter().filter_map(|h| Some(h.last()?.train_error)).collect();
             let (network, _) = cell.name.split_once(", ").context("a name")?;
             rows.push(Row {
@@ -91,10 +140,13 @@ pub fn run(options: &Options) -> Result<()> {
                 half_width: error.half,
                 difference: difference.map(|d| d.mean),
                 difference_half_width: difference.and_then(|d| d.half),
+                from_rrelu: from_rrelu.map(|d| d.mean),
+                from_rrelu_half_width: from_rrelu.and_then(|d| d.half),
             });
         }
     }
     results.table(&rows)?;
+    print!("{}", report(&rows));
     let series = |(i, activation): (usize, &Activation)| {
         let of = rows.iter().filter(|r| r.activation == activation.to_string()).enumerate();
         let place = |n: usize| n as f64 + 1.0 + 0.15 * (i as f64 - 1.0);

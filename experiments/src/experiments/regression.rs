@@ -14,9 +14,10 @@ use crate::nets::layers::Builder;
 use crate::nets::mlp::Mlp;
 use crate::optimiser::Adam;
 use crate::options::Options;
+use crate::page::table;
 use crate::plot::{Chart, Series, Style, draw};
 use crate::results::Results;
-use crate::stats::Interval;
+use crate::stats::{Interval, median, sign_test};
 use crate::{progress, random};
 
 const POINTS: usize = 20;
@@ -67,11 +68,12 @@ struct Outcome {
     curve: Vec<f32>,
 }
 
-#[derive(Serialize)]
-struct Row {
-    function: &'static str,
+/// What a table's row says.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Row {
+    function: String,
     activation: String,
-    seeds: usize,
+    pub(crate) seeds: usize,
     train_error: f64,
     train_half_width: Option<f64>,
     test_error: f64,
@@ -79,6 +81,55 @@ struct Row {
     /// Against ReLU, seed by seed: negative is better.
     difference: f64,
     difference_half_width: Option<f64>,
+    /// Without trust in means: of the test errors, and with how many seeds it is lower than ReLU's.
+    median: f64,
+    worst: f64,
+    lower: usize,
+}
+
+impl Row {
+    fn train(&self) -> Interval {
+        Interval { mean: self.train_error, half: self.train_half_width, count: self.seeds }
+    }
+
+    fn test(&self) -> Interval {
+        Interval { mean: self.test_error, half: self.test_half_width, count: self.seeds }
+    }
+
+    fn difference(&self) -> Interval {
+        Interval { mean: self.difference, half: self.difference_half_width, count: self.seeds }
+    }
+
+    fn is_relu(&self) -> bool {
+        self.activation == Activation::Relu.to_string()
+    }
+}
+
+/// The tables in Markdown: means, and what does not trust in them.
+pub(crate) fn report(rows: &[Row]) -> String {
+    let means = rows.iter().map(|r| {
+        let difference = r.difference();
+        let less = if r.is_relu() { String::new() } else { format!("{difference:.3}: {}", difference.verdict()) };
+        [r.function.clone(), r.activation.clone(), format!("{:.3}", r.train()), format!("{:.3}", r.test()), less]
+    });
+    let ranks = rows.iter().map(|r| {
+        let sign = || format!("with {} of {} seeds (sign test: {:.3})", r.lower, r.seeds, sign_test(r.lower, r.seeds));
+        let lower = if r.is_relu() { String::new() } else { sign() };
+        [r.function.clone(), r.activation.clone(), format!("{:.2}", r.median), format!("{:.2}", r.worst), lower]
+    });
+    let means = table(&["function", "activation", "training error", "test error", "less ReLU's"], means);
+    let ranks = table(&["function", "activation", "median test error", "worst", "lower than ReLU's"], ranks);
+    format!("{means}\n{ranks}")
+}
+
+/// What the differences say.
+pub(crate) fn summary(rows: &[Row]) -> Vec<String> {
+    let ours = rows.iter().filter(|r| !r.is_relu());
+    let lines = ours.map(|r| {
+        let difference = r.difference();
+        format!("{}: {difference:.3}, {}", r.function, difference.verdict())
+    });
+    lines.collect()
 }
 
 /// Runs it.
@@ -119,11 +170,11 @@ pub fn run(options: &Options) -> Result<()> {
         let baseline = tests(&outcomes[0]);
         for (activation, outcomes) in activations.iter().zip(outcomes) {
             let train = Interval::of(&outcomes.iter().map(|o| o.train).collect::<Vec<_>>());
-            let test = Interval::of(&tests(outcomes));
-            let difference = Interval::of_differences(&tests(outcomes), &baseline);
-            println!("{}, {activation}: test error {test:.3}, less ReLU's {difference:.3}", function.name);
+            let errors = tests(outcomes);
+            let test = Interval::of(&errors);
+            let difference = Interval::of_differences(&errors, &baseline);
             rows.push(Row {
-                function: function.name,
+                function: function.name.into(),
                 activation: activation.to_string(),
                 seeds: outcomes.len(),
                 train_error: train.mean,
@@ -132,10 +183,14 @@ pub fn run(options: &Options) -> Result<()> {
                 test_half_width: test.half,
                 difference: difference.mean,
                 difference_half_width: difference.half,
+                median: median(&errors),
+                worst: errors.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+                lower: errors.iter().zip(&baseline).filter(|(ours, relu)| ours < relu).count(),
             });
         }
     }
     results.table(&rows)?;
+    print!("{}", report(&rows));
     picture(&results, &outcomes)
 }
 

@@ -1,13 +1,15 @@
 //! Tables 5 and 6: Cutout and AutoAugment, alone and with Drop-Activation.
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Cell, Settings, Size, dataset, final_errors, train_all};
 use crate::activation::Activation;
 use crate::data::augment::Augmentation;
 use crate::nets::{Architecture, published};
 use crate::options::Options;
+use crate::page::table;
+use crate::plot::{Chart, Series, Style, draw};
 use crate::presets::{self, Recipe};
 use crate::results::Results;
 use crate::stats::Interval;
@@ -16,17 +18,49 @@ const SIZE: Size = Size { train: 1_500, test: 2_000 };
 /// The side of Cutout's square on CIFAR-100, where the paper uses it.
 const CUTOUT: usize = 8;
 
-#[derive(Serialize)]
-struct Row {
-    network: &'static str,
-    augmentation: &'static str,
+/// What a table's row says.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Row {
+    network: String,
+    augmentation: String,
     activation: String,
-    seeds: usize,
+    pub(crate) seeds: usize,
     test_error: f64,
     half_width: Option<f64>,
     /// Of Drop-Activation against ReLU with the same augmentation, seed by seed: negative is better.
     difference: f64,
     difference_half_width: Option<f64>,
+}
+
+impl Row {
+    fn error(&self) -> Interval {
+        Interval { mean: self.test_error, half: self.half_width, count: self.seeds }
+    }
+
+    /// Nothing for ReLU itself.
+    fn difference(&self) -> Option<Interval> {
+        let difference = Interval { mean: self.difference, half: self.difference_half_width, count: self.seeds };
+        (self.activation != Activation::Relu.to_string()).then_some(difference)
+    }
+}
+
+/// The table in Markdown.
+pub(crate) fn report(rows: &[Row]) -> String {
+    let rows = rows.iter().map(|r| {
+        let less = r.difference().map_or(String::new(), |d| format!("{d:.2}: {}", d.verdict()));
+        [r.network.clone(), r.augmentation.clone(), r.activation.clone(), format!("{:.2}", r.error()), less]
+    });
+    table(&["network", "augmentation", "activation", "test error (%)", "less ReLU's"], rows)
+}
+
+/// What the differences say.
+pub(crate) fn summary(rows: &[Row]) -> Vec<String> {
+    let lines = rows.iter().filter_map(|r| {
+        let difference = r.difference()?;
+        let (how, verdict) = (&r.augmentation, difference.verdict());
+        Some(format!("{how}: Drop-Activation less ReLU {difference:.2} points, {verdict}"))
+    });
+    lines.collect()
 }
 
 /// Runs it.
@@ -57,13 +91,15 @@ pub fn run(options: &Options) -> Result<()> {
             _ => Recipe { test_each_epoch: false, ..Recipe::small(8) },
         };
         for (augmentation, how) in augmentations {
+            // So AutoAugment's authors train Wide-ResNet.
+            let annealed = options.full && how.policy && matches!(architecture, Architecture::Wide(_));
             for activation in activations {
                 labels.push((*network, augmentation, activation));
                 cells.push(Cell {
                     name: format!("{network}, {augmentation}, {activation}"),
                     architecture: architecture.clone(),
                     activation,
-                    recipe: Recipe { augmentation: how, ..recipe.clone() },
+                    recipe: Recipe { augmentation: how, cosine: annealed, ..recipe.clone() },
                 });
             }
         }
@@ -80,10 +116,9 @@ pub fn run(options: &Options) -> Result<()> {
         .map(|(i, (network, augmentation, activation))| {
             let relu = &errors[i / activations.len() * activations.len()];
             let (error, difference) = (Interval::of(&errors[i]), Interval::of_differences(&errors[i], relu));
-            println!("{}: test error {error:.2} %, less ReLU's {difference:.2}", cells[i].name);
             Row {
-                network,
-                augmentation,
+                network: network.into(),
+                augmentation: augmentation.into(),
                 activation: activation.to_string(),
                 seeds: errors[i].len(),
                 test_error: error.mean,
@@ -93,5 +128,17 @@ pub fn run(options: &Options) -> Result<()> {
             }
         })
         .collect();
-    results.table(&rows)
+    results.table(&rows)?;
+    print!("{}", report(&rows));
+    let series = |(i, activation): (usize, &Activation)| {
+        let of = rows.iter().filter(|r| r.activation == activation.to_string()).enumerate();
+        let place = |n: usize| n as f64 + 1.0 + 0.15 * (i as f64 - 0.5);
+        let points = of.map(|(n, r)| (place(n), r.test_error, r.half_width.unwrap_or(0.0))).collect();
+        Series { name: activation.to_string(), style: Style::Points, colour: i, points }
+    };
+    let of_relu = rows.iter().filter(|r| r.difference().is_none()).enumerate();
+    let names = of_relu.map(|(i, r)| format!("{} {}, {}", i + 1, r.network, r.augmentation)).collect::<Vec<_>>();
+    let series = activations.iter().enumerate().map(series).collect();
+    let chart = Chart { title: "Test error (%), 95 % intervals", x: &names.join(", "), y: "%", series };
+    draw(&results.picture(""), &[chart])
 }

@@ -4,12 +4,13 @@
 
 use anyhow::Result;
 use candle_core::Tensor;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Settings, Size, dataset, losses_fall, training_curve};
 use crate::activation::Activation;
 use crate::nets::resnet::ResNet;
 use crate::options::Options;
+use crate::page::table;
 use crate::plot::{Chart, Series, Style, draw};
 use crate::presets::Recipe;
 use crate::progress;
@@ -23,17 +24,64 @@ const SIZE: Size = Size { train: 1_000, test: 500 };
 /// Training images of the measurement.
 const IMAGES: usize = 100;
 
-#[derive(Serialize)]
-struct Row {
+/// What a table's row says.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Row {
     activation: String,
     epoch: usize,
-    seeds: usize,
+    pub(crate) seeds: usize,
     module: f64,
     module_half_width: Option<f64>,
     inner: f64,
     inner_half_width: Option<f64>,
     /// Property 5.2's, or the same reckoning for dropout; of the inner place.
     predicted: f64,
+}
+
+impl Row {
+    /// At the module's output, and before the second normalisation.
+    fn ratios(&self) -> [Interval; 2] {
+        let interval = |mean, half| Interval { mean, half, count: self.seeds };
+        [interval(self.module, self.module_half_width), interval(self.inner, self.inner_half_width)]
+    }
+}
+
+/// The last epoch's rows.
+fn at_the_end(rows: &[Row]) -> impl Iterator<Item = &Row> {
+    let last = rows.iter().map(|r| r.epoch).max();
+    rows.iter().filter(move |r| Some(r.epoch) == last)
+}
+
+/// Whether the ratio is the expected one, as far as its interval lets one say.
+fn held_to(ratio: &Interval, expected: f64) -> String {
+    let distance = Interval { mean: ratio.mean - expected, ..*ratio };
+    match distance.direction() {
+        "lower" => "below".into(),
+        "higher" => "above".into(),
+        "not told apart" => "not told apart from".into(),
+        other => format!("{other}, against"),
+    }
+}
+
+/// The table of the last epoch in Markdown.
+pub(crate) fn report(rows: &[Row]) -> String {
+    let rows = at_the_end(rows).map(|r| {
+        let [module, inner] = r.ratios();
+        let (one, predicted) = (held_to(&module, 1.0), held_to(&inner, r.predicted));
+        let module = format!("{module:.3}: {one} 1");
+        [r.activation.clone(), module, format!("{inner:.3}"), format!("{predicted} {:.3}", r.predicted)]
+    });
+    table(&["at the end", "module's output", "before BN2", "against the prediction"], rows)
+}
+
+/// The ratio with Drop-Activation, and with dropout at the same rate.
+pub(crate) fn summary(rows: &[Row]) -> Vec<String> {
+    let of = |wanted: Activation| {
+        let row = at_the_end(rows).find(|r| r.activation == wanted.to_string())?;
+        let [ratio, _] = row.ratios();
+        Some(format!("{wanted}: {ratio:.3}, {} 1", held_to(&ratio, 1.0)))
+    };
+    [Activation::PAPERS, Activation::Dropout { rate: 0.05 }].into_iter().filter_map(of).collect()
 }
 
 fn predicted(activation: Activation) -> f64 {
@@ -77,7 +125,7 @@ pub fn run(options: &Options) -> Result<()> {
                     data: &data,
                     seed,
                     device: &options.device,
-                    checkpoint: Some(checkpoint),
+                    checkpoint,
                 };
                 let training = Training::start(job, |task, builder| ResNet::new(&config, task, builder).map(Box::new))?;
                 training.finish(measure, |_| bar.inc(1))
@@ -106,11 +154,9 @@ pub fn run(options: &Options) -> Result<()> {
                 predicted: predicted(*activation),
             });
         }
-        let last = rows.last().expect("an epoch");
-        let (module, inner, predicted) = (last.module, last.inner, last.predicted);
-        println!("{activation}: module {module:.3}, inner {inner:.3}, predicted for independent inputs {predicted:.3}");
     }
     results.table(&rows)?;
+    print!("{}", report(&rows));
     let chart = |title, inner: bool| {
         let mut series = Vec::new();
         for (colour, activation) in activations.iter().enumerate() {

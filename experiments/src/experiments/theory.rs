@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::activation::Activation;
 use crate::options::Options;
+use crate::page::table;
 use crate::plot::{Chart, Series, Style, draw};
 use crate::results::Results;
 use crate::stats::Interval;
@@ -47,9 +48,10 @@ struct Simulated {
     printed: Option<f64>,
 }
 
-#[derive(Serialize)]
-struct Row {
-    property: &'static str,
+/// What a table's row says.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Row {
+    property: String,
     p: f64,
     seed: u64,
     predicted: f64,
@@ -58,6 +60,62 @@ struct Row {
     within: bool,
     printed: Option<f64>,
     printed_within: Option<bool>,
+}
+
+/// How many values there are of a kind, and how many of them are within their intervals.
+#[derive(Clone, Copy)]
+struct Count {
+    within: usize,
+    all: usize,
+}
+
+impl Count {
+    fn of(values: impl IntoIterator<Item = bool>) -> Self {
+        let (mut within, mut all) = (0, 0);
+        values.into_iter().for_each(|is_within| (within, all) = (within + usize::from(is_within), all + 1));
+        Self { within, all }
+    }
+
+    fn verdict(self) -> &'static str {
+        if self.within == self.all { "holds" } else { "does not hold" }
+    }
+
+    fn summary(self, what: &str) -> String {
+        format!(
+            "{what} {}: {} of {} values are within the simulation's intervals",
+            self.verdict(),
+            self.within,
+            self.all
+        )
+    }
+}
+
+/// Property 5.2, 5.1 without cross terms, and equation 10.
+fn counts(rows: &[Row]) -> [Count; 3] {
+    let of = |property| Count::of(rows.iter().filter(|r| r.property == property).map(|r| r.within));
+    [of("5.2"), of("5.1"), Count::of(rows.iter().filter_map(|r| r.printed_within))]
+}
+
+/// The counts in Markdown.
+pub(crate) fn report(rows: &[Row]) -> String {
+    let names =
+        ["Property 5.2, equation 15", "Property 5.1 without cross terms", "Property 5.1, equation 10 as printed"];
+    let rows = names.into_iter().zip(counts(rows)).map(|(name, count)| {
+        [name.to_owned(), format!("{} of {}", count.within, count.all), count.verdict().to_owned()]
+    });
+    table(&["prediction", "values within the simulation's intervals", "so it"], rows)
+}
+
+/// What the simulation says of Property 5.1.
+pub(crate) fn summary_of_loss(rows: &[Row]) -> Vec<String> {
+    let [_, without_cross_terms, printed] = counts(rows);
+    vec![printed.summary("as printed it"), without_cross_terms.summary("without cross terms it")]
+}
+
+/// What it says of Property 5.2.
+pub(crate) fn summary_of_ratio(rows: &[Row]) -> Vec<String> {
+    let [ratio, ..] = counts(rows);
+    vec![ratio.summary("it")]
 }
 
 /// Equation 15.
@@ -115,19 +173,17 @@ pub fn run(options: &Options) -> Result<()> {
             "property {property} at p = {p}: simulated {simulated} ± {half_width}, predicted {predicted}"
         );
     }
-    let count = |of: fn(&&Row) -> bool| rows.iter().filter(of).count();
-    println!("theory: {} of {} predictions within their simultaneous 95 % intervals", count(|r| r.within), rows.len());
-    let (printed, all) = (count(|r| r.printed_within == Some(true)), count(|r| r.printed.is_some()));
-    println!("theory: {printed} of {all} values of equation 10 as it is printed");
+    print!("{}", report(&rows));
     Ok(())
 }
 
-fn row(property: &'static str, p: f64, seed: u64, simulated: Simulated) -> Row {
+fn row(property: &str, p: f64, seed: u64, simulated: Simulated) -> Row {
     let Simulated { interval, predicted, printed } = simulated;
     let half_width = interval.half.unwrap_or(0.0);
     // Without randomness (p is 0 or 1) the interval is a point: rounding is all that may differ.
     let holds = |value: f64| (interval.mean - value).abs() <= half_width.max(1e-9 * value.abs());
     let (within, printed_within) = (holds(predicted), printed.map(holds));
+    let property = property.to_owned();
     Row { property, p, seed, predicted, simulated: interval.mean, half_width, within, printed, printed_within }
 }
 

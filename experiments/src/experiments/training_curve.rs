@@ -1,12 +1,13 @@
 //! Figure 4: training and test error by epoch, with ReLU and with Drop-Activation.
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Cell, Settings, Size, dataset, train_all};
 use crate::activation::Activation;
 use crate::nets::{Architecture, resnet};
 use crate::options::Options;
+use crate::page::table;
 use crate::plot::{Chart, Series, Style, draw};
 use crate::presets::Recipe;
 use crate::results::Results;
@@ -15,16 +16,62 @@ use crate::train::Epoch;
 
 const SIZE: Size = Size { train: 1_000, test: 1_000 };
 
-#[derive(Serialize)]
-struct Row {
+/// What a table's row says.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Row {
     activation: String,
     epoch: usize,
-    seeds: usize,
+    pub(crate) seeds: usize,
     train_loss: f64,
     train_error: f64,
     train_half_width: Option<f64>,
     test_error: f64,
     test_half_width: Option<f64>,
+    /// Against ReLU in the same epoch, seed by seed: negative is lower.
+    train_difference: f64,
+    train_difference_half_width: Option<f64>,
+    test_difference: f64,
+    test_difference_half_width: Option<f64>,
+}
+
+impl Row {
+    /// Training and test error.
+    fn errors(&self) -> [Interval; 2] {
+        let interval = |mean, half| Interval { mean, half, count: self.seeds };
+        [interval(self.train_error, self.train_half_width), interval(self.test_error, self.test_half_width)]
+    }
+
+    /// Theirs less ReLU's; nothing for ReLU itself.
+    fn differences(&self) -> Option<[Interval; 2]> {
+        let interval = |mean, half| Interval { mean, half, count: self.seeds };
+        let train = interval(self.train_difference, self.train_difference_half_width);
+        let test = interval(self.test_difference, self.test_difference_half_width);
+        (self.activation != Activation::Relu.to_string()).then_some([train, test])
+    }
+}
+
+/// The last epoch's rows.
+fn at_the_end(rows: &[Row]) -> impl Iterator<Item = &Row> {
+    let last = rows.iter().map(|r| r.epoch).max();
+    rows.iter().filter(move |r| Some(r.epoch) == last)
+}
+
+/// The table of the last epoch in Markdown.
+pub(crate) fn report(rows: &[Row]) -> String {
+    let rows = at_the_end(rows).map(|r| {
+        let [train, test] = r.errors().map(|e| format!("{e:.2}"));
+        let less = |d: Interval| format!("{d:.2}: {}", d.direction());
+        let [train_less, test_less] = r.differences().map_or_else(Default::default, |d| d.map(less));
+        [r.activation.clone(), train, train_less, test, test_less]
+    });
+    table(&["at the end", "training error (%)", "less ReLU's", "test error (%)", "less ReLU's"], rows)
+}
+
+/// What the differences at the end say.
+pub(crate) fn summary(rows: &[Row]) -> Vec<String> {
+    let say = |what, d: Interval| format!("{what} error less ReLU's: {d:.2} points, {}", d.direction());
+    let differences = at_the_end(rows).filter_map(Row::differences);
+    differences.flat_map(|[train, test]| [say("training", train), say("test", test)]).collect()
 }
 
 /// ResNet-164 as in the paper, or a bottleneck network of 20 layers.
@@ -61,25 +108,31 @@ pub fn run(options: &Options) -> Result<()> {
     let histories = train_all(options, &mut results, &data, &activations.map(cell), seeds)?;
 
     let mut rows = Vec::new();
-    for (activation, histories) in activations.iter().zip(&histories) {
+    for (activation, of_activation) in activations.iter().zip(&histories) {
         for epoch in 0..recipe.epochs as usize {
-            let of = |f: fn(&Epoch) -> f64| Interval::of(&histories.iter().map(|h| f(&h[epoch])).collect::<Vec<_>>());
-            let (train, test) = (of(|e| e.train_error), of(|e| e.test_error.unwrap_or(f64::NAN)));
+            let values = |of: &[Vec<Epoch>], f: fn(&Epoch) -> f64| of.iter().map(|h| f(&h[epoch])).collect::<Vec<_>>();
+            let of = |f| Interval::of(&values(of_activation, f));
+            let less = |f| Interval::of_differences(&values(of_activation, f), &values(&histories[0], f));
+            let train_error: fn(&Epoch) -> f64 = |e| e.train_error;
+            let test_error: fn(&Epoch) -> f64 = |e| e.test_error.unwrap_or(f64::NAN);
             rows.push(Row {
                 activation: activation.to_string(),
                 epoch: epoch + 1,
-                seeds: histories.len(),
+                seeds: of_activation.len(),
                 train_loss: of(|e| e.train_loss).mean,
-                train_error: train.mean,
-                train_half_width: train.half,
-                test_error: test.mean,
-                test_half_width: test.half,
+                train_error: of(train_error).mean,
+                train_half_width: of(train_error).half,
+                test_error: of(test_error).mean,
+                test_half_width: of(test_error).half,
+                train_difference: less(train_error).mean,
+                train_difference_half_width: less(train_error).half,
+                test_difference: less(test_error).mean,
+                test_difference_half_width: less(test_error).half,
             });
         }
-        let last = rows.last().expect("an epoch");
-        println!("{activation}: training error {:.2} %, test error {:.2} %", last.train_error, last.test_error);
     }
     results.table(&rows)?;
+    print!("{}", report(&rows));
     let mut series = Vec::new();
     for (colour, activation) in activations.iter().enumerate() {
         let of = || rows.iter().filter(|r| r.activation == activation.to_string());
