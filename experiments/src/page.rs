@@ -126,4 +126,38 @@ mod tests {
         let open = format!("{BEGIN}theory{BEGIN_END}");
         assert!(page(&open, folder).expect_err("no end").to_string().contains("theory has no end"));
     }
+
+    #[test]
+    fn a_block_is_what_the_results_say() {
+        let folder = std::env::temp_dir().join(format!("experiments-page-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let run = |seed: u64| {
+            let machine = "a machine, 1 threads";
+            serde_json::json!({ "cell": "p 1.00", "seed": seed, "seconds": 30.0, "machine": machine, "figures": [] })
+        };
+        let put = |seeds: u64| {
+            let runs: Vec<_> = (0..seeds).map(run).collect();
+            let settings = serde_json::json!({ "data": "digits", "train_images": 1_500, "test_images": 20 });
+            let content = serde_json::json!({ "experiment": "keep-probability", "settings": settings, "runs": runs });
+            std::fs::write(folder.join("keep-probability.json"), content.to_string()).expect("a file");
+        };
+        let table = "p,seeds,test_error,half_width,difference,difference_half_width\n\
+                     0.95,2,9.5,1.25,-1,0.5\n1,2,10.5,1,0,0\n";
+        std::fs::write(folder.join("keep-probability.csv"), table).expect("a file");
+        let text = format!("before\n{BEGIN}keep-probability{BEGIN_END}old\n{END}after\n");
+
+        put(2);
+        let expected = format!(
+            "before\n{BEGIN}keep-probability{BEGIN_END}\n\
+             ```sh\ncargo run --release -p experiments -- keep-probability --seeds 2\n```\n\n\
+             digits, 1,500 training and 20 test images.\nSeeds: 2; 60 s; a machine, one thread.\n\n\
+             | p | test error (%) | less that of p = 1 (ReLU) |\n|---|---|---|\n\
+             | 0.95 | 9.50 ± 1.25 | -1.00 ± 0.50: better |\n| 1.00 | 10.50 ± 1.00 |  |\n\n{END}after\n"
+        );
+        assert_eq!(page(&text, &folder).expect("a page"), expected);
+        put(3);
+        let error = format!("{:#}", page(&text, &folder).expect_err("another seed since"));
+        assert!(error.contains("keep-probability.csv shows 2 seeds, keep-probability.json holds 3"), "{error}");
+        std::fs::remove_dir_all(folder).expect("the test's own folder");
+    }
 }
