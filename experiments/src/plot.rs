@@ -77,7 +77,9 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 fn one(area: &Area, chart: &Chart) -> Result<()> {
     let all = || chart.series.iter().flat_map(|s| &s.points);
-    let x = range(all().map(|p| p.0), 0.0);
+    // Lines may end at the frame, points may not.
+    let has_points = chart.series.iter().any(|s| s.style == Style::Points);
+    let x = range(all().map(|p| p.0), if has_points { 0.04 } else { 0.0 });
     let mut y = range(all().flat_map(|p| [p.1 - p.2, p.1 + p.2]), 0.06);
     let named = chart.series.iter().filter(|s| !s.name.is_empty()).count();
     // Room for the legend above everything.

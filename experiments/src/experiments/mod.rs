@@ -18,6 +18,7 @@ use crate::checks;
 use crate::data::{self, Dataset};
 use crate::nets::Architecture;
 use crate::options::{NAMES, Options};
+use crate::plot::{Chart, Series, Style};
 use crate::presets::Recipe;
 use crate::progress;
 use crate::results::Results;
@@ -161,6 +162,18 @@ fn losses_fall(history: &[Epoch]) -> Result<()> {
         last.gradient_norm
     );
     Ok(())
+}
+
+/// The errors of the groups that `x` numbers from 1, each activation's beside the others'.
+fn error_chart<'a>(x: &'a str, activations: &[Activation], errors: impl Fn(&str) -> Vec<Interval>) -> Chart<'a> {
+    let middle = (activations.len() - 1) as f64 / 2.0;
+    let series = activations.iter().enumerate().map(|(colour, activation)| {
+        let place = |group: usize| group as f64 + 1.0 + 0.15 * (colour as f64 - middle);
+        let errors = errors(&activation.to_string()).into_iter().enumerate();
+        let points = errors.map(|(group, e)| (place(group), e.mean, e.half.unwrap_or(0.0))).collect();
+        Series { name: activation.to_string(), style: Style::Points, colour, points }
+    });
+    Chart { title: "Test error (%), 95 % intervals", x, y: "%", series: series.collect() }
 }
 
 /// How many of these differences are verdicts of each kind.

@@ -5,13 +5,13 @@ use candle_core::Device;
 use drop_activation_candle::KeySequence;
 use serde::{Deserialize, Serialize};
 
-use super::{Cell, Settings, Size, dataset, final_errors, tally, train_all};
+use super::{Cell, Settings, Size, dataset, error_chart, final_errors, tally, train_all};
 use crate::activation::Activation;
 use crate::nets::layers::Builder;
 use crate::nets::{Architecture, Task};
 use crate::options::Options;
 use crate::page::{grouped, table};
-use crate::plot::{Chart, Series, Style, draw};
+use crate::plot::draw;
 use crate::presets::{self, Recipe};
 use crate::results::Results;
 use crate::stats::Interval;
@@ -147,13 +147,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     results.table(&rows)?;
     print!("{}", report(&rows));
-    let series = |(i, activation): (usize, &Activation)| {
-        let of = rows.iter().filter(|r| r.activation == activation.to_string()).enumerate();
-        let place = |n: usize| n as f64 + 1.0 + 0.15 * (i as f64 - 1.0);
-        let points = of.map(|(n, r)| (place(n), r.test_error, r.half_width.unwrap_or(0.0))).collect();
-        Series { name: activation.to_string(), style: Style::Points, colour: i, points }
-    };
     let names = networks.iter().enumerate().map(|(i, n)| format!("{} {}", i + 1, n.0)).collect::<Vec<_>>().join(", ");
-    let series = activations.iter().enumerate().map(series).collect();
-    draw(&results.picture(""), &[Chart { title: "Test error (%), 95 % intervals", x: &names, y: "%", series }])
+    let errors = |activation: &str| rows.iter().filter(|r| r.activation == activation).map(Row::error).collect();
+    draw(&results.picture(""), &[error_chart(&names, &activations, errors)])
 }

@@ -3,13 +3,13 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::{Cell, Settings, Size, dataset, final_errors, train_all};
+use super::{Cell, Settings, Size, dataset, error_chart, final_errors, train_all};
 use crate::activation::Activation;
 use crate::data::augment::Augmentation;
 use crate::nets::{Architecture, published};
 use crate::options::Options;
 use crate::page::table;
-use crate::plot::{Chart, Series, Style, draw};
+use crate::plot::draw;
 use crate::presets::{self, Recipe};
 use crate::results::Results;
 use crate::stats::Interval;
@@ -130,15 +130,8 @@ pub fn run(options: &Options) -> Result<()> {
         .collect();
     results.table(&rows)?;
     print!("{}", report(&rows));
-    let series = |(i, activation): (usize, &Activation)| {
-        let of = rows.iter().filter(|r| r.activation == activation.to_string()).enumerate();
-        let place = |n: usize| n as f64 + 1.0 + 0.15 * (i as f64 - 0.5);
-        let points = of.map(|(n, r)| (place(n), r.test_error, r.half_width.unwrap_or(0.0))).collect();
-        Series { name: activation.to_string(), style: Style::Points, colour: i, points }
-    };
     let of_relu = rows.iter().filter(|r| r.difference().is_none()).enumerate();
     let names = of_relu.map(|(i, r)| format!("{} {}, {}", i + 1, r.network, r.augmentation)).collect::<Vec<_>>();
-    let series = activations.iter().enumerate().map(series).collect();
-    let chart = Chart { title: "Test error (%), 95 % intervals", x: &names.join(", "), y: "%", series };
-    draw(&results.picture(""), &[chart])
+    let errors = |activation: &str| rows.iter().filter(|r| r.activation == activation).map(Row::error).collect();
+    draw(&results.picture(""), &[error_chart(&names.join("; "), &activations, errors)])
 }
