@@ -63,7 +63,12 @@ struct Job<'a, T> {
     second: Option<&'a [T]>,
     words: Words<'a>,
     stream: bool,
+    /// [`PIECE`]; tests try others, up to [`MOST`].
+    piece: usize,
 }
+
+/// Elements of the largest piece. Tests make room for larger ones.
+const MOST: usize = if cfg!(test) { 4 * PIECE } else { PIECE };
 
 /// Runs the pass over the whole tensor. `second`, where there is one, and the output are as long as
 /// the input; the words are as many as it has blocks.
@@ -71,19 +76,19 @@ pub(crate) fn run<T: Element, P: BlockPass<T>>(pass: &P, io: InOut<'_, T>, secon
     let len = io.len();
     // In place, the lines are in the cache because they were read.
     let stream = matches!(io, InOut::OutOfPlace(..)) && len.saturating_mul(size_of::<T>()) >= STREAM_BYTES;
-    let job = Job { start: 0, io, second, words, stream };
-    if len <= SEQUENTIAL { job.run(pass) } else { job.share(pass) }
+    let job = Job { start: 0, io, second, words, stream, piece: PIECE };
+    if len <= SEQUENTIAL { job.run(pass) } else { job.share(pass, TASK) }
 }
 
 impl<T: Element> Job<'_, T> {
-    /// Halves the job until its parts are tasks.
-    fn share<P: BlockPass<T>>(self, pass: &P) {
+    /// Halves the job until its parts are tasks, of at most so many elements, which are a multiple of 32.
+    fn share<P: BlockPass<T>>(self, pass: &P, task: usize) {
         let len = self.io.len();
-        if len <= TASK {
+        if len <= task {
             return self.run(pass);
         }
-        let (a, b) = self.split(len.div_ceil(TASK).div_ceil(2) * TASK);
-        rayon::join(|| a.share(pass), || b.share(pass));
+        let (a, b) = self.split(len.div_ceil(task).div_ceil(2) * task);
+        rayon::join(|| a.share(pass, task), || b.share(pass, task));
     }
 
     /// `at` is a multiple of 32 within the job.
@@ -100,10 +105,10 @@ impl<T: Element> Job<'_, T> {
         };
         let (second_a, second_b) = self.second.map(|s| s.split_at(at)).unzip();
         let (words_a, words_b) = self.words.split(at / 32);
-        let Self { start, stream, .. } = self;
+        let Self { start, stream, piece, .. } = self;
         (
-            Self { start, io: io_a, second: second_a, words: words_a, stream },
-            Self { start: start + at, io: io_b, second: second_b, words: words_b, stream },
+            Self { start, io: io_a, second: second_a, words: words_a, stream, piece },
+            Self { start: start + at, io: io_b, second: second_b, words: words_b, stream, piece },
         )
     }
 
@@ -121,11 +126,11 @@ impl<T: Element, P: BlockPass<T>> Task for Compiled<'_, T, P> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { job, pass } = self;
-        let Job { start, mut io, second, mut words, stream } = job;
+        let Job { start, mut io, second, mut words, stream, piece } = job;
         let len = io.len();
         // Results that are to be streamed, or the input that they take the place of: of this piece, behind those
         // that did not fill a line before it.
-        let mut scratch = [T::default(); PIECE + LINE];
+        let mut scratch = [T::default(); MOST + LINE];
         let mut waiting = 0;
         let mut drawn = match &words {
             Words::Draw(keep) | Words::DrawStore(keep, _) if P::DRAWS => {
@@ -135,7 +140,7 @@ impl<T: Element, P: BlockPass<T>> Task for Compiled<'_, T, P> {
         };
         let mut loaded = [0; keep::BATCH];
         let direct = !stream && matches!(io, InOut::OutOfPlace(..));
-        let step = if direct { 32 * keep::BATCH } else { PIECE };
+        let step = if direct { 32 * keep::BATCH } else { piece };
         for done in (0..len).step_by(step) {
             let piece = step.min(len - done);
             let stored = done / 32..(done + piece).div_ceil(32);
@@ -276,7 +281,10 @@ mod tests {
     use half::bf16;
 
     use super::*;
+    use crate::key::MaskKey;
+    use crate::operation::DropActivation;
     use crate::real::Real;
+    use crate::reference;
 
     /// The elements two above, and every other bit of the word turned.
     struct Shifted;
@@ -298,7 +306,8 @@ mod tests {
                 let mut y = blank.clone();
                 let mut mask = vec![0; len.div_ceil(32)];
                 let io = InOut::OutOfPlace(&x, &mut y[100 + at..][..len]);
-                Job { start: 0, io, second: None, words: Words::Store(&mut mask), stream: true }.run(&Shifted);
+                let words = Words::Store(&mut mask);
+                Job { start: 0, io, second: None, words, stream: true, piece: PIECE }.run(&Shifted);
                 let what = format!("{} {len} elements at {at}", T::DTYPE.name());
                 assert!(y[100 + at..][..len] == expected, "{what}");
                 assert!(y[..100 + at] == blank[..100 + at], "{what}: before");
@@ -312,5 +321,75 @@ mod tests {
         streamed::<f32>();
         streamed::<f64>();
         streamed::<bf16>();
+    }
+
+    /// Words are turned by where they are; element i is the input's where its bit is then set, the saved tensor's
+    /// elsewhere.
+    struct Told<const DRAWS: bool>;
+
+    fn told(word: u32, e: u64) -> u32 {
+        word ^ (e as u32).wrapping_mul(0x9E37_79B9)
+    }
+
+    impl<T: Element, const DRAWS: bool> BlockPass<T> for Told<DRAWS> {
+        const DRAWS: bool = DRAWS;
+
+        fn block<S: Simd>(&self, _: S, e: u64, x: &[T; 32], saved: &[T; 32], word: u32) -> ([T; 32], u32) {
+            let word = told(word, e);
+            (std::array::from_fn(|i| if word >> i & 1 == 1 { x[i] } else { saved[i] }), word)
+        }
+    }
+
+    const TASKS: [usize; 6] = [32, 480, PIECE, 2080, 32 * keep::BATCH + 32, TASK];
+    const PIECES: [usize; 5] = [32, 96, PIECE, 2 * PIECE, MOST];
+
+    /// Many sizes of tasks and of pieces, with each way for words and results.
+    fn divided<T: Element>() {
+        let values = |n: usize, seed: usize| -> Vec<T> {
+            (0..n).map(|i| T::from_real(T::Real::from_f32(((seed + i) % 251) as f32))).collect()
+        };
+        let (op, key) = (DropActivation::relu(0.6).unwrap(), MaskKey::new(41, 42).shard(7 * 32).unwrap());
+        let stream = KeepStream::new(&op, key);
+        let len = 3 * 32 * keep::BATCH + 1033;
+        let words = len.div_ceil(32);
+        let drawn: Vec<u32> =
+            (0..words).map(|w| reference::keep_word(op.threshold(), key, key.first_word() + w as u64)).collect();
+        let (x, saved) = (values(len, 0), values(len, 100));
+        let mut expected_words: Vec<u32> =
+            drawn.iter().enumerate().map(|(w, word)| told(*word, 32 * w as u64)).collect();
+        let bit = |i: usize| expected_words[i / 32] >> (i % 32) & 1 == 1;
+        let expected: Vec<T> = (0..len).map(|i| if bit(i) { x[i] } else { saved[i] }).collect();
+        *expected_words.last_mut().unwrap() &= (1 << (len % 32)) - 1;
+
+        let ways = [(false, false), (true, false), (false, true)];
+        for (task, piece) in TASKS.into_iter().flat_map(|task| PIECES.map(|piece| (task, piece))) {
+            for ((in_place, streamed), draws) in ways.into_iter().flat_map(|way| [(way, false), (way, true)]) {
+                // Drawing goes by vectors.
+                if draws && piece % PIECE != 0 {
+                    continue;
+                }
+                let mut y = if in_place { x.clone() } else { values(len, 50) };
+                let mut mask = vec![0xA5A5_A5A5; words];
+                let io = if in_place { InOut::InPlace(&mut y) } else { InOut::OutOfPlace(&x, &mut y) };
+                let words = if draws { Words::DrawStore(stream, &mut mask) } else { Words::Load(&drawn) };
+                let job = Job { start: 0, io, second: Some(&saved), words, stream: streamed, piece };
+                if draws {
+                    job.share(&Told::<true>, task)
+                } else {
+                    job.share(&Told::<false>, task)
+                }
+                let way = format!("in place {in_place}, streamed {streamed}, drawn {draws}");
+                let what = format!("{} in tasks of {task}, pieces of {piece}, {way}", T::DTYPE.name());
+                assert!(y == expected, "{what}");
+                assert!(!draws || mask == expected_words, "{what}: words");
+            }
+        }
+    }
+
+    #[test]
+    fn results_do_not_depend_on_how_the_work_is_divided() {
+        divided::<f32>();
+        divided::<f64>();
+        divided::<bf16>();
     }
 }
