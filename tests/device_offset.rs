@@ -7,7 +7,7 @@ mod emulator;
 use drop_activation::cuda::launch::{plan, plan_advance};
 use drop_activation::cuda::{Addresses, Pass};
 use drop_activation::{Activation, DropActivation, Dtype, MaskKey, RRelu};
-use emulator::{Buffer, Emulator, Order};
+use emulator::{Buffer, Emulator, Order, device_address};
 
 /// One full tile and a rest.
 const N: usize = 1100;
@@ -46,11 +46,11 @@ fn run(emulator: &Emulator, pass: &Pass, dtype: Dtype, base: Option<u64>, store:
     let mut left = Left { output: vec![0; bytes.div_ceil(8)], mask: vec![0xA5A5_A5A5; N.div_ceil(32)], stored: 0 };
     let base = base.map(|base| [base]);
     let at = Addresses {
-        input: input.as_ptr() as u64,
-        output: left.output.as_ptr() as u64,
-        mask: left.mask.as_ptr() as u64,
-        offset_at: base.as_ref().map_or(0, |base| base.as_ptr() as u64),
-        offset_out: if store { &raw const left.stored as u64 } else { 0 },
+        input: device_address(input.as_ptr()),
+        output: device_address(left.output.as_ptr()),
+        mask: device_address(left.mask.as_ptr()),
+        offset_at: base.as_ref().map_or(0, |base| device_address(base.as_ptr())),
+        offset_out: if store { device_address(&raw const left.stored) } else { 0 },
         saved: 0,
     };
     let launch = plan(pass, dtype, N, at).unwrap().unwrap();
@@ -116,7 +116,7 @@ fn a_base_advances_with_carry_and_round_the_end_or_is_set() {
     let Some(emulator) = Emulator::load_or_tell() else { return };
     let after = |base: u64, value, on_top| {
         let mut word = [base];
-        let launch = plan_advance(word.as_ptr() as u64, value, on_top).unwrap();
+        let launch = plan_advance(device_address(word.as_ptr()), value, on_top).unwrap();
         let buffer = match on_top {
             true => Buffer::in_place("base", &mut word),
             false => Buffer::output("base", &mut word),

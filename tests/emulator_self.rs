@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use emulator::{Buffer, BuildError, Emulator, Order};
+use emulator::{Buffer, BuildError, Emulator, Order, device_address};
 use half::{bf16, f16};
 use layout::da_args;
 
@@ -56,7 +56,8 @@ const NO_ARGS: da_args = da_args {
 };
 
 fn args<T, U>(x: &[T], out: &mut [U]) -> da_args {
-    da_args { n: out.len() as u64, x: x.as_ptr().cast(), out: out.as_mut_ptr().cast(), ..NO_ARGS }
+    let x = device_address(x.as_ptr()) as *const _;
+    da_args { n: out.len() as u64, x, out: device_address(out.as_ptr()) as *mut _, ..NO_ARGS }
 }
 
 fn numbers(n: usize) -> Vec<u32> {
@@ -209,6 +210,13 @@ fn accesses_out_of_bounds() {
 }
 
 #[test]
+fn accesses_that_go_round_the_checks() {
+    caught("defect_plain_load", 32, &["thread ", "reads or writes at 0xFFFF", "by itself"]);
+    caught("defect_plain_store", 32, &["thread ", "reads or writes at 0xFFFF", "by itself"]);
+    caught("defect_null", 32, &["thread ", "by itself"]);
+}
+
+#[test]
 fn a_pack_that_sticks_out() {
     for order in Order::ALL {
         let Some(emulator) = fixtures() else { return };
@@ -254,7 +262,7 @@ fn bytes_that_nobody_wrote() {
         let Some(emulator) = fixtures() else { return };
         let mut out = vec![0u32; 32];
         let mut mask = vec![0u32; 32];
-        let a = da_args { mask: mask.as_mut_ptr(), ..args(&[0u8; 0], &mut out) };
+        let a = da_args { mask: device_address(mask.as_ptr()) as *mut _, ..args(&[0u8; 0], &mut out) };
         let buffers = [Buffer::output("out", &mut out), Buffer::scratch("mask", &mut mask)];
         let report = emulator.launch("defect_undefined", 1, 32, &a, &buffers, order).unwrap_err();
         assert!(
@@ -466,7 +474,7 @@ fn the_order_does_not_show() {
     let masks = Order::ALL.map(|order| {
         let mut out = vec![Aligned([0; 4]); n / 4];
         let mut mask = vec![0u32; n / 32];
-        let a = da_args { n: n as u64, mask: mask.as_mut_ptr(), ..args(&x, &mut out) };
+        let a = da_args { n: n as u64, mask: device_address(mask.as_ptr()) as *mut _, ..args(&x, &mut out) };
         let buffers = [Buffer::input("x", &x), Buffer::output("out", &mut out), Buffer::output("mask", &mut mask)];
         let start = Instant::now();
         emulator.launch("sound_tiles", 8, 128, &a, &buffers, order).unwrap();

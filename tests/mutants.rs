@@ -22,7 +22,7 @@ use data::{Bits, Rng, same_bits};
 use drop_activation::cuda::{Addresses, Pass, launch::plan};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{DropActivation, MaskKey, RRelu, reference};
-use emulator::{Buffer, BuildError, Emulator, Order};
+use emulator::{Buffer, BuildError, Emulator, Order, device_address};
 use guarded::Guarded;
 
 /// One change to one file of `kernels/`.
@@ -170,6 +170,9 @@ mutants! {
     pack_loaded_again: "tile.cuh" "__stwb(out + at + 32 * (step + k), in0[k].raw);" =>
         "__stwb(out + at + 32 * (step + k), in0[k].raw); in0[k].raw = __ldcs(first + at + 32 * (step + k));",
         ["relu_forward_f32"], Report("after this launch has written there");
+    /// Plain loads, which no cache hint and no check sees.
+    plain_loads: "tile.cuh" "packs[k].raw = __ldcs(from + at + 32 * k)" => "packs[k].raw = from[at + 32 * k]",
+        ["relu_forward_f32"], Report("by itself");
     /// Loads through the cache that need not see what the launch has written.
     read_only_path: "tile.cuh" "packs[k].raw = __ldcs(" => "packs[k].raw = __ldg(",
         ["relu_forward_f32"], Report("by the read-only path");
@@ -359,13 +362,13 @@ fn run_case<T: Bits>(emulator: &Emulator, stem: &str, case: &Case) -> Result<(),
     let base = [case.base];
 
     // The tensor's own beginning, whether or not anything is there.
-    let start = |slice: &[T]| slice.as_ptr() as u64 - case.before * size_of::<T>() as u64;
+    let start = |slice: &[T]| device_address(slice.as_ptr()) - case.before * size_of::<T>() as u64;
     let at = Addresses {
         input: start(input.slice()),
         saved: saved.as_ref().map_or(0, |saved| start(saved.slice())),
         output: start(if case.in_place { input.slice() } else { output.slice() }),
-        mask: words.as_ptr() as u64 - case.before / 8,
-        offset_at: if case.base == 0 { 0 } else { base.as_ptr() as u64 },
+        mask: device_address(words.as_ptr()) - case.before / 8,
+        offset_at: if case.base == 0 { 0 } else { device_address(base.as_ptr()) },
         offset_out: 0,
     };
     let n = case.before as usize + case.n;

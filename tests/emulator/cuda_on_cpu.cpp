@@ -16,6 +16,7 @@
 #include "cuda_on_cpu.h"
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -141,6 +142,7 @@ struct Launch {
     Warp* warp;
     Lane* lane;  // the one that runs; null in the scheduler
     bool failed;
+    const void* fault;  // where the lane touched memory on its own
     void* shared;
     size_t shared_bytes;
 };
@@ -193,6 +195,10 @@ __attribute__((noinline)) void resume(Warp& warp, uint32_t lane) {
     l.lane = &warp.lanes[lane];
     threadIdx.x = warp.index * kLanes + lane;
     if (_setjmp(l.scheduler) == 0) _longjmp(l.lane->here, 1);
+    if (launch->fault != nullptr) {
+        report("reads or writes at 0x%llX by itself: global memory is touched through __ldcs, __stcg and their kin only",
+               static_cast<unsigned long long>(reinterpret_cast<uint64_t>(launch->fault)));
+    }
     launch->lane = nullptr;
 }
 
@@ -511,6 +517,33 @@ void run_block(uint32_t block) {
 // ---------------------------------------------------------------------------------------------------
 // Memory
 
+// Buffers have addresses at which nothing is, so an access that goes round the checks comes here.
+struct sigaction handler_before;
+
+void on_fault(int signal, siginfo_t* info, void* context) {
+    if (launch != nullptr && launch->lane != nullptr) {
+        launch->fault = info->si_addr != nullptr ? info->si_addr : reinterpret_cast<void*>(1);
+        back_to_scheduler();
+    }
+    if ((handler_before.sa_flags & SA_SIGINFO) != 0) {
+        handler_before.sa_sigaction(signal, info, context);
+    } else {
+        sigaction(signal, &handler_before, nullptr);  // which the same access then meets
+    }
+}
+
+// Once for the process' life: the library must not be unloaded.
+void catch_faults() {
+    static const bool caught = [] {
+        struct sigaction ours = {};
+        ours.sa_sigaction = on_fault;
+        // Not blocked while it is handled, since on_fault does not return.
+        ours.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+        return sigaction(SIGSEGV, &ours, &handler_before) == 0;
+    }();
+    (void)caught;
+}
+
 // The buffer that holds all of the access, which is also aligned; reports otherwise.
 const da_emulator_buffer* find(const Launch& l, const void* at, uint32_t bytes, const char* verb, const char* file, int line) {
     const uint64_t address = reinterpret_cast<uint64_t>(at);
@@ -713,6 +746,7 @@ extern "C" __attribute__((visibility("default"))) uint64_t da_emulator_args_byte
 
 // 0, or 1 with the reason in spec->report.
 extern "C" __attribute__((visibility("default"))) int da_emulator_run(const da_emulator_launch* spec) {
+    catch_faults();
     Launch now = {};
     now.spec = spec;
     now.random = spec->random;

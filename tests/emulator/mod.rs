@@ -14,6 +14,7 @@ use std::{
     fmt,
     io::Write,
     marker::PhantomData,
+    mem::ManuallyDrop,
     ops::Range,
     path::Path,
     sync::OnceLock,
@@ -86,12 +87,10 @@ impl<'a> Buffer<'a> {
     /// For as long as the buffer lives, `bytes` bytes from `host` on can be read and, unless it is an input, written,
     /// and nothing else writes them.
     pub unsafe fn raw(name: &'static str, host: *mut u8, bytes: usize, access: Access) -> Self {
-        Buffer { name, host, bytes, address: host as u64, access, memory: PhantomData }
+        Buffer { name, host, bytes, address: device_address(host), access, memory: PhantomData }
     }
 
-    /// The same memory under another address than its own, which is then what the kernel's arguments
-    /// have to name: a window on a tensor that is too large to allocate, or a place where nothing is, so
-    /// that an access which goes round the checks can't go unnoticed.
+    /// The same memory under another address: a window on a tensor that is too large to allocate.
     pub fn at(self, address: u64) -> Self {
         Buffer { address, ..self }
     }
@@ -102,9 +101,17 @@ impl<'a> Buffer<'a> {
     }
 }
 
+/// The address by which a kernel's arguments have to name this memory. In truth nothing is there, so that an access
+/// which goes round the checks is a fault. Null stays null.
+pub fn device_address<T>(at: *const T) -> u64 {
+    // The upper half of the address space, which is never a program's.
+    if at.is_null() { 0 } else { at as u64 | 0xFFFF_8000_0000_0000 }
+}
+
 /// A set of kernels, compiled and loaded.
 pub struct Emulator {
-    library: libloading::Library,
+    /// Never unloaded: it handles faults for as long as the process lives.
+    library: ManuallyDrop<libloading::Library>,
 }
 
 impl Emulator {
@@ -132,7 +139,7 @@ impl Emulator {
         // SAFETY: the library was made from this repository's sources; loading it runs no code of theirs.
         let library = unsafe { libloading::Library::new(&path) }
             .map_err(|e| BuildError::Failed(format!("cannot load {}: {e}", path.display())))?;
-        Ok(Emulator { library })
+        Ok(Emulator { library: ManuallyDrop::new(library) })
     }
 
     /// Whether there is a kernel of this name.

@@ -7,7 +7,7 @@ use drop_activation::{InOut, MaskOrigin, PackedMask, Result};
 
 use super::{Backend, Call, dirty_mask};
 use crate::data::Bits;
-use crate::emulator::{Buffer, Emulator, Order};
+use crate::emulator::{Buffer, Emulator, Order, device_address};
 
 #[derive(Debug)]
 pub struct Emulated {
@@ -38,10 +38,10 @@ impl Emulated {
             InOut::InPlace(both) => (both.as_ptr(), both.as_ptr()),
         };
         let at = Addresses {
-            input: input as u64,
-            saved: saved.map_or(0, |saved| saved.as_ptr() as u64),
-            output: output as u64,
-            mask: words as u64,
+            input: device_address(input),
+            saved: saved.map_or(0, |saved| device_address(saved.as_ptr())),
+            output: device_address(output),
+            mask: device_address(words),
             ..Addresses::default()
         };
         let Some(launch) = plan(pass, T::DTYPE, n, at)? else { return Ok(()) };
