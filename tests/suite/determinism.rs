@@ -50,7 +50,7 @@ fn emulated_launch_geometries() {
     for geometry in geometries {
         for order in Order::ALL {
             backend.geometry = Some(geometry);
-            backend.order = order;
+            backend.order = Some(order);
             for at in [ALIGNED[0], ALIGNED[1], odd] {
                 each_call(0.6, key, &x, &dy, |call, input| agrees(&backend, call, input, at));
                 each_call(0.95, key, &x32, &dy32, |call, input| agrees(&backend, call, input, at));

@@ -7,18 +7,20 @@ use rayon::prelude::*;
 use crate::data::Rng;
 use crate::statistics::{assert_chi_square, assert_mean, assert_normal, assert_uniform};
 
-/// Bits that should be 1 with probability `p`, each on its own: those of two mask words in each of `words`.
+/// Bits that should be 1 with probability `p`, each on its own.
 struct Bits {
     words: Vec<u64>,
     p: f64,
+    /// After so many a bit's place comes again: those of two mask words, or of a slope. It divides three words.
+    period: usize,
     ones: u64,
     name: String,
 }
 
 impl Bits {
-    fn new(words: Vec<u64>, p: f64, name: String) -> Self {
+    fn new(words: Vec<u64>, p: f64, period: usize, name: String) -> Self {
         let ones = ones(&words);
-        Self { words, p, ones, name }
+        Self { words, p, period, ones, name }
     }
 
     /// Keep bits and the exact probability of each: p rounded to a multiple of 2^-32.
@@ -26,7 +28,7 @@ impl Bits {
         let op = DropActivation::relu(p).unwrap();
         let mask = cpu::keep_mask(&op, key, len).unwrap();
         let words = mask.as_chunks::<2>().0.iter().map(|&[a, b]| u64::from(a) | u64::from(b) << 32).collect();
-        Self::new(words, op.threshold() as f64 / 2f64.powi(32), format!("keep bits, p = {p}, {key:?}"))
+        Self::new(words, op.threshold() as f64 / 2f64.powi(32), 64, format!("keep bits, p = {p}, {key:?}"))
     }
 
     /// The 24 random bits of each slope.
@@ -38,23 +40,27 @@ impl Bits {
             slopes.iter().rev().fold([0; 3], shifted_in)
         };
         let words = integers.as_chunks::<8>().0.iter().flat_map(pack).collect();
-        Self::new(words, 0.5, format!("slopes, {key:?}"))
+        Self::new(words, 0.5, 24, format!("slopes, {key:?}"))
     }
 
     fn len(&self) -> f64 {
         64.0 * self.words.len() as f64
     }
 
-    /// How often each bit is set, over all and by its place in a pair of mask words.
+    /// How often bits are set, over all and by their place.
     fn frequencies(&self) {
         let spread = (self.p * (1.0 - self.p)).sqrt();
         let what = || format!("{}: frequency", self.name);
         assert_normal(&what, self.ones as f64, self.p * self.len(), spread * self.len().sqrt());
-        let n = self.words.len() as f64;
-        for place in 0..64 {
+        let mut set = vec![0; self.period];
+        let whole = self.words.as_chunks::<3>().0;
+        for i in 0..3 * 64 {
+            set[i % self.period] += whole.iter().map(|words| words[i / 64] >> (i % 64) & 1).sum::<u64>();
+        }
+        let n = 192.0 / self.period as f64 * whole.len() as f64;
+        for (place, set) in set.into_iter().enumerate() {
             let what = || format!("{}: frequency at bit {place}", self.name);
-            let set = self.words.iter().map(|w| w >> place & 1).sum::<u64>() as f64;
-            assert_normal(&what, set, self.p * n, spread * n.sqrt());
+            assert_normal(&what, set as f64, self.p * n, spread * n.sqrt());
         }
     }
 

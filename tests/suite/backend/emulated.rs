@@ -1,6 +1,8 @@
 //! The CUDA kernels on a CPU: the plan that a GPU would get, carried out by `tests/emulator`, which
 //! checks every access against the slices of the call and that each output is written exactly once.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use drop_activation::cuda::launch::plan;
 use drop_activation::cuda::{Addresses, Pass};
 use drop_activation::{InOut, MaskOrigin, PackedMask, Result};
@@ -14,14 +16,16 @@ pub struct Emulated {
     emulator: &'static Emulator,
     /// Blocks and threads of a block; those of the plan if `None`.
     pub geometry: Option<(u32, u32)>,
-    pub order: Order,
+    /// That of lanes, warps and blocks; another one for each launch if `None`.
+    pub order: Option<Order>,
+    launches: AtomicUsize,
 }
 
 impl Emulated {
     /// `None`, after telling so once, on a machine without a C++ compiler.
     pub fn load() -> Option<Self> {
         let emulator = Emulator::load_or_tell()?;
-        Some(Self { emulator, geometry: None, order: Order::Forward })
+        Some(Self { emulator, geometry: None, order: None, launches: AtomicUsize::new(0) })
     }
 
     fn launch<T: Bits>(
@@ -57,9 +61,11 @@ impl Emulated {
         buffers.extend(mask);
         let (grid, block) = self.geometry.unwrap_or((launch.grid, launch.block));
         let entry = launch.entry.name();
+        let turn = self.launches.fetch_add(1, Relaxed) % Order::ALL.len();
+        let order = self.order.unwrap_or(Order::ALL[turn]);
         self.emulator
-            .launch(entry, grid, block, &launch.args, &buffers, self.order)
-            .unwrap_or_else(|report| panic!("{report}\n(grid {grid}, block {block}, {:?}, {pass:?})", self.order));
+            .launch(entry, grid, block, &launch.args, &buffers, order)
+            .unwrap_or_else(|report| panic!("{report}\n(grid {grid}, block {block}, {order:?}, {pass:?})"));
         Ok(())
     }
 
