@@ -18,8 +18,9 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 use super::{Fake, fake};
 
 /// Elements of every tensor; calls get views of them.
-const LEN: usize = 128;
-const LONGEST: usize = 100;
+const LEN: usize = 256;
+/// More than the memory of the first masks has room for.
+const LONGEST: usize = 200;
 const OFFSETS: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
