@@ -54,27 +54,39 @@ impl Row {
     }
 }
 
-/// The table in Markdown, with what it says of each network.
+/// The tables in Markdown: errors, and differences.
 pub(crate) fn report(rows: &[Row]) -> String {
-    let cell = |difference: Option<Interval>| match difference {
-        Some(d) => format!("{d:.2}: {}", d.verdict()),
-        None => String::new(),
+    let of = |network: &Row, activation: Activation| {
+        rows.iter().find(|r| r.network == network.network && r.activation == activation.to_string())
     };
-    let rows = rows.iter().map(|r| {
-        let network = format!("{} ({})", r.network, grouped(r.parameters as u64));
-        [network, r.activation.clone(), format!("{:.2}", r.error()), cell(r.less_relu()), cell(r.less_rrelu())]
+    let mut networks: Vec<&Row> = rows.iter().collect();
+    networks.dedup_by_key(|r| &r.network);
+    let all = [Activation::Relu, Activation::RRelu, Activation::PAPERS];
+    let errors = networks.iter().map(|n| {
+        let [relu, rrelu, ours] = all.map(|a| of(n, a).map_or(String::new(), |r| format!("{:.2}", r.error())));
+        [n.network.clone(), grouped(n.parameters as u64), relu, rrelu, ours]
     });
-    table(&["network (parameters)", "activation", "test error (%)", "less ReLU's", "less RReLU's"], rows)
+    let say = |d: Option<Interval>| d.map_or(String::new(), |d| format!("{d:.2}: {}", d.verdict()));
+    let differences = networks.iter().map(|n| {
+        let (rrelu, ours) = (of(n, Activation::RRelu), of(n, Activation::PAPERS));
+        let (rrelu_less_relu, less_relu) = (rrelu.and_then(Row::less_relu), ours.and_then(Row::less_relu));
+        [n.network.clone(), say(rrelu_less_relu), say(less_relu), say(ours.and_then(Row::less_rrelu))]
+    });
+    let errors = table(&["test error (%)", "parameters", "ReLU", "RReLU", "Drop-Activation(0.95)"], errors);
+    let head = ["difference", "RReLU less ReLU", "Drop-Activation less ReLU", "Drop-Activation less RReLU"];
+    format!("{errors}\n{}", table(&head, differences))
 }
 
 /// How often Drop-Activation is better.
 pub(crate) fn summary(rows: &[Row]) -> Vec<String> {
-    let ours = rows.iter().filter(|r| r.activation == Activation::PAPERS.to_string());
-    let (relu, rrelu): (Vec<_>, Vec<_>) = ours.map(|r| (r.less_relu(), r.less_rrelu())).unzip();
-    vec![
-        format!("small networks, against ReLU: {}", tally(relu.into_iter().flatten())),
-        format!("against RReLU: {}", tally(rrelu.into_iter().flatten())),
-    ]
+    let of = |less: fn(&Row) -> Option<Interval>| {
+        let ours = rows.iter().filter(|r| r.activation == Activation::PAPERS.to_string());
+        let differences: Vec<Interval> = ours.filter_map(less).collect();
+        let lower = differences.iter().filter(|d| d.mean < 0.0).count();
+        let all = differences.len();
+        format!("{}; the mean is lower for {lower} of {all} small networks", tally(differences))
+    };
+    vec![format!("against ReLU: {}", of(Row::less_relu)), format!("against RReLU: {}", of(Row::less_rrelu))]
 }
 
 /// Runs it.
