@@ -327,7 +327,7 @@ mod tests {
             let values = values(&b, name);
             assert_eq!(values.len(), count, "{name}");
             let mean_of = |f: fn(f64) -> f64| values.iter().map(|v| f(f64::from(*v))).sum::<f64>() / count as f64;
-            // Five standard deviations of either mean: right values fail once in 1.7 million seeds, and this one is fixed.
+            // Five standard deviations of either mean: right values fail once in 1.7 million seeds; this one is fixed.
             let spread = 5.0 / (count as f64).sqrt();
             assert!(mean_of(|v| v).abs() < spread * f64::sqrt(variance), "{name}");
             assert!((mean_of(|v| v * v) / variance - 1.0).abs() < spread * 2f64.sqrt(), "{name}");
