@@ -23,16 +23,16 @@ struct KeepStream {
     __device__ __forceinline__ uint32_t word(uint64_t offset, uint64_t w) const {
         uint32_t keep = settled;
         uint32_t undecided = 0xFFFFFFFFu;
-        uint32_t block = 0;
-        if (planes > 8) {
-            // 1024 bits are hardly ever all settled by 8 planes, so three calls are made without asking.
-            four_planes(offset, w, 0, keep, undecided);
-            four_planes(offset, w, 1, keep, undecided);
-            four_planes(offset, w, 2, keep, undecided);
-            block = 3;
+        if (planes <= 8) {
+            if (planes > 0) four_planes(offset, w, 0, keep, undecided);
+            if (planes > 4) four_planes(offset, w, 1, keep, undecided);
+            return keep;
         }
-        for (; 4 * block < planes; ++block) {
-            if (block >= 3 && !__any_sync(kFullWarp, undecided != 0)) break;
+        // 1024 bits are hardly ever all settled by 8 planes, so three calls are made without asking.
+        four_planes(offset, w, 0, keep, undecided);
+        four_planes(offset, w, 1, keep, undecided);
+        four_planes(offset, w, 2, keep, undecided);
+        for (uint32_t block = 3; 4 * block < planes && __any_sync(kFullWarp, undecided != 0); ++block) {
             four_planes(offset, w, block, keep, undecided);
         }
         return keep;

@@ -1,10 +1,16 @@
-// Whole-tile arithmetic on pairs of 16-bit elements: the ReLU passes of f16 and bf16 come down to
-// compares and logic on 32-bit registers, two elements at a time.
+// Whole-tile arithmetic: ReLU's training passes come down to compares and logic on 32-bit registers, each
+// of which holds one element of f32 or two of f16 or bf16.
 //
-// A lane's bits sit at 8*k + e for element e of pack k. Shifted left by 7 - e, a register has
+// The types of 16 bits. A lane's bits sit at 8*k + e for element e of pack k. Shifted left by 7 - e, a register has
 // element e of packs 0..3 at the top of its bytes 0..3, and a byte permute that replicates a byte's
 // top bit spreads two of them, from the registers of e = 2*j and 2*j + 1, into the 16-bit mask of
 // pair j. Seven shifts serve the whole tile.
+//
+// f32. A lane's bits sit at 4*k + e, and shifted left by 7 - (4*(k%2) + e) a register has the bit at the
+// top of byte k/2: the byte permute spreads it over the mask of one element. There is no instruction that
+// compares and gives a mask, but one that gives 1.0 or 0.0. Multiplied by a power of two for each element
+// and added up, that is the bits side by side: one fused multiply-add for each, on units that the logic
+// leaves idle. Both instructions are exact, and NaN <= 0 is false as the mask stream's text wants it.
 #pragma once
 
 #include "dtype.cuh"
@@ -69,4 +75,62 @@ __device__ __forceinline__ void select_tile(Pack<D> (&packs)[4], uint32_t pass) 
 #pragma unroll
         for (int j = 0; j < 4; ++j) *pairs[j] &= passed.of(k, j);
     }
+}
+
+struct WordMasks {
+    uint32_t shifted[8];
+
+    __device__ explicit WordMasks(uint32_t word_bits) {
+#pragma unroll
+        for (int place = 0; place < 8; ++place) shifted[place] = word_bits << (7 - place);
+    }
+
+    // All ones where the bit of element e of pack k is set.
+    __device__ __forceinline__ uint32_t of(int k, int e) const {
+        const uint32_t top = 8 | (k / 2);
+        return __byte_perm(shifted[4 * (k % 2) + e], 0, top * 0x1111u);
+    }
+};
+
+// Gathers one bit for each element out of compares. A sum begins at 2^23, where the last place of an f32
+// counts units, so that its low half is the 16 bits it has gathered.
+struct WordBits {
+    float gathered[2] = {0x1p23f, 0x1p23f};
+
+    __device__ __forceinline__ void add(int k, int e, bool bit) {
+        const float place = static_cast<float>(1u << (4 * (k % 4) + e));
+        gathered[k / 4] = fma(bit ? 1.0f : 0.0f, place, gathered[k / 4]);
+    }
+
+    __device__ __forceinline__ uint32_t bits() const {
+        return __byte_perm(__float_as_uint(gathered[0]), __float_as_uint(gathered[1]), 0x5410);
+    }
+};
+
+// Clears the elements whose bit equals `cleared`, which is 0 or all ones. (Inverted as a word, the bits would
+// be inverted once more for every shift.)
+__device__ __forceinline__ void clear_tile(Pack<F32> (&packs)[8], uint32_t bits, uint32_t cleared) {
+    const WordMasks set(bits);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+        uint32_t* words[4] = {&packs[k].raw.x, &packs[k].raw.y, &packs[k].raw.z, &packs[k].raw.w};
+#pragma unroll
+        for (int e = 0; e < 4; ++e) *words[e] &= set.of(k, e) ^ cleared;
+    }
+}
+
+__device__ __forceinline__ uint32_t drop_relu_tile(Pack<F32> (&packs)[8], uint32_t keep) {
+    WordBits at_most_zero;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) at_most_zero.add(k, e, F32::real(packs[k].get(e)) <= 0);
+    }
+    const uint32_t blocked = keep & at_most_zero.bits();
+    clear_tile(packs, blocked, 0xFFFFFFFFu);
+    return ~blocked;
+}
+
+__device__ __forceinline__ void select_tile(Pack<F32> (&packs)[8], uint32_t pass) {
+    clear_tile(packs, pass, 0);
 }

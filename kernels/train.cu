@@ -11,7 +11,7 @@ struct DropRelu : ForwardOp {
     static constexpr BitsIn kBitsIn = BitsIn::kKeep;
     static constexpr BitsOut kBitsOut = STORE;
     static constexpr int kPacksAtOnce = 8;
-    static constexpr bool kWholeTile = sizeof(typename D::Bits) == 2;
+    static constexpr bool kWholeTile = sizeof(typename D::Bits) <= 4;
 
     __device__ explicit DropRelu(const da_args&) {}
 
@@ -20,7 +20,8 @@ struct DropRelu : ForwardOp {
         return pass ? x : 0;
     }
 
-    __device__ __forceinline__ uint32_t tile(Pack<D> (&packs)[4], uint32_t keep) const {
+    template <int PACKS>
+    __device__ __forceinline__ uint32_t tile(Pack<D> (&packs)[PACKS], uint32_t keep) const {
         return drop_relu_tile(packs, keep);
     }
 };
@@ -34,7 +35,7 @@ struct DropReluBackward : BackwardOp {
     static constexpr BitsIn kBitsIn = BitsIn::kMask;
     static constexpr BitsOut kBitsOut = BitsOut::kNone;
     static constexpr int kPacksAtOnce = 8;
-    static constexpr bool kWholeTile = sizeof(typename D::Bits) == 2;
+    static constexpr bool kWholeTile = sizeof(typename D::Bits) <= 4;
 
     __device__ explicit DropReluBackward(const da_args&) {}
 
@@ -42,7 +43,8 @@ struct DropReluBackward : BackwardOp {
         return pass ? dy : 0;
     }
 
-    __device__ __forceinline__ uint32_t tile(Pack<D> (&packs)[4], uint32_t pass) const {
+    template <int PACKS>
+    __device__ __forceinline__ uint32_t tile(Pack<D> (&packs)[PACKS], uint32_t pass) const {
         select_tile(packs, pass);
         return 0;
     }

@@ -39,8 +39,10 @@ struct TileBits {
             } else if (width == 8) {
                 v = __byte_perm(v, other, upper ? 0x3715 : 0x6240);
             } else {
+                // Fields that wrap round at the end of the rotation are the other half's and are not taken.
                 const uint32_t low = width == 4 ? 0x0F0F0F0Fu : 0x33333333u;
-                v = upper ? (v & ~low) | ((other >> width) & low) : (v & low) | ((other << width) & ~low);
+                const uint32_t own = low << (upper ? width : 0);
+                v = (v & own) | (__funnelshift_l(other, other, upper ? 32 - width : width) & ~own);
             }
         }
         return v;

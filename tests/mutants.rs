@@ -75,8 +75,10 @@ mutants! {
         ["train_forward_relu_bf16"], Numbers;
     /// One digit of a byte selector.
     selector_off_by_one: "warp.cuh" "0x3715" => "0x3725", ["train_backward_relu_bf16"], Numbers;
-    /// A shift in the wrong direction.
-    shift_to_the_right: "warp.cuh" "(other << width) & ~low" => "(other >> width) & ~low",
+    /// Both lanes of an exchange rotate in the same direction.
+    rotation_in_one_direction: "warp.cuh" "upper ? 32 - width : width" => "width", ["train_backward_relu_f32"], Numbers;
+    /// Each lane keeps the half that it should give away.
+    other_half_kept: "warp.cuh" "low << (upper ? width : 0)" => "low << (upper ? 0 : width)",
         ["train_backward_relu_f32"], Numbers;
     /// Each lane takes the word of its own number, whatever the packs are.
     word_of_the_lane: "warp.cuh" "return lane / kLanesPerWord + E * (lane % kLanesPerWord);" => "return lane;",
@@ -102,8 +104,13 @@ mutants! {
     stops_with_the_first_lane: "keep_stream.cuh" "__any_sync(kFullWarp" => "__all_sync(kFullWarp",
         ["train_forward_relu_f32"], Numbers;
     /// A lane that is done leaves the others alone with the vote.
-    leaves_before_the_vote: "keep_stream.cuh" "if (block >= 3 &&" => "if (undecided == 0) break; if (block >= 3 &&",
+    leaves_before_the_vote: "keep_stream.cuh" "4 * block < planes && __any" => "4 * block < planes && undecided && __any",
         ["train_forward_relu_f32"], Report("deadlock");
+    /// Nobody asks for a fourth call.
+    leaves_after_three_calls: "keep_stream.cuh" "uint32_t block = 3" => "uint32_t block = 8",
+        ["train_forward_relu_f32"], Numbers;
+    /// Where two calls are all there can be, the second is left out.
+    leaves_after_one_call: "keep_stream.cuh" "if (planes > 4)" => "if (planes > 8)", ["train_forward_relu_f32"], Numbers;
     /// The blocks of one word run into another's.
     block_number_misplaced: "keep_stream.cuh" "block << 29" => "block << 28", ["train_forward_relu_f32"], Numbers;
     /// Word indices of 32 bits: tensors beyond 2^37 elements repeat their masks.
@@ -162,7 +169,7 @@ mutants! {
         ["train_backward_relu_bf16"], Report("reads 4 bytes outside every buffer");
     /// A pack's bits replace those of the packs before.
     bits_of_the_last_pack: "tile.cuh" "bits_out |= pack_bits << field" => "bits_out = pack_bits << field",
-        ["train_forward_relu_f32"], Numbers;
+        ["train_forward_relu_f64"], Numbers;
     /// The second step works on the first one's packs.
     step_loaded_again: "tile.cuh" "load_step(first, at + 32 * step, in0)" => "load_step(first, at, in0)",
         ["relu_forward_f32"], Numbers;
@@ -183,7 +190,7 @@ mutants! {
     elements_truncated: "tile.cuh" "const uint64_t base = tile" => "const uint32_t base = tile",
         ["relu_forward_f64"], Report("outside every buffer");
 
-    // select.cuh: pairs
+    // select.cuh: whole tiles
 
     /// The high element's mask out of the low one's register.
     pair_from_one_register: "select.cuh" "high = 8 | (4 + k)" => "high = 8 | k", ["train_backward_relu_f16"], Numbers;
@@ -191,6 +198,22 @@ mutants! {
     pair_shift_off_by_one: "select.cuh" "bits << (7 - e)" => "bits << (6 - e)", ["train_backward_relu_bf16"], Numbers;
     /// Two packs gather their bits in one place.
     places_collide: "select.cuh" "2 * j + 1;" => "2 * j;", ["train_forward_relu_f16"], Numbers;
+    /// The byte of another pack.
+    word_from_the_wrong_byte: "select.cuh" "top = 8 | (k / 2)" => "top = 8 | (k % 4)", ["train_backward_relu_f32"], Numbers;
+    /// A byte that is copied instead of its top bit.
+    word_of_copied_bytes: "select.cuh" "top = 8 | (k / 2)" => "top = k / 2", ["train_backward_relu_f32"], Numbers;
+    /// A bit next to the one that is meant.
+    word_shift_off_by_one: "select.cuh" "word_bits << (7 - place)" => "word_bits << (8 - place)",
+        ["train_backward_relu_f32"], Numbers;
+    /// A sum whose last place counts halves.
+    sum_begins_too_low: "select.cuh" "{0x1p23f, 0x1p23f}" => "{0x1p22f, 0x1p22f}", ["train_forward_relu_f32"], Numbers;
+    /// The two sums take each other's half of the word.
+    sums_exchanged: "select.cuh" "0x5410" => "0x1054", ["train_forward_relu_f32"], Numbers;
+    /// Sixteen elements in a sum, and the places of eight.
+    places_of_a_sum_collide: "select.cuh" "4 * (k % 4) + e" => "4 * (k % 2) + e", ["train_forward_relu_f32"], Numbers;
+    /// NaN counts as negative, by packs.
+    nan_blocked_by_packs: "select.cuh" "F32::real(packs[k].get(e)) <= 0" => "!(F32::real(packs[k].get(e)) > 0)",
+        ["train_forward_relu_f32"], Numbers;
 
     // What is computed
 
@@ -264,7 +287,8 @@ const CASES: &[Case] = &[
     // A carry from the lower half of the offset.
     Case { p: 0.5, base: OFFSET - 0x8000_0000, ..PLAIN },
     Case { input: 1, saved: 1, order: Order::Random(1), ..PLAIN },
-    Case { output: 1, p: 0.5, ..PLAIN },
+    // Seven planes.
+    Case { output: 1, p: 121.0 / 128.0, ..PLAIN },
     Case { saved: 1, ..PLAIN },
     Case { input: 3, saved: 3, in_place: true, order: Order::Reversed, ..PLAIN },
     // More tiles than warps. One element in 4096 takes more planes than the first three calls give, and so close

@@ -23,10 +23,10 @@ const DTYPES: [&str; 3] = ["f32", "f16", "bf16"];
 
 /// Instructions for each element, at most: pass, type, number.
 const AIMS: [(&str, &str, f64); 6] = [
-    ("train_forward_relu", "f32", 25.0),
+    ("train_forward_relu", "f32", 16.0),
     ("train_forward_relu", "f16", 14.0),
     ("train_forward_relu", "bf16", 14.0),
-    ("train_backward_relu", "f32", 6.2),
+    ("train_backward_relu", "f32", 5.5),
     ("train_backward_relu", "f16", 6.0),
     ("train_backward_relu", "bf16", 6.0),
 ];
