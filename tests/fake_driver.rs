@@ -10,6 +10,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use drop_activation::cuda::cudarc::driver::{CudaContext, CudaStream, DevicePtr, sys};
 use drop_activation::cuda::{self, Addresses, CudaError, DeviceKeySequence, DeviceMask, InOut, Kernels, Pass};
@@ -49,7 +50,7 @@ fn compile() -> Result<PathBuf, String> {
     build.out_dir(env!("CARGO_TARGET_TMPDIR")).include(root.join("kernels"));
     let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fake-libcuda-{}.so", std::process::id()));
     let mut command = build.try_get_compiler().map_err(|e| e.to_string())?.to_command();
-    command.args(["-shared", "-Wl,-soname,libcuda.so.1", "-o"]).arg(&library);
+    command.args(["-finstrument-functions", "-shared", "-Wl,-soname,libcuda.so.1", "-o"]).arg(&library);
     let output =
         command.arg(root.join("tests/fake_driver/libcuda.c")).output().map_err(|e| format!("no C compiler: {e}"))?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -92,6 +93,19 @@ impl Fake {
         let _: Vec<String> = take();
         let result = action();
         (result, take())
+    }
+
+    /// The entries of the driver that `action` calls, in order.
+    fn calls<R>(&self, action: impl FnOnce() -> drop_activation::Result<R>) -> String {
+        let switch = |on| {
+            // SAFETY: the signature of `fake_log_calls`.
+            unsafe { self.0.get::<extern "C" fn(c_int)>("fake_log_calls").unwrap()(on) }
+        };
+        switch(1);
+        let (result, log) = self.log(action);
+        switch(0);
+        result.unwrap();
+        log.iter().filter_map(|line| line.strip_prefix("call ")).collect::<Vec<_>>().join(" ")
     }
 
     /// What a successful pass does: how many waits, then which kernel, then how many events recorded.
@@ -200,6 +214,87 @@ fn what_waits_for_what() {
     let mut dx = new(3000);
     let ((), waits, _, records) = fake.pass(|| kernels.backward(&two, &gelu(), &mask, Some(&x), (&y, &mut dx)));
     assert_eq!((waits, records), (1 + 2 + 1 + 1, 4), "dy read, dx written, x read, mask read");
+}
+
+/// No allocation, no synchronisation, one launch; and what else the driver is asked, which is all there is.
+#[test]
+fn a_pass_is_one_launch() {
+    let Some(fake) = fake() else { return };
+    let (context, kernels, stream, _) = on_two_streams();
+    let op = DropActivation::default();
+    let x = stream.alloc_zeros::<f32>(1024).unwrap();
+    let mut y = stream.alloc_zeros::<f32>(1024).unwrap();
+    kernels.preload().unwrap();
+    let mut mask = kernels.forward(&stream, &op, KEY, (&x, &mut y)).unwrap();
+
+    let (launch, wait, record) = ("cuLaunchKernel", "cuStreamWaitEvent", "cuEventRecord");
+    // Before each call cudarc looks whether the thread's current context is still its own.
+    let each_looks =
+        |calls: Vec<&str>| calls.into_iter().flat_map(|call| ["cuCtxGetCurrent", call]).collect::<Vec<_>>().join(" ");
+    let mut step = || {
+        let forward = fake.calls(|| kernels.forward_into(&stream, &op, KEY, (&x, &mut y), &mut mask));
+        let backward = fake.calls(|| kernels.backward(&stream, &op, &mask, None, &mut y));
+        [forward, backward]
+    };
+    let [forward, backward] = step();
+    // cudarc orders the streams that use a slice by events, which are there already: a slice that is read waits for its
+    // writer, one that is written for its readers as well.
+    let expected = |waits, records| {
+        each_looks([vec!["cuStreamIsCapturing"], vec![wait; waits], vec![launch], vec![record; records]].concat())
+    };
+    assert_eq!(forward, expected(1 + 2 + 2, 3), "x read, y and the mask written");
+    assert_eq!(backward, expected(2 + 1, 2), "dy written in place, the mask read");
+
+    // SAFETY: everything here is on one stream.
+    unsafe { context.disable_event_tracking() };
+    let [forward, backward] = step();
+    // SAFETY: as before.
+    unsafe { context.enable_event_tracking() };
+    assert_eq!([forward, backward], [each_looks(vec![launch]), each_looks(vec![launch])]);
+
+    let at = Addresses { input: x.device_ptr(&stream).0, output: y.device_ptr(&stream).0, ..Addresses::default() };
+    // SAFETY: both are slices of 1024 elements in the stream's context that nothing else uses meanwhile.
+    let raw =
+        fake.calls(|| unsafe { kernels.launch_raw(stream.cu_stream(), &Pass::ReluForward, Dtype::F32, 1024, at) });
+    assert_eq!(raw, each_looks(vec![launch]));
+}
+
+/// The host's work for a call, the stand-in's own included.
+#[test]
+#[ignore = "prints times, and proves nothing"]
+fn cpu_time_of_a_call() {
+    let Some(_fake) = fake() else { return };
+    let (context, kernels, stream, _) = on_two_streams();
+    let op = DropActivation::default();
+    // So few that what the stand-in does with them does not count.
+    let x = stream.alloc_zeros::<f32>(32).unwrap();
+    let mut y = stream.alloc_zeros::<f32>(32).unwrap();
+    let mut mask = kernels.forward(&stream, &op, KEY, (&x, &mut y)).unwrap();
+    let least = |call: &mut dyn FnMut()| {
+        let calls = 10_000;
+        let times = (0..50).map(|_| {
+            let start = Instant::now();
+            (0..calls).for_each(|_| call());
+            start.elapsed() / calls
+        });
+        times.min().unwrap().as_nanos()
+    };
+    let mut times = |what: &str| {
+        let forward = least(&mut || kernels.forward_into(&stream, &op, KEY, (&x, &mut y), &mut mask).unwrap());
+        let backward = least(&mut || kernels.backward(&stream, &op, &mask, None, &mut y).unwrap());
+        println!("{what}: forward {forward} ns, backward {backward} ns");
+    };
+    times("slices, event tracking on");
+    // SAFETY: everything here is on one stream.
+    unsafe { context.disable_event_tracking() };
+    times("slices, event tracking off");
+    let at = Addresses { input: x.device_ptr(&stream).0, output: y.device_ptr(&stream).0, ..Addresses::default() };
+    let pass = Pass::ForwardWithoutMask { op, key: KEY };
+    // SAFETY: both are slices of 32 elements in the stream's context that nothing else uses meanwhile.
+    let raw = least(&mut || unsafe { kernels.launch_raw(stream.cu_stream(), &pass, Dtype::F32, 32, at) }.unwrap());
+    println!("raw pointers: forward {raw} ns");
+    // SAFETY: as before.
+    unsafe { context.enable_event_tracking() };
 }
 
 #[test]
