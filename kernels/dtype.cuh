@@ -20,6 +20,11 @@ struct F16 {
     using Real = float;
     static __device__ __forceinline__ Real real(Bits b) { return __half2float(__ushort_as_half(b)); }
     static __device__ __forceinline__ Bits bits(Real r) { return __half_as_ushort(__float2half_rn(r)); }
+    // Two at once, the first in the low half.
+    static __device__ __forceinline__ uint32_t bits(Real low, Real high) {
+        const __half2 pair = __floats2half2_rn(low, high);
+        return *reinterpret_cast<const uint32_t*>(&pair);
+    }
     // 0xFFFF in each half of the pair that is <= 0.
     static __device__ __forceinline__ uint32_t at_most_zero(uint32_t pair) {
         const __half2 zero = __floats2half2_rn(0.0f, 0.0f);
@@ -32,6 +37,10 @@ struct BF16 {
     using Real = float;
     static __device__ __forceinline__ Real real(Bits b) { return __uint_as_float(uint32_t{b} << 16); }
     static __device__ __forceinline__ Bits bits(Real r) { return __bfloat16_as_ushort(__float2bfloat16_rn(r)); }
+    static __device__ __forceinline__ uint32_t bits(Real low, Real high) {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+        return *reinterpret_cast<const uint32_t*>(&pair);
+    }
     static __device__ __forceinline__ uint32_t at_most_zero(uint32_t pair) {
         const __nv_bfloat162 zero = __floats2bfloat162_rn(0.0f, 0.0f);
         return __hle2_mask(*reinterpret_cast<const __nv_bfloat162*>(&pair), zero);

@@ -27,6 +27,7 @@ struct InferReluForward : ForwardOp {
     static constexpr BitsIn kBitsIn = BitsIn::kNone;
     static constexpr BitsOut kBitsOut = BitsOut::kNone;
     static constexpr int kPacksAtOnce = 8;
+    static constexpr bool kWholeTile = sizeof(typename D::Bits) == 2;
     Mixture<typename D::Real> mix;
 
     __device__ explicit InferReluForward(const da_args& a) : mix(a) {}
@@ -35,6 +36,24 @@ struct InferReluForward : ForwardOp {
         const typename D::Real value = D::real(x);
         const typename D::Bits below = mix.kind == DA_MIXTURE_SIGMA ? typename D::Bits{0} : D::bits(mix.slope * value);
         return value <= 0 ? below : x;
+    }
+
+    // Types of 16 bits: the products are f32's as above; compare, rounding and choice are made for two at once.
+    template <int PACKS>
+    __device__ __forceinline__ uint32_t tile(Pack<D> (&packs)[PACKS], uint32_t) const {
+        const uint32_t scaled = mix.kind == DA_MIXTURE_SIGMA ? 0 : 0xFFFFFFFFu;
+#pragma unroll
+        for (int k = 0; k < PACKS; ++k) {
+            uint32_t* pairs[4] = {&packs[k].raw.x, &packs[k].raw.y, &packs[k].raw.z, &packs[k].raw.w};
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const uint32_t at_most_zero = D::at_most_zero(*pairs[j]);
+                const typename D::Real low = D::real(packs[k].get(2 * j)), high = D::real(packs[k].get(2 * j + 1));
+                const uint32_t below = D::bits(mix.slope * low, mix.slope * high) & scaled;
+                *pairs[j] = (*pairs[j] & ~at_most_zero) | (below & at_most_zero);
+            }
+        }
+        return 0;
     }
 };
 

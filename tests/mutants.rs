@@ -229,6 +229,13 @@ mutants! {
     slope_of_zero: "infer.cu" "mix.kind == DA_MIXTURE_SIGMA ? typename D::Bits{0} : D::bits(mix.slope * value)" =>
         "D::bits(mix.slope * value)",
         ["infer_forward_relu_f32"], Numbers;
+    /// The same by pairs.
+    slope_of_zero_by_pairs: "infer.cu" "mix.kind == DA_MIXTURE_SIGMA ? 0 : 0xFFFFFFFFu" => "0xFFFFFFFFu",
+        ["infer_forward_relu_f16"], Numbers;
+    /// The high element's product in the place of the low one's.
+    products_exchanged: "infer.cu" "D::bits(mix.slope * low, mix.slope * high)" =>
+        "D::bits(mix.slope * high, mix.slope * low)",
+        ["infer_forward_relu_bf16"], Numbers;
     /// Rounding towards zero.
     rounding_by_truncation: "dtype.cuh" "__bfloat16_as_ushort(__float2bfloat16_rn(r))" =>
         "static_cast<Bits>(__float_as_uint(r) >> 16)",
