@@ -151,26 +151,30 @@ element!(f64, f64, F64, identity, identity, |_, block: &_| *block, |_, block: &_
 element!(f16, f32, F16, f16::to_f32, f16::from_f32, Simd::widen, Simd::narrow);
 element!(bf16, f32, Bf16, bf16::to_f32, bf16::from_f32, |_, block| widen(block), |_, block| narrow(block));
 
-/// [`bf16::to_f32`] of each, without branches, so that it becomes vector code.
+/// [`bf16::to_f32`] of each, without branches and without `array::map`, so that it becomes vector code.
 #[inline(always)]
 fn widen(block: &[bf16; 32]) -> [f32; 32] {
-    block.map(|x| {
+    let mut out = [0.0; 32];
+    for (out, x) in out.iter_mut().zip(block) {
         let bits = u32::from(x.to_bits()) << 16;
         let quiet = if bits << 1 > 0xFF00_0000 { 1 << 22 } else { 0 };
-        f32::from_bits(bits | quiet)
-    })
+        *out = f32::from_bits(bits | quiet);
+    }
+    out
 }
 
 /// [`bf16::from_f32`] of each, likewise.
 #[inline(always)]
 fn narrow(block: &[f32; 32]) -> [bf16; 32] {
-    block.map(|x| {
+    let mut out = [bf16::ZERO; 32];
+    for (out, x) in out.iter_mut().zip(block) {
         let bits = x.to_bits();
         // Half a unit less the smallest part, and that too where the last bit is odd: ties go to even.
         let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
         let quiet = bits >> 16 | 0x40;
-        bf16::from_bits(if bits << 1 > 0xFF00_0000 { quiet } else { rounded } as u16)
-    })
+        *out = bf16::from_bits(if bits << 1 > 0xFF00_0000 { quiet } else { rounded } as u16);
+    }
+    out
 }
 
 #[cfg(test)]

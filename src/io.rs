@@ -35,6 +35,21 @@ impl<'a, T> InOut<'a, T> {
         }
     }
 
+    /// What is read.
+    pub(crate) fn input(&self) -> &[T] {
+        match self {
+            Self::OutOfPlace(input, _) => input,
+            Self::InPlace(both) => both,
+        }
+    }
+
+    /// What is written.
+    pub(crate) fn output(&mut self) -> &mut [T] {
+        match self {
+            Self::OutOfPlace(_, output) | Self::InPlace(output) => output,
+        }
+    }
+
     /// Whether the input has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,23 +1,63 @@
-//! How every pass walks its tensor: in tasks that threads share, in pieces that fit the first-level
-//! cache, in blocks of the 32 elements of a mask word.
+//! How every pass walks its tensor: in tasks that threads share, and in blocks of 32 elements.
+//!
+//! A small tensor's blocks are those of the mask's words. A large one's are written past the cache, which takes
+//! whole cache lines; so they begin where the lines of the output do, and each has its bits in two words:
+//!
+//! ```text
+//! lines            |   |   |   |   |   |   |      of the output
+//! blocks          0|   1   |   2   |   3   |      such as two lines, of f32; there is a part of block 0 only
+//! words         |   0   |   1   |   2   |         of 32 elements, as all blocks but that
+//! ```
+//!
+//! Block i ends in word i. Drawn words are made into the bits of blocks, and bits of blocks into words, many at a
+//! time, so that a block costs no instruction more.
 
 use std::ops::Range;
 
-use crate::cpu::keep::{self, Batch, KeepStream};
-use crate::cpu::simd::{self, LINE, Simd, Task};
-use crate::cpu::tuning::{AHEAD, PIECE, SEQUENTIAL, STREAM_BYTES, TASK};
+use crate::cpu::keep::{BATCH, Batch, GROUP, KeepStream, Meanwhile};
+use crate::cpu::simd::{self, LINE, Lines, Simd, Task};
+use crate::cpu::tuning::{AHEAD, LARGEST_TASK, MASK_AHEAD, SEQUENTIAL, STREAM_BYTES, TASK, TASKS_A_THREAD};
 use crate::element::Element;
 use crate::io::InOut;
 
 /// What a pass does to a block.
 pub(crate) trait BlockPass<T: Element>: Sync {
-    /// Whether its bits are drawn, from [`Words::Draw`] or [`Words::DrawStore`]. The others need no code for it.
-    const DRAWS: bool = false;
+    /// What it has to do with bits. Passes get no code for what they don't do.
+    const BITS: Bits;
 
-    /// `e` is the index of the block's first element. `second` is the saved tensor, for a pass
-    /// that has one. `word` holds the block's bits, as they were drawn or loaded; the result holds
-    /// those to store. Elements beyond the tensor's end may be anything.
-    fn block<S: Simd>(&self, simd: S, e: u64, input: &[T; 32], second: &[T; 32], word: u32) -> ([T; 32], u32);
+    /// Whether it has a saved tensor.
+    const SECOND: bool = false;
+
+    /// Whether it is worth streaming: whether memory bounds it. If not, its blocks are those of the mask's words.
+    const STREAMS: bool = false;
+
+    /// `e` is the index of the block's first element, for passes that are not streamed. `second` is the saved
+    /// tensor, for a pass that has one. `bits` holds the block's bits, as they were drawn or loaded; the result
+    /// holds those to store. Elements beyond the tensor's ends may be anything.
+    fn block<S: Simd>(&self, simd: S, e: u64, input: &[T; 32], second: &[T; 32], bits: u32) -> ([T; 32], u32);
+}
+
+/// The ways of a pass with [`Words`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bits {
+    /// [`Words::None`].
+    None,
+    /// [`Words::Load`].
+    Read,
+    /// [`Words::Store`].
+    Write,
+    /// [`Words::Draw`] or [`Words::DrawStore`].
+    Draw,
+}
+
+impl Bits {
+    const fn come_in(self) -> bool {
+        matches!(self, Self::Read | Self::Draw)
+    }
+
+    const fn go_out(self) -> bool {
+        matches!(self, Self::Write | Self::Draw)
+    }
 }
 
 /// Where a block's bits come from and go to.
@@ -63,12 +103,7 @@ struct Job<'a, T> {
     second: Option<&'a [T]>,
     words: Words<'a>,
     stream: bool,
-    /// [`PIECE`]; tests try others, up to [`MOST`].
-    piece: usize,
 }
-
-/// Elements of the largest piece. Tests make room for larger ones.
-const MOST: usize = if cfg!(test) { 4 * PIECE } else { PIECE };
 
 /// Runs the pass over the whole tensor. `second`, where there is one, and the output are as long as
 /// the input; the words are as many as it has blocks.
@@ -76,19 +111,23 @@ pub(crate) fn run<T: Element, P: BlockPass<T>>(pass: &P, io: InOut<'_, T>, secon
     let len = io.len();
     // In place, the lines are in the cache because they were read.
     let stream = matches!(io, InOut::OutOfPlace(..)) && len.saturating_mul(size_of::<T>()) >= STREAM_BYTES;
-    let job = Job { start: 0, io, second, words, stream, piece: PIECE };
-    if len <= SEQUENTIAL { job.run(pass) } else { job.share(pass, TASK) }
+    let job = Job { start: 0, io, second, words, stream };
+    if len <= SEQUENTIAL {
+        return job.run(pass);
+    }
+    let task = (len / (TASKS_A_THREAD * rayon::current_num_threads())).next_multiple_of(TASK).clamp(TASK, LARGEST_TASK);
+    job.share(task, pass);
 }
 
 impl<T: Element> Job<'_, T> {
-    /// Halves the job until its parts are tasks, of at most so many elements, which are a multiple of 32.
-    fn share<P: BlockPass<T>>(self, pass: &P, task: usize) {
+    /// Halves the job until its parts are tasks of at most so many elements, a multiple of [`TASK`].
+    fn share<P: BlockPass<T>>(self, task: usize, pass: &P) {
         let len = self.io.len();
         if len <= task {
             return self.run(pass);
         }
         let (a, b) = self.split(len.div_ceil(task).div_ceil(2) * task);
-        rayon::join(|| a.share(pass, task), || b.share(pass, task));
+        rayon::join(|| a.share(task, pass), || b.share(task, pass));
     }
 
     /// `at` is a multiple of 32 within the job.
@@ -105,86 +144,285 @@ impl<T: Element> Job<'_, T> {
         };
         let (second_a, second_b) = self.second.map(|s| s.split_at(at)).unzip();
         let (words_a, words_b) = self.words.split(at / 32);
-        let Self { start, stream, piece, .. } = self;
+        let Self { start, stream, .. } = self;
         (
-            Self { start, io: io_a, second: second_a, words: words_a, stream, piece },
-            Self { start: start + at, io: io_b, second: second_b, words: words_b, stream, piece },
+            Self { start, io: io_a, second: second_a, words: words_a, stream },
+            Self { start: start + at, io: io_b, second: second_b, words: words_b, stream },
         )
     }
 
     fn run<P: BlockPass<T>>(self, pass: &P) {
-        simd::dispatch(Compiled { job: self, pass });
+        if P::STREAMS && self.stream {
+            simd::dispatch(Compiled::<T, P, true> { job: self, pass });
+        } else {
+            simd::dispatch(Compiled::<T, P, false> { job: self, pass });
+        }
     }
 }
 
-struct Compiled<'a, T, P> {
+struct Compiled<'a, T, P, const STREAM: bool> {
     job: Job<'a, T>,
     pass: &'a P,
 }
 
-impl<T: Element, P: BlockPass<T>> Task for Compiled<'_, T, P> {
+impl<T: Element, P: BlockPass<T>, const STREAM: bool> Task for Compiled<'_, T, P, STREAM> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { job, pass } = self;
-        let Job { start, mut io, second, mut words, stream, piece } = job;
-        let len = io.len();
-        // Results that are to be streamed, or the input that they take the place of: of this piece, behind those
-        // that did not fill a line before it.
-        let mut scratch = [T::default(); MOST + LINE];
-        let mut waiting = 0;
-        let mut drawn = match &words {
-            Words::Draw(keep) | Words::DrawStore(keep, _) if P::DRAWS => {
-                Some(Drawn::new(simd, *keep, start / 32, len.div_ceil(32)))
-            }
+        let Self { job: Job { start, io, second, words, .. }, pass } = self;
+        let (keep, read, mut write) = match words {
+            Words::None => (None, &[][..], None),
+            Words::Load(mask) => (None, mask, None),
+            Words::Store(mask) => (None, &[][..], Some(mask)),
+            Words::Draw(keep) => (Some(keep), &[][..], None),
+            Words::DrawStore(keep, mask) => (Some(keep), &[][..], Some(mask)),
+        };
+        let mut walk = Walk::<T, P, STREAM>::new(pass, start, io, second);
+        let blocks = walk.blocks();
+        let mut drawn = match keep {
+            Some(keep) if P::BITS == Bits::Draw => Some(Drawn::new(simd, keep, start / 32, blocks, walk.lead)),
             _ => None,
         };
-        let mut loaded = [0; keep::BATCH];
-        let direct = !stream && matches!(io, InOut::OutOfPlace(..));
-        let step = if direct { 32 * keep::BATCH } else { piece };
-        for done in (0..len).step_by(step) {
-            let piece = step.min(len - done);
-            let stored = done / 32..(done + piece).div_ceil(32);
-            let bits = match &mut drawn {
-                Some(drawn) => drawn.next(simd, stored.len()),
-                None => &mut loaded[..stored.len()],
-            };
-            if let Words::Load(mask) = &words {
-                bits.copy_from_slice(&mask[stored.clone()]);
-            }
-
-            let second = second.map(|s| &s[done..done + piece]);
-            let e = (start + done) as u64;
-            // One call for all three ways, because the passes are inlined here, and there are many.
-            let (from, to): (&[T], &mut [T]) = match &mut io {
-                InOut::OutOfPlace(x, y) if direct => (&x[done..done + piece], &mut y[done..done + piece]),
-                InOut::OutOfPlace(x, _) => (&x[done..done + piece], &mut scratch[waiting..waiting + piece]),
-                InOut::InPlace(x) => {
-                    let x = &mut x[done..done + piece];
-                    scratch[..piece].copy_from_slice(x);
-                    (&scratch[..piece], x)
+        for first in (0..blocks).step_by(GROUP) {
+            let group = first..blocks.min(first + GROUP);
+            let (words, ahead) = match &mut drawn {
+                Some(drawn) if P::BITS == Bits::Draw => {
+                    let (words, ahead) = drawn.next(simd);
+                    (&words[..], Some(ahead))
                 }
+                _ => (&read[first.min(read.len())..group.end.min(read.len())], None),
             };
-            run_piece(simd, pass, e, from, second, bits, to);
-            if let (true, InOut::OutOfPlace(_, y)) = (stream, &mut io) {
-                let (first, end) = (done - waiting, done + piece);
-                let over = if end == len { 0 } else { y[end..].as_ptr().addr() % LINE / size_of::<T>() };
-                simd.stream(&scratch[..end - over - first], &mut y[first..end - over]);
-                scratch.copy_within(end - over - first..end - first, 0);
-                waiting = over;
+            if STREAM
+                && P::BITS.go_out()
+                && let Some(mask) = &write
+            {
+                // Stores keep their order: one to a line that is not there yet would hold up what is streamed after it.
+                simd.prefetch(mask.as_ptr().wrapping_add(first + GROUP * MASK_AHEAD));
             }
-
-            if let Words::Store(mask) | Words::DrawStore(_, mask) = &mut words {
-                mask[stored].copy_from_slice(bits);
+            let mut whole = walk.whole(first, words, write.as_deref_mut());
+            if P::BITS == Bits::Draw
+                && let Some(mut ahead) = ahead
+            {
+                match &mut whole {
+                    // In the cache there is no waiting that drawing could fill.
+                    Some(whole) if STREAM => ahead.draw(simd, whole),
+                    _ => ahead.draw(simd, &mut ()),
+                }
+            }
+            match whole {
+                Some(mut whole) => {
+                    if !(STREAM && P::BITS == Bits::Draw) {
+                        for k in 0..GROUP {
+                            whole.step(simd, k);
+                        }
+                    }
+                    walk.shifted = whole.shifted;
+                }
+                None => walk.parts(simd, group, words, write.as_deref_mut()),
             }
         }
-        if stream {
+        if STREAM {
+            if let Some(mask) = write
+                && P::BITS.go_out()
+                && walk.lead > 0
+            {
+                // Word i holds the bits of block i + 1, if there is one.
+                mask[blocks - 1..].fill(0);
+                let mut before = walk.head;
+                for word in mask {
+                    (*word, before) = (*word << walk.lead | before >> (32 - walk.lead), *word);
+                }
+            }
             simd.fence();
         }
     }
 }
 
-/// The words of a pass, drawn a batch ahead of their use and in step with it, so that a processor could compute
-/// random numbers while it waits for memory. `docs/performance.md` says how little of that was seen.
+/// A task's way through its blocks.
+struct Walk<'a, T, P, const STREAM: bool> {
+    pass: &'a P,
+    start: usize,
+    io: InOut<'a, T>,
+    second: Option<&'a [T]>,
+    /// Elements before the first line: the part of block 0 that is there. If none are, block 0 is like the others.
+    lead: usize,
+    /// The bits of block 0, if it is a part, for which there is no room among the words.
+    head: u32,
+    shifted: Shifted<STREAM>,
+}
+
+impl<'a, T: Element, P: BlockPass<T>, const STREAM: bool> Walk<'a, T, P, STREAM> {
+    #[inline(always)]
+    fn new(pass: &'a P, start: usize, mut io: InOut<'a, T>, second: Option<&'a [T]>) -> Self {
+        let output = io.output();
+        let lead = if STREAM { lead(output).min(output.len()) } else { 0 };
+        Self { pass, start, io, second, lead, head: 0, shifted: Shifted { end: end(lead), before: 0 } }
+    }
+
+    /// How many there are.
+    fn blocks(&self) -> usize {
+        (self.io.len() + 32 - end(self.lead)).div_ceil(32)
+    }
+
+    /// The blocks of a group that begins with block `first`, if all are whole and end a word of `read` and `write`
+    /// where these are needed.
+    #[inline(always)]
+    fn whole<'b>(
+        &'b mut self,
+        first: usize,
+        read: &'b [u32],
+        write: Option<&'b mut [u32]>,
+    ) -> Option<Whole<'b, T, P, STREAM>> {
+        let begin = (32 * first + end(self.lead)).checked_sub(32)?;
+        let range = begin..begin + 32 * GROUP;
+        let (x, y) = match &mut self.io {
+            InOut::OutOfPlace(x, y) => (Some(chunk(x.get(range.clone())?)?), y),
+            InOut::InPlace(y) => (None, y),
+        };
+        let y = y.get_mut(range.clone())?.as_chunks_mut::<32>().0.try_into().ok()?;
+        Some(Whole {
+            pass: self.pass,
+            e: (self.start + begin) as u64,
+            x,
+            y: if STREAM { Output::Lines(Lines::new(y)?) } else { Output::Blocks(y) },
+            second: if P::SECOND { Some(chunk(self.second?.get(range)?)?) } else { None },
+            read: if P::BITS.come_in() { read.first_chunk()? } else { &[0; GROUP] },
+            write: match write {
+                Some(write) if P::BITS.go_out() => {
+                    Some(write.get_mut(first - usize::from(self.lead > 0)..)?.first_chunk_mut()?)
+                }
+                _ => None,
+            },
+            shifted: self.shifted,
+        })
+    }
+
+    /// The blocks of any group, one after the other, as far as they are there.
+    #[inline(always)]
+    fn parts<S: Simd>(&mut self, simd: S, group: Range<usize>, read: &[u32], mut write: Option<&mut [u32]>) {
+        for (k, block) in group.enumerate() {
+            let end = 32 * block + end(self.lead);
+            let range = end.saturating_sub(32)..end.min(self.io.len());
+            // Elements of the first block that are not there.
+            let before = 32 - end.min(32);
+            let here = before..before + range.len();
+            let padded = |part: &[T]| {
+                let mut block = [T::default(); 32];
+                block[here.clone()].copy_from_slice(part);
+                block
+            };
+            let x = padded(&self.io.input()[range.clone()]);
+            let second = self.second.map_or(x, |second| padded(&second[range.clone()]));
+            let e = (self.start + end).wrapping_sub(32) as u64;
+            let word = read.get(k).copied().unwrap_or(0);
+            let bits = if P::BITS == Bits::Read { self.shifted.bits(word) } else { word };
+            let (y, bits) = self.pass.block(simd, e, &x, &second, bits);
+            self.io.output()[range].copy_from_slice(&y[here.clone()]);
+            let there = (u64::from(u32::MAX) >> (32 - here.len())) << here.start;
+            let bits = bits & there as u32;
+            if let Some(write) = &mut write {
+                match block.checked_sub(usize::from(self.lead > 0)) {
+                    Some(place) => write[place] = bits,
+                    None => self.head = bits,
+                }
+            }
+        }
+    }
+}
+
+/// Where block 0 ends.
+fn end(lead: usize) -> usize {
+    if lead == 0 { 32 } else { lead }
+}
+
+/// Elements before the first that begins a line.
+fn lead<T>(output: &[T]) -> usize {
+    output.as_ptr().addr().wrapping_neg() % LINE / size_of::<T>()
+}
+
+fn chunk<T>(elements: &[T]) -> Option<&[[T; 32]; GROUP]> {
+    elements.as_chunks().0.try_into().ok()
+}
+
+/// The blocks of a group.
+struct Whole<'a, T, P, const STREAM: bool> {
+    pass: &'a P,
+    /// Index of the first element.
+    e: u64,
+    /// None in place.
+    x: Option<&'a [[T; 32]; GROUP]>,
+    y: Output<'a, T>,
+    second: Option<&'a [[T; 32]; GROUP]>,
+    /// The words in which the blocks end, or the bits of the blocks if these were drawn.
+    read: &'a [u32; GROUP],
+    /// Gets the bits of the blocks.
+    write: Option<&'a mut [u32; GROUP]>,
+    /// The walk's, which shall have it back: a copy can stay in registers.
+    shifted: Shifted<STREAM>,
+}
+
+enum Output<'a, T> {
+    Blocks(&'a mut [[T; 32]; GROUP]),
+    /// To be streamed.
+    Lines(Lines<'a, T, GROUP>),
+}
+
+impl<T: Element, P: BlockPass<T>, const STREAM: bool> Meanwhile for Whole<'_, T, P, STREAM> {
+    #[inline(always)]
+    fn step<S: Simd>(&mut self, simd: S, k: usize) {
+        let x = match (self.x, &self.y) {
+            (Some(x), _) => &x[k],
+            (None, Output::Blocks(y)) => &y[k],
+            (None, Output::Lines(y)) => y.block(k),
+        };
+        let second = self.second.map_or(x, |second| &second[k]);
+        for line in 0..size_of_val(x) / LINE {
+            simd.prefetch(x.as_ptr().cast::<u8>().wrapping_add(AHEAD + LINE * line));
+            if P::SECOND {
+                simd.prefetch(second.as_ptr().cast::<u8>().wrapping_add(AHEAD + LINE * line));
+            }
+        }
+        let bits = match P::BITS {
+            Bits::Read => self.shifted.bits(self.read[k]),
+            Bits::Draw => self.read[k],
+            Bits::None | Bits::Write => 0,
+        };
+        let (y, bits) = self.pass.block(simd, self.e + 32 * k as u64, x, second, bits);
+        match &mut self.y {
+            Output::Blocks(blocks) => blocks[k] = y,
+            Output::Lines(lines) => simd.stream(&y, lines, k),
+        }
+        if P::BITS.go_out()
+            && let Some(write) = &mut self.write
+        {
+            write[k] = bits;
+        }
+    }
+}
+
+/// Makes the bits of blocks from words.
+#[derive(Clone, Copy)]
+struct Shifted<const STREAM: bool> {
+    /// Where block 0 ends in word 0: 1 to 32.
+    end: usize,
+    /// The word before.
+    before: u64,
+}
+
+impl<const STREAM: bool> Shifted<STREAM> {
+    /// The bits of a block, from the word in which it ends.
+    #[inline(always)]
+    fn bits(&mut self, word: u32) -> u32 {
+        if !STREAM {
+            return word;
+        }
+        let both = u64::from(word) << 32 | self.before;
+        self.before = word.into();
+        (both >> self.end) as u32
+    }
+}
+
+/// The words of a pass, drawn a batch ahead of their use and in step with it: a processor computes them while it
+/// waits for memory.
 struct Drawn {
     keep: KeepStream,
     batches: [Batch; 2],
@@ -194,22 +432,28 @@ struct Drawn {
     used: usize,
     /// The words after the other.
     rest: Range<usize>,
+    /// The words are made the bits of blocks that end so many elements after the words begin, or with them if 0.
+    lead: usize,
+    /// The last word before, for that.
+    before: u32,
 }
 
 impl Drawn {
     #[inline(always)]
-    fn new<S: Simd>(simd: S, keep: KeepStream, first: usize, len: usize) -> Self {
+    fn new<S: Simd>(simd: S, keep: KeepStream, first: usize, len: usize, lead: usize) -> Self {
         let batches = [Batch::new(), Batch::new()];
-        let mut drawn = Self { keep, batches, now: 1, used: 0, rest: first..first + len };
+        let mut drawn = Self { keep, batches, now: 1, used: 0, rest: first..first + len, lead, before: 0 };
         drawn.begin();
-        keep.group(simd, &mut drawn.batches[0], 0..keep::BATCH);
+        for at in (0..BATCH).step_by(GROUP) {
+            keep.group(simd, &mut drawn.batches[0], at, &mut ());
+        }
         drawn.turn(simd);
         drawn
     }
 
     /// The batch after that in use.
     fn begin(&mut self) {
-        let len = self.rest.len().min(keep::BATCH);
+        let len = self.rest.len().min(BATCH);
         self.keep.begin(&mut self.batches[1 - self.now], self.rest.start as u64, len);
         self.rest.start += len;
     }
@@ -217,62 +461,42 @@ impl Drawn {
     #[inline(always)]
     fn turn<S: Simd>(&mut self, simd: S) {
         self.now = 1 - self.now;
-        simd.finish(&self.keep, &mut self.batches[self.now]);
+        let batch = &mut self.batches[self.now];
+        simd.finish(&self.keep, batch);
+        if self.lead > 0 {
+            for word in batch.words() {
+                (*word, self.before) = (*word << (32 - self.lead) | self.before >> self.lead, *word);
+            }
+        }
         self.used = 0;
         self.begin();
     }
 
-    /// The next words.
+    /// The next words, and as many to be drawn ahead.
     #[inline(always)]
-    fn next<S: Simd>(&mut self, simd: S, count: usize) -> &mut [u32] {
-        if self.used == keep::BATCH {
+    fn next<S: Simd>(&mut self, simd: S) -> (&[u32; GROUP], Ahead<'_>) {
+        if self.used == BATCH {
             self.turn(simd);
         }
-        let part = self.used..self.used + count;
-        self.keep.group(simd, &mut self.batches[1 - self.now], part.clone());
-        self.used = part.end;
-        &mut self.batches[self.now].words()[part]
+        let at = self.used;
+        self.used += GROUP;
+        let [a, b] = &mut self.batches;
+        let (now, batch) = if self.now == 0 { (a, b) } else { (b, a) };
+        (now.words_from(at), Ahead { keep: &self.keep, batch, at })
     }
 }
 
-/// One piece: whole blocks, then the last elements in a block padded with zeros.
-#[inline(always)]
-fn run_piece<S: Simd, T: Element, P: BlockPass<T>>(
-    simd: S,
-    pass: &P,
-    e: u64,
-    x: &[T],
-    second: Option<&[T]>,
-    bits: &mut [u32],
-    y: &mut [T],
-) {
-    let second_slice = second.unwrap_or(x);
-    let (x_blocks, x_rest) = x.as_chunks::<32>();
-    let (second_blocks, second_rest) = second_slice.as_chunks::<32>();
-    let (y_blocks, y_rest) = y.as_chunks_mut::<32>();
-    let blocks = x_blocks.iter().zip(second_blocks).zip(y_blocks.iter_mut().zip(&mut *bits));
-    for (i, ((x, saved), (y, word))) in blocks.enumerate() {
-        for line in 0..size_of_val(x) / LINE {
-            simd.prefetch(x.as_ptr().cast::<u8>().wrapping_add(AHEAD + LINE * line));
-            if second.is_some() {
-                simd.prefetch(saved.as_ptr().cast::<u8>().wrapping_add(AHEAD + LINE * line));
-            }
-        }
-        (*y, *word) = pass.block(simd, e + 32 * i as u64, x, saved, *word);
-    }
-    if x_rest.is_empty() {
-        return;
-    }
-    let padded = |rest: &[T]| {
-        let mut block = [T::default(); 32];
-        block[..rest.len()].copy_from_slice(rest);
-        block
-    };
-    if let Some(word) = bits.last_mut() {
-        let e = e + 32 * x_blocks.len() as u64;
-        let (y, bits) = pass.block(simd, e, &padded(x_rest), &padded(second_rest), *word);
-        y_rest.copy_from_slice(&y[..y_rest.len()]);
-        *word = bits & ((1 << x_rest.len()) - 1);
+/// Words to be drawn.
+struct Ahead<'a> {
+    keep: &'a KeepStream,
+    batch: &'a mut Batch,
+    at: usize,
+}
+
+impl Ahead<'_> {
+    #[inline(always)]
+    fn draw<S: Simd, M: Meanwhile>(&mut self, simd: S, meanwhile: &mut M) {
+        self.keep.group(simd, self.batch, self.at, meanwhile);
     }
 }
 
@@ -286,110 +510,103 @@ mod tests {
     use crate::real::Real;
     use crate::reference;
 
-    /// The elements two above, and every other bit of the word turned.
-    struct Shifted;
+    /// With bits that come in: the input where they are set, the saved tensor elsewhere, and the other bits out.
+    /// Without: the greater of both, and which that was.
+    struct Told<const BITS: usize>;
 
-    impl<T: Element> BlockPass<T> for Shifted {
-        fn block<S: Simd>(&self, _: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
-            (x.map(|x| T::from_real(x.to_real() + T::Real::from_f32(2.0))), word ^ 0x5555_5555)
+    const WAYS: [Bits; 4] = [Bits::None, Bits::Read, Bits::Write, Bits::Draw];
+
+    impl<T: Element, const BITS: usize> BlockPass<T> for Told<BITS> {
+        const BITS: Bits = WAYS[BITS];
+        const SECOND: bool = true;
+        const STREAMS: bool = true;
+
+        fn block<S: Simd>(&self, _: S, _: u64, x: &[T; 32], saved: &[T; 32], bits: u32) -> ([T; 32], u32) {
+            let greater = (0..32).fold(0, |bits, i| bits | u32::from(x[i].to_real() > saved[i].to_real()) << i);
+            let chosen = if WAYS[BITS].come_in() { bits } else { greater };
+            let y = std::array::from_fn(|i| if chosen >> i & 1 == 1 { x[i] } else { saved[i] });
+            (y, if WAYS[BITS].come_in() { !bits } else { greater })
         }
     }
 
-    fn streamed<T: Element>() {
-        let values =
-            |n: usize| -> Vec<T> { (0..n).map(|i| T::from_real(T::Real::from_f32((i % 100) as f32))).collect() };
-        for len in [0, 1, 31, 32, 33, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 77] {
-            let x = values(len);
-            let expected: Vec<T> = x.iter().map(|x| T::from_real(x.to_real() + T::Real::from_f32(2.0))).collect();
-            for at in 0..=LINE / size_of::<T>() {
-                let blank = values(len + 200);
-                let mut y = blank.clone();
-                let mut mask = vec![0; len.div_ceil(32)];
-                let io = InOut::OutOfPlace(&x, &mut y[100 + at..][..len]);
-                let words = Words::Store(&mut mask);
-                Job { start: 0, io, second: None, words, stream: true, piece: PIECE }.run(&Shifted);
-                let what = format!("{} {len} elements at {at}", T::DTYPE.name());
-                assert!(y[100 + at..][..len] == expected, "{what}");
-                assert!(y[..100 + at] == blank[..100 + at], "{what}: before");
-                assert!(y[100 + at + len..] == blank[100 + at + len..], "{what}: behind");
-            }
-        }
+    fn values<T: Element>(n: usize, seed: usize) -> Vec<T> {
+        (0..n).map(|i| T::from_real(T::Real::from_f32((i * seed % 251) as f32))).collect()
     }
 
-    #[test]
-    fn results_that_pass_by_the_cache_arrive_in_place() {
-        streamed::<f32>();
-        streamed::<f64>();
-        streamed::<bf16>();
-    }
-
-    /// Words are turned by where they are; element i is the input's where its bit is then set, the saved tensor's
-    /// elsewhere.
-    struct Told<const DRAWS: bool>;
-
-    fn told(word: u32, e: u64) -> u32 {
-        word ^ (e as u32).wrapping_mul(0x9E37_79B9)
-    }
-
-    impl<T: Element, const DRAWS: bool> BlockPass<T> for Told<DRAWS> {
-        const DRAWS: bool = DRAWS;
-
-        fn block<S: Simd>(&self, _: S, e: u64, x: &[T; 32], saved: &[T; 32], word: u32) -> ([T; 32], u32) {
-            let word = told(word, e);
-            (std::array::from_fn(|i| if word >> i & 1 == 1 { x[i] } else { saved[i] }), word)
-        }
-    }
-
-    const TASKS: [usize; 6] = [32, 480, PIECE, 2080, 32 * keep::BATCH + 32, TASK];
-    const PIECES: [usize; 5] = [32, 96, PIECE, 2 * PIECE, MOST];
-
-    /// Many sizes of tasks and of pieces, with each way for words and results.
-    fn divided<T: Element>() {
-        let values = |n: usize, seed: usize| -> Vec<T> {
-            (0..n).map(|i| T::from_real(T::Real::from_f32(((seed + i) % 251) as f32))).collect()
-        };
+    /// Runs the pass over `len` elements whose output begins `at` elements after a line, and compares.
+    fn told<T: Element, const BITS: usize>(len: usize, at: usize, task: usize, stream: bool, in_place: bool) {
+        let what =
+            format!("{} way {BITS}, {len} elements at {at}, tasks of {task}, {stream} {in_place}", T::DTYPE.name());
         let (op, key) = (DropActivation::relu(0.6).unwrap(), MaskKey::new(41, 42).shard(7 * 32).unwrap());
-        let stream = KeepStream::new(&op, key);
-        let len = 3 * 32 * keep::BATCH + 1033;
-        let words = len.div_ceil(32);
-        let drawn: Vec<u32> =
-            (0..words).map(|w| reference::keep_word(op.threshold(), key, key.first_word() + w as u64)).collect();
-        let (x, saved) = (values(len, 0), values(len, 100));
-        let mut expected_words: Vec<u32> =
-            drawn.iter().enumerate().map(|(w, word)| told(*word, 32 * w as u64)).collect();
-        let bit = |i: usize| expected_words[i / 32] >> (i % 32) & 1 == 1;
-        let expected: Vec<T> = (0..len).map(|i| if bit(i) { x[i] } else { saved[i] }).collect();
-        *expected_words.last_mut().unwrap() &= (1 << (len % 32)) - 1;
+        let (x, saved) = (values::<T>(len, 7), values::<T>(len, 11));
+        let read: Vec<u32> =
+            (0..len.div_ceil(32)).map(|w| reference::keep_word(op.threshold(), key, 7 + w as u64)).collect();
+        let bit = |words: &[u32], i: usize| words[i / 32] >> (i % 32) & 1 == 1;
+        let greater = |i: usize| x[i].to_real() > saved[i].to_real();
+        let chosen = |i: usize| if WAYS[BITS].come_in() { bit(&read, i) } else { greater(i) };
+        let expected: Vec<T> = (0..len).map(|i| if chosen(i) { x[i] } else { saved[i] }).collect();
 
-        let ways = [(false, false), (true, false), (false, true)];
-        for (task, piece) in TASKS.into_iter().flat_map(|task| PIECES.map(|piece| (task, piece))) {
-            for ((in_place, streamed), draws) in ways.into_iter().flat_map(|way| [(way, false), (way, true)]) {
-                // Drawing goes by vectors.
-                if draws && piece % PIECE != 0 {
-                    continue;
-                }
-                let mut y = if in_place { x.clone() } else { values(len, 50) };
-                let mut mask = vec![0xA5A5_A5A5; words];
-                let io = if in_place { InOut::InPlace(&mut y) } else { InOut::OutOfPlace(&x, &mut y) };
-                let words = if draws { Words::DrawStore(stream, &mut mask) } else { Words::Load(&drawn) };
-                let job = Job { start: 0, io, second: Some(&saved), words, stream: streamed, piece };
-                if draws {
-                    job.share(&Told::<true>, task)
-                } else {
-                    job.share(&Told::<false>, task)
-                }
-                let way = format!("in place {in_place}, streamed {streamed}, drawn {draws}");
-                let what = format!("{} in tasks of {task}, pieces of {piece}, {way}", T::DTYPE.name());
-                assert!(y == expected, "{what}");
-                assert!(!draws || mask == expected_words, "{what}: words");
+        let blank = values::<T>(len + 200, 13);
+        let mut memory = blank.clone();
+        let line = memory[100..].as_ptr().align_offset(LINE);
+        let start = 100 + line + at;
+        let y = &mut memory[start..start + len];
+        let mut write = vec![0x5A5A_5A5A; len.div_ceil(32)];
+        let io = if in_place {
+            y.copy_from_slice(&x);
+            InOut::InPlace(y)
+        } else {
+            InOut::OutOfPlace(&x, y)
+        };
+        let words = match WAYS[BITS] {
+            Bits::None => Words::None,
+            Bits::Read => Words::Load(&read),
+            Bits::Write => Words::Store(&mut write),
+            Bits::Draw => Words::DrawStore(KeepStream::new(&op, key), &mut write),
+        };
+        Job { start: 0, io, second: Some(&saved), words, stream }.share(task, &Told::<BITS>);
+
+        assert!(memory[start..start + len] == expected, "{what}");
+        assert!(memory[..start] == blank[..start], "{what}: before");
+        assert!(memory[start + len..] == blank[start + len..], "{what}: behind");
+        if WAYS[BITS].go_out() {
+            for i in 0..32 * write.len() {
+                let expected = i < len && if WAYS[BITS] == Bits::Draw { !bit(&read, i) } else { greater(i) };
+                assert_eq!(bit(&write, i), expected, "{what}: bit {i}");
+            }
+        }
+    }
+
+    fn every_way<T: Element>(len: usize, at: usize, task: usize) {
+        for (stream, in_place) in [(false, false), (false, true), (true, false)] {
+            told::<T, 0>(len, at, task, stream, in_place);
+            told::<T, 1>(len, at, task, stream, in_place);
+            told::<T, 2>(len, at, task, stream, in_place);
+            told::<T, 3>(len, at, task, stream, in_place);
+        }
+    }
+
+    /// Wherever the output begins, and wherever it ends.
+    fn everywhere<T: Element>() {
+        for at in 0..LINE / size_of::<T>() {
+            for len in [0, 1, 5, 31, 32, 33, 64, 511, 512, 513, 600, 1613] {
+                every_way::<T>(len, at, TASK);
             }
         }
     }
 
     #[test]
-    fn results_do_not_depend_on_how_the_work_is_divided() {
-        divided::<f32>();
-        divided::<f64>();
-        divided::<bf16>();
+    fn lines_and_words_meet() {
+        everywhere::<f64>();
+        everywhere::<bf16>();
+    }
+
+    #[test]
+    fn results_do_not_depend_on_the_tasks() {
+        let len = 32 * (2 * BATCH + GROUP) + 77;
+        for task in [32, 480, 512, 2080, 32 * BATCH, 32 * BATCH + 32, TASK, LARGEST_TASK] {
+            every_way::<f64>(len, 3, task);
+            every_way::<bf16>(len, 0, task);
+        }
     }
 }

@@ -8,11 +8,9 @@
 //! for planes 8..12, 12..16, ...: the noted words in groups;       note again those still undecided
 //! ```
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
-use crate::cpu::philox::{Branch, Philox, Start};
+use crate::cpu::philox::{Branch, Philox};
 use crate::cpu::simd::{self, MAX_LANES, Simd, Task};
 use crate::cpu::tuning::{SEQUENTIAL, TASK};
 use crate::key::MaskKey;
@@ -23,8 +21,23 @@ use crate::reference;
 /// the first-level cache.
 pub(crate) const BATCH: usize = 512;
 
-/// Calls of the generator that every word gets, of four planes each: [`KeepStream::group`] writes them out.
+/// Words drawn side by side, and steps of what is done [`Meanwhile`].
+pub(crate) const GROUP: usize = 2 * MAX_LANES;
+
+/// Calls of the generator that every word gets, of four planes each.
 const COMMON_CALLS: usize = 2;
+
+/// What else is to be done while words are drawn, a bit at a time: see [`KeepStream::group`].
+pub(crate) trait Meanwhile {
+    /// For each `k` in 0..[`GROUP`], in order. Must be `#[inline(always)]`.
+    fn step<S: Simd>(&mut self, simd: S, k: usize);
+}
+
+/// Nothing.
+impl Meanwhile for () {
+    #[inline(always)]
+    fn step<S: Simd>(&mut self, _: S, _: usize) {}
+}
 
 /// The keep stream of one call.
 #[derive(Clone, Copy, Debug)]
@@ -53,11 +66,16 @@ pub struct Batch {
 }
 
 /// A batch and what the last vectors draw beyond it.
-const ROOM: usize = BATCH + 2 * MAX_LANES;
+const ROOM: usize = BATCH + GROUP;
 
 impl Batch {
     pub(crate) fn new() -> Self {
         Self { words: [0; ROOM], undecided: [0; ROOM], marks: Default::default(), first: 0, len: 0, common: None }
+    }
+
+    /// Words of a batch that is finished; beyond its end they are anything.
+    pub(crate) fn words_from(&self, at: usize) -> &[u32; GROUP] {
+        self.words[at..].first_chunk().expect("a batch has room for a group behind its words")
     }
 
     /// The words of a batch that is finished.
@@ -101,29 +119,81 @@ impl KeepStream {
         }
     }
 
-    /// The common calls for a part of the batch, which begins at a multiple of 16 words. Each word must come
-    /// once, in any order.
+    /// The common calls for [`GROUP`] words of the batch from `at`, a multiple of that. Each group must come once,
+    /// in any order.
+    ///
+    /// A processor looks some hundred instructions ahead. Words drawn at one go would fill that, and the accesses
+    /// to memory behind them would begin late; so those are strewn among the rounds of the generator.
     #[inline(always)]
-    pub(crate) fn group<S: Simd>(&self, simd: S, batch: &mut Batch, part: Range<usize>) {
-        let Some(common) = &batch.common else { return };
+    pub(crate) fn group<S: Simd, M: Meanwhile>(&self, simd: S, batch: &mut Batch, at: usize, meanwhile: &mut M) {
+        let Some(common) = batch.common.filter(|_| at < batch.len) else {
+            for k in 0..GROUP {
+                meanwhile.step(simd, k);
+            }
+            return;
+        };
         let pair = 2 * S::LANES;
-        for at in (part.start..part.end.min(batch.len)).step_by(pair) {
+        for first in (0..GROUP).step_by(pair) {
+            let at = at + first;
             let low = (batch.first & 0xFFFF_FFFF) + at as u64;
             // No vectors in closures: these are not inlined for certain, and have no vector instructions of their own.
             let even = simd.add(simd.splat(low), simd.lanes(&[0, 2, 4, 6, 8, 10, 12, 14]));
             let odd = simd.add(even, simd.splat(1));
-            let starts = [self.philox.start(simd, even), self.philox.start(simd, odd)];
-            let mut state = [Comparison::new(simd); 2];
-            self.compare(simd, 0, &common[0], &starts, &mut state);
-            if self.calls > 1 {
-                self.compare(simd, 1, &common[1], &starts, &mut state);
-            }
-            Comparison::store(simd, state, &mut batch.words[at..at + pair], &mut batch.undecided[at..at + pair]);
+            let even = self.common(simd, &common, even, meanwhile, first);
+            let odd = self.common(simd, &common, odd, meanwhile, first + S::LANES);
+            Comparison::store(simd, [even, odd], &mut batch.words[at..at + pair], &mut batch.undecided[at..at + pair]);
             let lane = at / 2;
-            for (marks, state) in batch.marks.iter_mut().zip(&state) {
+            for (marks, state) in batch.marks.iter_mut().zip([even, odd]) {
                 marks[lane / 64] |= u64::from(simd.nonzero(state.undecided)) << (lane % 64);
             }
         }
+    }
+
+    /// The common calls for a vector of words, and as many steps from `k` on.
+    #[inline(always)]
+    fn common<S: Simd, M: Meanwhile>(
+        &self,
+        simd: S,
+        common: &[Branch; COMMON_CALLS],
+        words: S::Lanes,
+        meanwhile: &mut M,
+        mut k: usize,
+    ) -> Comparison<S> {
+        // Every part of a call takes a step with it, or every other part.
+        let often = S::LANES == 4 * COMMON_CALLS;
+        let start = self.philox.start(simd, words);
+        let mut state = Comparison::new(simd);
+        for (call, branch) in common.iter().enumerate() {
+            let wanted = call < self.calls;
+            let mut r = [words; 4];
+            if wanted {
+                r = self.philox.enter(simd, &start, branch);
+                r = self.philox.rounds::<S, 3, 4>(simd, r);
+            }
+            meanwhile.step(simd, k);
+            k += 1;
+            if wanted {
+                r = self.philox.rounds::<S, 4, 6>(simd, r);
+            }
+            if often {
+                meanwhile.step(simd, k);
+                k += 1;
+            }
+            if wanted {
+                r = self.philox.rounds::<S, 6, 8>(simd, r);
+            }
+            meanwhile.step(simd, k);
+            k += 1;
+            if wanted {
+                r = self.philox.rounds::<S, 8, 10>(simd, r);
+                self.compare(simd, call, &r, &mut state);
+            }
+            if often {
+                meanwhile.step(simd, k);
+                k += 1;
+            }
+        }
+        state
     }
 
     /// The other calls, after all groups.
@@ -163,7 +233,9 @@ impl KeepStream {
                 }
                 let starts = [self.philox.start(simd, simd.lanes(&even)), self.philox.start(simd, simd.lanes(&odd))];
                 let mut state = [Comparison::new(simd); 2];
-                self.compare(simd, call, &branch, &starts, &mut state);
+                for (start, state) in starts.iter().zip(&mut state) {
+                    self.compare(simd, call, &self.philox.finish(simd, start, &branch), state);
+                }
                 let (mut less, mut equal) = ([0; 2 * MAX_LANES], [0; 2 * MAX_LANES]);
                 Comparison::store(simd, state, &mut less[..pair], &mut equal[..pair]);
                 for i in 0..pair.min(count - at) {
@@ -185,7 +257,9 @@ impl KeepStream {
         let mut batch = Batch::new();
         for (i, words) in words.chunks_mut(BATCH).enumerate() {
             self.begin(&mut batch, first + (BATCH * i) as u64, words.len());
-            self.group(simd, &mut batch, 0..BATCH);
+            for at in (0..words.len()).step_by(GROUP) {
+                self.group(simd, &mut batch, at, &mut ());
+            }
             simd.finish(self, &mut batch);
             words.copy_from_slice(batch.words());
         }
@@ -193,26 +267,15 @@ impl KeepStream {
 
     /// Four planes, from the last to the first: an earlier plane overrules a later one.
     #[inline(always)]
-    fn compare<S: Simd>(
-        &self,
-        simd: S,
-        call: usize,
-        branch: &Branch,
-        starts: &[Start<S>; 2],
-        state: &mut [Comparison<S>; 2],
-    ) {
-        for half in 0..2 {
-            let state = &mut state[half];
-            let r = self.philox.finish(simd, &starts[half], branch);
-            let (mut less, mut equal) = (simd.splat(0), state.undecided);
-            for j in (0..4).rev() {
-                let plane = simd.splat(self.planes[4 * call + j]);
-                less = simd.less(plane, r[j], less);
-                equal = simd.equal(plane, r[j], equal);
-            }
-            state.keep = simd.or_and(state.keep, state.undecided, less);
-            state.undecided = equal;
+    fn compare<S: Simd>(&self, simd: S, call: usize, r: &[S::Lanes; 4], state: &mut Comparison<S>) {
+        let (mut less, mut equal) = (simd.splat(0), state.undecided);
+        for j in (0..4).rev() {
+            let plane = simd.splat(self.planes[4 * call + j]);
+            less = simd.less(plane, r[j], less);
+            equal = simd.equal(plane, r[j], equal);
         }
+        state.keep = simd.or_and(state.keep, state.undecided, less);
+        state.undecided = equal;
     }
 }
 

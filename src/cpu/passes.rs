@@ -1,6 +1,6 @@
 //! The passes: what each does to a block of 32 elements.
 
-use crate::cpu::job::{self, BlockPass, Words};
+use crate::cpu::job::{self, Bits, BlockPass, Words};
 use crate::cpu::philox::Philox;
 use crate::cpu::simd::{MAX_LANES, Simd};
 use crate::cpu::smooth::Smooth;
@@ -65,7 +65,11 @@ fn map<S: Simd, T: Element>(simd: S, x: &[T; 32], f: impl Fn(usize, T::Real) -> 
 /// Bit i: element i is at least zero (and so not NaN).
 #[inline(always)]
 fn at_least_zero<S: Simd, T: Element>(simd: S, x: &[T; 32]) -> u32 {
-    simd.at_most_zero(&x.map(|x| -x))
+    let mut negated = *x;
+    for x in &mut negated {
+        *x = -*x;
+    }
+    simd.at_most_zero(u32::MAX, &negated)
 }
 
 /// σ of a block, in the type of the arithmetic.
@@ -93,7 +97,7 @@ fn select<S: Simd, T: Element>(simd: S, x: &[T; 32], pass: u32) -> [T; 32] {
 /// `slope v`; a NaN stays the NaN it was.
 #[inline(always)]
 fn scaled<S: Simd, T: Element>(simd: S, v: &[T; 32], slope: impl Fn(usize) -> T::Real) -> [T; 32] {
-    let numbers = simd.at_most_zero(v) | at_least_zero(simd, v);
+    let numbers = simd.at_most_zero(u32::MAX, v) | at_least_zero(simd, v);
     simd.blend(numbers, &map(simd, v, |i, value| slope(i) * value), v)
 }
 
@@ -101,11 +105,12 @@ fn scaled<S: Simd, T: Element>(simd: S, v: &[T; 32], slope: impl Fn(usize) -> T:
 struct DropRelu;
 
 impl<T: Element> BlockPass<T> for DropRelu {
-    const DRAWS: bool = true;
+    const BITS: Bits = Bits::Draw;
+    const STREAMS: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
-        let pass = !(keep & simd.at_most_zero(x));
+        let pass = !simd.at_most_zero(keep, x);
         (select(simd, x, pass), pass)
     }
 }
@@ -114,6 +119,9 @@ impl<T: Element> BlockPass<T> for DropRelu {
 struct Select;
 
 impl<T: Element> BlockPass<T> for Select {
+    const BITS: Bits = Bits::Read;
+    const STREAMS: bool = true;
+
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], _: &[T; 32], pass: u32) -> ([T; 32], u32) {
         (select(simd, dy, pass), pass)
@@ -124,9 +132,13 @@ impl<T: Element> BlockPass<T> for Select {
 struct SelectNonzero;
 
 impl<T: Element> BlockPass<T> for SelectNonzero {
+    const BITS: Bits = Bits::None;
+    const SECOND: bool = true;
+    const STREAMS: bool = true;
+
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], y: &[T; 32], word: u32) -> ([T; 32], u32) {
-        (select(simd, dy, !(simd.at_most_zero(y) & at_least_zero(simd, y))), word)
+        (select(simd, dy, !(simd.at_most_zero(at_least_zero(simd, y), y))), word)
     }
 }
 
@@ -134,9 +146,12 @@ impl<T: Element> BlockPass<T> for SelectNonzero {
 struct Relu;
 
 impl<T: Element> BlockPass<T> for Relu {
+    const BITS: Bits = Bits::None;
+    const STREAMS: bool = true;
+
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
-        (select(simd, x, !simd.at_most_zero(x)), word)
+        (select(simd, x, !simd.at_most_zero(u32::MAX, x)), word)
     }
 }
 
@@ -144,9 +159,13 @@ impl<T: Element> BlockPass<T> for Relu {
 struct ReluBackward;
 
 impl<T: Element> BlockPass<T> for ReluBackward {
+    const BITS: Bits = Bits::None;
+    const SECOND: bool = true;
+    const STREAMS: bool = true;
+
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], y: &[T; 32], word: u32) -> ([T; 32], u32) {
-        (select(simd, dy, !simd.at_most_zero(y)), word)
+        (select(simd, dy, !simd.at_most_zero(u32::MAX, y)), word)
     }
 }
 
@@ -154,7 +173,7 @@ impl<T: Element> BlockPass<T> for ReluBackward {
 struct DropSigma(Activation);
 
 impl<T: Element> BlockPass<T> for DropSigma {
-    const DRAWS: bool = true;
+    const BITS: Bits = Bits::Draw;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
@@ -166,6 +185,9 @@ impl<T: Element> BlockPass<T> for DropSigma {
 struct DropSigmaBackward(Activation);
 
 impl<T: Element> BlockPass<T> for DropSigmaBackward {
+    const BITS: Bits = Bits::Read;
+    const SECOND: bool = true;
+
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], keep: u32) -> ([T; 32], u32) {
         let d = derivative(simd, self.0, x);
@@ -177,16 +199,19 @@ impl<T: Element> BlockPass<T> for DropSigmaBackward {
 struct Infer(DropActivation);
 
 impl<T: Element> BlockPass<T> for Infer {
+    const BITS: Bits = Bits::None;
+    const STREAMS: bool = true;
+
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
         let activation = self.0.activation();
         let y = match (self.0.mixture::<T::Real>(), activation) {
             (Mixture::Identity, _) => *x,
-            (Mixture::Sigma, Activation::Relu) => select(simd, x, !simd.at_most_zero(x)),
+            (Mixture::Sigma, Activation::Relu) => select(simd, x, !simd.at_most_zero(u32::MAX, x)),
             (Mixture::Sigma, _) => T::from_reals(simd, &sigma(simd, activation, x)),
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
                 let slope = T::Real::from_f64(slope);
-                simd.blend(simd.at_most_zero(x), &map(simd, x, |_, x| slope * x), x)
+                simd.blend(simd.at_most_zero(u32::MAX, x), &map(simd, x, |_, x| slope * x), x)
             }
             (Mixture::Mixed { p, slope }, _) => {
                 let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
@@ -202,19 +227,22 @@ impl<T: Element> BlockPass<T> for Infer {
 struct InferBackward(DropActivation);
 
 impl<T: Element> BlockPass<T> for InferBackward {
+    const BITS: Bits = Bits::None;
+    const SECOND: bool = true;
+
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], word: u32) -> ([T; 32], u32) {
         let activation = self.0.activation();
         let dx = match (self.0.mixture::<T::Real>(), activation) {
             (Mixture::Identity, _) => *dy,
-            (Mixture::Sigma, Activation::Relu) => select(simd, dy, !simd.at_most_zero(x)),
+            (Mixture::Sigma, Activation::Relu) => select(simd, dy, !simd.at_most_zero(u32::MAX, x)),
             (Mixture::Sigma, _) => {
                 let d = derivative(simd, activation, x);
                 map(simd, dy, |i, dy| dy * d[i])
             }
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
                 let slope = T::Real::from_f64(slope);
-                simd.blend(simd.at_most_zero(x), &scaled(simd, dy, |_| slope), dy)
+                simd.blend(simd.at_most_zero(u32::MAX, x), &scaled(simd, dy, |_| slope), dy)
             }
             (Mixture::Mixed { p, slope }, _) => {
                 let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
@@ -259,7 +287,11 @@ impl Slopes {
                 *words = [left[0], left[1], right[0], right[1]];
             }
         }
-        words.map(|word| R::from_f32(self.lower + self.span * (word >> 8) as f32 / 16_777_216.0))
+        let mut slopes = [R::ZERO; 32];
+        for (slope, word) in slopes.iter_mut().zip(words) {
+            *slope = R::from_f32(self.lower + self.span * (word >> 8) as f32 / 16_777_216.0);
+        }
+        slopes
     }
 }
 
@@ -267,6 +299,8 @@ impl Slopes {
 struct DropRRelu(Slopes);
 
 impl<T: Element> BlockPass<T> for DropRRelu {
+    const BITS: Bits = Bits::Write;
+
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, x: &[T; 32], _: &[T; 32], _: u32) -> ([T; 32], u32) {
         let slope: [T::Real; 32] = self.0.block(simd, e);
@@ -279,6 +313,8 @@ impl<T: Element> BlockPass<T> for DropRRelu {
 struct DropRReluBackward(Slopes);
 
 impl<T: Element> BlockPass<T> for DropRReluBackward {
+    const BITS: Bits = Bits::Read;
+
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, dy: &[T; 32], _: &[T; 32], positive: u32) -> ([T; 32], u32) {
         let slope: [T::Real; 32] = self.0.block(simd, e);
@@ -290,6 +326,8 @@ impl<T: Element> BlockPass<T> for DropRReluBackward {
 struct RReluInfer(RRelu);
 
 impl<T: Element> BlockPass<T> for RReluInfer {
+    const BITS: Bits = Bits::None;
+
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
         let slope = T::Real::from_f64(self.0.inference_slope());
@@ -301,6 +339,9 @@ impl<T: Element> BlockPass<T> for RReluInfer {
 struct RReluInferBackward(RRelu);
 
 impl<T: Element> BlockPass<T> for RReluInferBackward {
+    const BITS: Bits = Bits::None;
+    const SECOND: bool = true;
+
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], word: u32) -> ([T; 32], u32) {
         let slope = T::Real::from_f64(self.0.inference_slope());

@@ -73,22 +73,38 @@ impl Philox {
         Start { product0, product1, product2: simd.multiply(word0, simd.splat(M0)) }
     }
 
-    /// The four output words of each lane, in their low halves.
+    /// The four words of each lane, in their low halves, after rounds 0 to 2.
     #[inline(always)]
-    pub(crate) fn finish<S: Simd>(&self, simd: S, start: &Start<S>, branch: &Branch) -> [S::Lanes; 4] {
-        let (m0, m1) = (simd.splat(M0), simd.splat(M1));
+    pub(crate) fn enter<S: Simd>(&self, simd: S, start: &Start<S>, branch: &Branch) -> [S::Lanes; 4] {
         let word2 = simd.xor(start.product0, simd.splat(branch.round1));
-        let product = simd.multiply(word2, m1);
-        let mut c0 = simd.xor3(simd.high(product), start.product1, simd.splat(self.keys[2][0]));
-        let mut c1 = product;
-        let mut c2 = simd.xor(simd.high(start.product2), simd.splat(branch.round2));
-        let mut c3 = start.product2;
-        for [k0, k1] in &self.keys[3..] {
-            let (p0, p1) = (simd.multiply(c0, m0), simd.multiply(c2, m1));
+        let product = simd.multiply(word2, simd.splat(M1));
+        [
+            simd.xor3(simd.high(product), start.product1, simd.splat(self.keys[2][0])),
+            product,
+            simd.xor(simd.high(start.product2), simd.splat(branch.round2)),
+            start.product2,
+        ]
+    }
+
+    /// The words after the rounds `FROM..TO` too. The output is what they are after the ten.
+    #[inline(always)]
+    pub(crate) fn rounds<S: Simd, const FROM: usize, const TO: usize>(
+        &self,
+        simd: S,
+        [mut c0, mut c1, mut c2, mut c3]: [S::Lanes; 4],
+    ) -> [S::Lanes; 4] {
+        for [k0, k1] in &self.keys[FROM..TO] {
+            let (p0, p1) = (simd.multiply(c0, simd.splat(M0)), simd.multiply(c2, simd.splat(M1)));
             c0 = simd.xor3(simd.high(p1), c1, simd.splat(*k0));
             c2 = simd.xor3(simd.high(p0), c3, simd.splat(*k1));
             (c1, c3) = (p1, p0);
         }
         [c0, c1, c2, c3]
+    }
+
+    /// The four output words of each lane, in their low halves.
+    #[inline(always)]
+    pub(crate) fn finish<S: Simd>(&self, simd: S, start: &Start<S>, branch: &Branch) -> [S::Lanes; 4] {
+        self.rounds::<S, 3, 10>(simd, self.enter(simd, start, branch))
     }
 }

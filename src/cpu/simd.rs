@@ -31,8 +31,8 @@ pub(crate) const MAX_LANES: usize = 8;
 /// unsigned one, it is not beyond negative infinity (what is beyond are the negative NaNs). That is
 /// the same for all four types, and independent of the floating-point environment.
 pub trait Simd: Copy {
-    /// Bit i: element i is at most zero (and so not NaN).
-    fn at_most_zero<T: Element>(self, block: &[T; 32]) -> u32;
+    /// Bit i: bit i of `among` is set and element i is at most zero (and so not NaN).
+    fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32;
 
     /// Element i of `set` where bit i is set, of `clear` elsewhere.
     fn blend<T: Element>(self, bits: u32, set: &[T; 32], clear: &[T; 32]) -> [T; 32];
@@ -91,11 +91,26 @@ pub trait Simd: Copy {
     /// [`KeepStream::finish`], one copy for all passes.
     fn finish(self, keep: &KeepStream, batch: &mut Batch);
 
-    /// Copies past the cache. `to` is as long as `from`; what begins and ends on a [`LINE`] is quickest.
-    fn stream<T: Element>(self, from: &[T], to: &mut [T]);
+    /// Writes block `k` past the cache.
+    fn stream<T: Element, const N: usize>(self, block: &[T; 32], to: &mut Lines<'_, T, N>, k: usize);
 
     /// Makes what was streamed visible to other threads in the order of the program.
     fn fence(self);
+}
+
+/// Blocks of which each begins on a [`LINE`].
+pub struct Lines<'a, T, const N: usize>(&'a mut [[T; 32]; N]);
+
+impl<'a, T: Element, const N: usize> Lines<'a, T, N> {
+    /// None if they begin elsewhere.
+    pub(crate) fn new(blocks: &'a mut [[T; 32]; N]) -> Option<Self> {
+        // A block is one line or more.
+        blocks.as_ptr().addr().is_multiple_of(LINE).then_some(Self(blocks))
+    }
+
+    pub(crate) fn block(&self, k: usize) -> &[T; 32] {
+        &self.0[k]
+    }
 }
 
 /// Work that is compiled for each instruction set.

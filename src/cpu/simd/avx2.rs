@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{MAX_LANES, Simd, Task};
+use super::{Lines, MAX_LANES, Simd, Task};
 use crate::cpu::keep::{Batch, KeepStream};
 use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
@@ -17,27 +17,30 @@ pub(super) struct Avx2(());
 
 impl Avx2 {
     pub(super) fn available() -> bool {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") && is_x86_feature_detected!("fma")
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("bmi2")
     }
 }
 
 /// # Safety
 /// The machine must have the instructions that [`Avx2::available`] asks for.
-#[target_feature(enable = "avx2,f16c,fma")]
+#[target_feature(enable = "avx2,f16c,fma,bmi2")]
 pub(super) unsafe fn run(task: impl Task) {
     task.run(Avx2(()));
 }
 
 /// [`smooth::evaluate`], not inlined: one copy for all passes.
 #[inline(never)]
-#[target_feature(enable = "avx2,f16c,fma")]
+#[target_feature(enable = "avx2,f16c,fma,bmi2")]
 fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
     smooth::evaluate(function, values);
 }
 
 /// [`KeepStream::finish`], not inlined, likewise.
 #[inline(never)]
-#[target_feature(enable = "avx2,f16c,fma")]
+#[target_feature(enable = "avx2,f16c,fma,bmi2")]
 fn finish(keep: &KeepStream, batch: &mut Batch) {
     keep.finish(Avx2(()), batch);
 }
@@ -49,44 +52,45 @@ fn finish(keep: &KeepStream, batch: &mut Batch) {
 //    stores but the streaming ones are unaligned.
 impl Simd for Avx2 {
     #[inline(always)]
-    fn at_most_zero<T: Element>(self, block: &[T; 32]) -> u32 {
+    fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32 {
         let at = block.as_ptr().cast::<__m256i>();
         let limit = T::NEGATIVE_INFINITY;
         // There is no unsigned compare: v <= limit is max(v, limit) == limit. Signed, v <= 0 is
         // not (v > 0).
-        match size_of::<T>() {
-            // SAFETY: 1; 2, for two vectors of 16 elements of 2 bytes.
-            2 => unsafe {
-                let limit = _mm256_set1_epi16(limit as i16);
-                let at_most_zero = |i| {
+        among
+            & match size_of::<T>() {
+                // SAFETY: 1; 2, for two vectors of 16 elements of 2 bytes.
+                2 => unsafe {
+                    let limit = _mm256_set1_epi16(limit as i16);
+                    let at_most_zero = |i| {
+                        let v = _mm256_loadu_si256(at.add(i));
+                        let numbers = _mm256_cmpeq_epi16(_mm256_max_epu16(v, limit), limit);
+                        _mm256_andnot_si256(_mm256_cmpgt_epi16(v, _mm256_setzero_si256()), numbers)
+                    };
+                    // Packing works within halves of 128 bits; the permutation puts these in order.
+                    let bytes = _mm256_packs_epi16(at_most_zero(0), at_most_zero(1));
+                    _mm256_movemask_epi8(_mm256_permute4x64_epi64::<0b11_01_10_00>(bytes)) as u32
+                },
+                // SAFETY: 1; 2, for four vectors of 8 elements of 4 bytes.
+                4 => (0..4).fold(0, |bits, i| unsafe {
+                    let limit = _mm256_set1_epi32(limit as i32);
                     let v = _mm256_loadu_si256(at.add(i));
-                    let numbers = _mm256_cmpeq_epi16(_mm256_max_epu16(v, limit), limit);
-                    _mm256_andnot_si256(_mm256_cmpgt_epi16(v, _mm256_setzero_si256()), numbers)
-                };
-                // Packing works within halves of 128 bits; the permutation puts these in order.
-                let bytes = _mm256_packs_epi16(at_most_zero(0), at_most_zero(1));
-                _mm256_movemask_epi8(_mm256_permute4x64_epi64::<0b11_01_10_00>(bytes)) as u32
-            },
-            // SAFETY: 1; 2, for four vectors of 8 elements of 4 bytes.
-            4 => (0..4).fold(0, |bits, i| unsafe {
-                let limit = _mm256_set1_epi32(limit as i32);
-                let v = _mm256_loadu_si256(at.add(i));
-                let numbers = _mm256_cmpeq_epi32(_mm256_max_epu32(v, limit), limit);
-                let le = _mm256_andnot_si256(_mm256_cmpgt_epi32(v, _mm256_setzero_si256()), numbers);
-                bits | (_mm256_movemask_ps(_mm256_castsi256_ps(le)) as u32) << (8 * i)
-            }),
-            // SAFETY: 1; 2, for eight vectors of 4 elements of 8 bytes.
-            _ => (0..8).fold(0, |bits, i| unsafe {
-                // 64 bits have no max: flipping the top bit turns unsigned order into signed.
-                let flip = _mm256_set1_epi64x(i64::MIN);
-                let limit = _mm256_set1_epi64x(limit as i64 ^ i64::MIN);
-                let v = _mm256_loadu_si256(at.add(i));
-                let nan = _mm256_cmpgt_epi64(_mm256_xor_si256(v, flip), limit);
-                let positive = _mm256_cmpgt_epi64(v, _mm256_setzero_si256());
-                let gt = _mm256_or_si256(positive, nan);
-                bits | (!_mm256_movemask_pd(_mm256_castsi256_pd(gt)) as u32 & 0xF) << (4 * i)
-            }),
-        }
+                    let numbers = _mm256_cmpeq_epi32(_mm256_max_epu32(v, limit), limit);
+                    let le = _mm256_andnot_si256(_mm256_cmpgt_epi32(v, _mm256_setzero_si256()), numbers);
+                    bits | (_mm256_movemask_ps(_mm256_castsi256_ps(le)) as u32) << (8 * i)
+                }),
+                // SAFETY: 1; 2, for eight vectors of 4 elements of 8 bytes.
+                _ => (0..8).fold(0, |bits, i| unsafe {
+                    // 64 bits have no max: flipping the top bit turns unsigned order into signed.
+                    let flip = _mm256_set1_epi64x(i64::MIN);
+                    let limit = _mm256_set1_epi64x(limit as i64 ^ i64::MIN);
+                    let v = _mm256_loadu_si256(at.add(i));
+                    let nan = _mm256_cmpgt_epi64(_mm256_xor_si256(v, flip), limit);
+                    let positive = _mm256_cmpgt_epi64(v, _mm256_setzero_si256());
+                    let gt = _mm256_or_si256(positive, nan);
+                    bits | (!_mm256_movemask_pd(_mm256_castsi256_pd(gt)) as u32 & 0xF) << (4 * i)
+                }),
+            }
     }
 
     #[inline(always)]
@@ -253,7 +257,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: 1; a prefetch of any address at all changes no memory and cannot fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
     }
 
     #[inline(always)]
@@ -263,20 +267,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn stream<T: Element>(self, from: &[T], to: &mut [T]) {
-        debug_assert_eq!(from.len(), to.len());
-        // What lies before the first and after the last whole vector is copied as usual.
-        let head = to.as_ptr().align_offset(32).min(to.len());
-        let vectors = (to.len() - head) / (32 / size_of::<T>());
-        let tail = head + vectors * (32 / size_of::<T>());
-        to[..head].copy_from_slice(&from[..head]);
-        let source = from[head..tail].as_ptr().cast::<__m256i>();
-        let target = to[head..tail].as_mut_ptr().cast::<__m256i>();
-        for i in 0..vectors {
-            // SAFETY: 1; `head..tail` is `vectors` times 32 bytes in both, and begins on a multiple of that in `to`.
-            unsafe { _mm256_stream_si256(target.add(i), _mm256_loadu_si256(source.add(i))) };
+    fn stream<T: Element, const N: usize>(self, block: &[T; 32], to: &mut Lines<'_, T, N>, k: usize) {
+        let (block, to) = (block.as_ptr().cast::<__m256i>(), to.0[k].as_mut_ptr().cast::<__m256i>());
+        for i in 0..32 * size_of::<T>() / 32 {
+            // SAFETY: 1; 2, for all vectors of both blocks; `Lines` begin on lines of 64 bytes.
+            unsafe { _mm256_stream_si256(to.add(i), _mm256_loadu_si256(block.add(i))) };
         }
-        to[tail..].copy_from_slice(&from[tail..]);
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{MAX_LANES, Simd, Task};
+use super::{Lines, MAX_LANES, Simd, Task};
 use crate::cpu::keep::{Batch, KeepStream};
 use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
@@ -21,26 +21,27 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("bmi2")
     }
 }
 
 /// # Safety
 /// The machine must have the instructions that [`Avx512::available`] asks for.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2")]
 pub(super) unsafe fn run(task: impl Task) {
     task.run(Avx512(()));
 }
 
 /// [`smooth::evaluate`], not inlined: one copy for all passes.
 #[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2")]
 fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
     smooth::evaluate(function, values);
 }
 
 /// [`KeepStream::finish`], not inlined, likewise.
 #[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2")]
 fn finish(keep: &KeepStream, batch: &mut Batch) {
     keep.finish(Avx512(()), batch);
 }
@@ -52,7 +53,7 @@ fn finish(keep: &KeepStream, batch: &mut Batch) {
 //    stores but the streaming ones are unaligned.
 impl Simd for Avx512 {
     #[inline(always)]
-    fn at_most_zero<T: Element>(self, block: &[T; 32]) -> u32 {
+    fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32 {
         let at = block.as_ptr().cast::<__m512i>();
         let limit = T::NEGATIVE_INFINITY;
         match size_of::<T>() {
@@ -60,20 +61,22 @@ impl Simd for Avx512 {
             2 => unsafe {
                 let (zero, limit) = (_mm512_setzero_si512(), _mm512_set1_epi16(limit as i16));
                 let v = _mm512_loadu_si512(at);
-                _mm512_cmple_epi16_mask(v, zero) & _mm512_cmple_epu16_mask(v, limit)
+                _mm512_mask_cmple_epu16_mask(_mm512_mask_cmple_epi16_mask(among, v, zero), v, limit)
             },
             // SAFETY: 1; 2, for two vectors of 16 elements of 4 bytes.
             4 => (0..2).fold(0, |bits, i| unsafe {
                 let (zero, limit) = (_mm512_setzero_si512(), _mm512_set1_epi32(limit as i32));
                 let v = _mm512_loadu_si512(at.add(i));
-                let le = _mm512_cmple_epi32_mask(v, zero) & _mm512_cmple_epu32_mask(v, limit);
+                let among = (among >> (16 * i)) as __mmask16;
+                let le = _mm512_mask_cmple_epu32_mask(_mm512_mask_cmple_epi32_mask(among, v, zero), v, limit);
                 bits | u32::from(le) << (16 * i)
             }),
             // SAFETY: 1; 2, for four vectors of 8 elements of 8 bytes.
             _ => (0..4).fold(0, |bits, i| unsafe {
                 let (zero, limit) = (_mm512_setzero_si512(), _mm512_set1_epi64(limit as i64));
                 let v = _mm512_loadu_si512(at.add(i));
-                let le = _mm512_cmple_epi64_mask(v, zero) & _mm512_cmple_epu64_mask(v, limit);
+                let among = (among >> (8 * i)) as __mmask8;
+                let le = _mm512_mask_cmple_epu64_mask(_mm512_mask_cmple_epi64_mask(among, v, zero), v, limit);
                 bits | u32::from(le) << (8 * i)
             }),
         }
@@ -216,7 +219,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: 1; a prefetch of any address at all changes no memory and cannot fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
     }
 
     #[inline(always)]
@@ -226,20 +229,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn stream<T: Element>(self, from: &[T], to: &mut [T]) {
-        debug_assert_eq!(from.len(), to.len());
-        // What lies before the first and after the last whole cache line is copied as usual.
-        let head = to.as_ptr().align_offset(64).min(to.len());
-        let lines = (to.len() - head) / (64 / size_of::<T>());
-        let tail = head + lines * (64 / size_of::<T>());
-        to[..head].copy_from_slice(&from[..head]);
-        let source = from[head..tail].as_ptr().cast::<__m512i>();
-        let target = to[head..tail].as_mut_ptr().cast::<__m512i>();
-        for i in 0..lines {
-            // SAFETY: 1; `head..tail` is `lines` times 64 bytes in both, and begins on a line in `to`.
-            unsafe { _mm512_stream_si512(target.add(i), _mm512_loadu_si512(source.add(i))) };
+    fn stream<T: Element, const N: usize>(self, block: &[T; 32], to: &mut Lines<'_, T, N>, k: usize) {
+        let (block, to) = (block.as_ptr().cast::<__m512i>(), to.0[k].as_mut_ptr().cast::<__m512i>());
+        for i in 0..32 * size_of::<T>() / 64 {
+            // SAFETY: 1; 2, for all vectors of both blocks; `Lines` begin on lines of 64 bytes.
+            unsafe { _mm512_stream_si512(to.add(i), _mm512_loadu_si512(block.add(i))) };
         }
-        to[tail..].copy_from_slice(&from[tail..]);
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{MAX_LANES, Simd};
+use super::{Lines, MAX_LANES, Simd};
 use crate::cpu::keep::{Batch, KeepStream};
 use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
@@ -28,12 +28,12 @@ const LANES: usize = 4;
 
 impl Simd for Portable {
     #[inline(always)]
-    fn at_most_zero<T: Element>(self, block: &[T; 32]) -> u32 {
+    fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32 {
         let mut bits = 0;
         for (i, x) in block.iter().enumerate() {
             bits |= u32::from(x.at_most_zero()) << i;
         }
-        bits
+        bits & among
     }
 
     #[inline(always)]
@@ -130,8 +130,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn stream<T: Element>(self, from: &[T], to: &mut [T]) {
-        to.copy_from_slice(from);
+    fn stream<T: Element, const N: usize>(self, block: &[T; 32], to: &mut Lines<'_, T, N>, k: usize) {
+        to.0[k] = *block;
     }
 
     #[inline(always)]

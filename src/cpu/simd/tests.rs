@@ -7,7 +7,7 @@ use std::sync::Once;
 
 use half::{bf16, f16};
 
-use super::{Simd, Task, portable};
+use super::{Lines, Simd, Task, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::cpu::keep::KeepStream;
@@ -147,7 +147,7 @@ macro_rules! task {
     };
 }
 
-task!(AtMostZero<T>(block: [T; 32]), |simd| [u64::from(simd.at_most_zero(block))]);
+task!(AtMostZero<T>(among: u32, block: [T; 32]), |simd| [u64::from(simd.at_most_zero(*among, block))]);
 task!(Blend<T>(bits: u32, set: [T; 32], clear: [T; 32]), |simd| simd.blend(*bits, set, clear).map(T::bits));
 task!(Widen<>(block: [f16; 32]), |simd| simd.widen(block).map(f32::bits));
 task!(Narrow<>(block: [f32; 32]), |simd| simd.narrow(block).map(f16::bits));
@@ -174,9 +174,9 @@ fn comparisons_and_selections<T: Bits>() {
                 33 => u32::MAX,
                 _ => rng.bits() as u32,
             };
-            let given = out_of(set, |set, out| set.run(AtMostZero { block: &block, out }));
+            let given = out_of(set, |set, out| set.run(AtMostZero { among: &bits, block: &block, out }));
             let expected: u64 = (0..32).map(|i| u64::from(block[i].at_most_zero()) << i).sum();
-            assert_eq!(given, [expected], "{set:?} at_most_zero {block:?}");
+            assert_eq!(given, [expected & u64::from(bits)], "{set:?} at_most_zero {bits:#x} {block:?}");
 
             let given = out_of(set, |set, out| set.run(Blend { bits: &bits, set: &block, clear: &other, out }));
             let chosen = |i: usize| if bits >> i & 1 == 1 { block[i] } else { other[i] };
@@ -236,35 +236,40 @@ fn narrowing_rounds_to_even() {
     }
 }
 
-/// Copies all of it and nothing else, wherever the target begins and ends.
+/// Copies the block and touches nothing else.
 fn streams<T: Bits>() {
-    struct Stream<'a, T>(&'a [T], &'a mut [T]);
+    struct Stream<'a, T>(&'a [T; 32], Lines<'a, T, 2>);
 
     impl<T: Element> Task for Stream<'_, T> {
         #[inline(always)]
-        fn run<S: Simd>(self, simd: S) {
-            simd.stream(self.0, self.1);
+        fn run<S: Simd>(mut self, simd: S) {
+            simd.stream(self.0, &mut self.1, 1);
             simd.fence();
         }
     }
 
     let mut rng = Rng(3);
-    let source: Vec<T> = rng.values(300);
-    let blank: Vec<T> = rng.values(500);
+    let source: Vec<T> = rng.values(64);
+    let blank: Vec<T> = rng.values(200);
     for set in sets() {
+        let mut lines = 0;
         for at in 0..=64 / size_of::<T>() {
-            for len in (0..70).chain([100, 127, 128, 129, 255, 290]) {
-                let from = &source[len % 7..][..len];
+            for from in [0, 5] {
+                let from: &[T; 32] = source[from..].first_chunk().unwrap();
                 let mut target = blank.clone();
-                set.run(Stream(from, &mut target[100 + at..][..len]));
-                let expected = blank[..100 + at].iter().chain(from).chain(&blank[100 + at + len..]);
+                let blocks = target[at..].as_chunks_mut::<32>().0.first_chunk_mut().unwrap();
+                let Some(blocks) = Lines::new(blocks) else { continue };
+                lines += 1;
+                set.run(Stream(from, blocks));
+                let expected = blank[..at + 32].iter().chain(from).chain(&blank[at + 64..]);
                 assert!(
                     target.iter().zip(expected).all(|(a, b)| a.bits() == b.bits()),
-                    "{set:?} {} {len} elements at {at}",
+                    "{set:?} {} at {at}",
                     T::DTYPE.name()
                 );
             }
         }
+        assert!(lines >= 2, "{set:?} {}: no blocks began on a line", T::DTYPE.name());
     }
 }
 
