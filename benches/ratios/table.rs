@@ -1,6 +1,7 @@
 //! What the figures come to.
 
-use crate::{Config, Medians, Work};
+use crate::Medians;
+use crate::works::{Config, Work};
 
 pub struct Results {
     device: String,

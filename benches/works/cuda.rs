@@ -1,0 +1,134 @@
+//! The CUDA backend, against the driver's device-to-device copy, timed by events around many launches.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drop_activation::cuda::cudarc::driver::sys::CUevent_flags;
+use drop_activation::cuda::cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, DeviceRepr};
+use drop_activation::cuda::{self, DeviceMask, Kernels};
+use drop_activation::half::{bf16, f16};
+use drop_activation::{DropActivation, Dtype, Element, MaskKey, RRelu, Real};
+
+use super::{Config, Device, Tensors, Work, random_values};
+
+pub struct Cuda {
+    context: Arc<CudaContext>,
+    kernels: Arc<Kernels>,
+}
+
+/// More than any GPU's cache.
+const ROTATION_BYTES: usize = 2 << 30;
+
+impl Cuda {
+    pub fn open() -> Result<Self, Box<dyn Error>> {
+        let context = cuda::context(0)?;
+        let kernels = Kernels::get(&context)?;
+        kernels.preload()?;
+        Ok(Self { context, kernels })
+    }
+
+    fn rotation<T: Element + DeviceRepr>(&self, config: &Config) -> Result<Box<dyn Tensors>, Box<dyn Error>> {
+        let stream = self.context.default_stream();
+        let (op, rrelu, key) = (DropActivation::relu(config.p)?, RRelu::default(), MaskKey::new(1, 2));
+        let x: Vec<T> = random_values(config.n).map(|v| T::from_real(T::Real::from_f32(v))).collect();
+        let set = |_| -> Result<_, Box<dyn Error>> {
+            let upload = || stream.clone_htod(&x);
+            let (x, mut y, dy, dx) = (upload()?, upload()?, upload()?, upload()?);
+            let mask = self.kernels.forward(&stream, &op, key, (&x, &mut y))?;
+            let signs = self.kernels.rrelu_forward(&stream, &rrelu, key, (&x, &mut y))?;
+            Ok(Buffers { x, y, dy, dx, mask, signs })
+        };
+        let sets = (0..config.sets(ROTATION_BYTES)).map(set).collect::<Result<_, _>>()?;
+        let event = || self.context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
+        let (start, end) = (event()?, event()?);
+        Ok(Box::new(Rotation { kernels: self.kernels.clone(), stream, start, end, op, rrelu, sets, calls: 0 }))
+    }
+}
+
+impl Device for Cuda {
+    fn name(&self) -> String {
+        self.context.name().unwrap_or_else(|_| "a CUDA device".to_owned())
+    }
+
+    fn has(&self, work: Work, _: Dtype) -> bool {
+        // No kernel draws the mask alone.
+        !matches!(work, Work::Draw | Work::NdarrayRelu)
+    }
+
+    fn tensors(&self, config: &Config) -> Result<Box<dyn Tensors>, Box<dyn Error>> {
+        match config.dtype {
+            Dtype::F32 => self.rotation::<f32>(config),
+            Dtype::F16 => self.rotation::<f16>(config),
+            Dtype::Bf16 => self.rotation::<bf16>(config),
+            Dtype::F64 => self.rotation::<f64>(config),
+        }
+    }
+}
+
+struct Buffers<T> {
+    x: CudaSlice<T>,
+    y: CudaSlice<T>,
+    dy: CudaSlice<T>,
+    dx: CudaSlice<T>,
+    mask: DeviceMask,
+    signs: DeviceMask,
+}
+
+struct Rotation<T> {
+    kernels: Arc<Kernels>,
+    stream: Arc<CudaStream>,
+    start: CudaEvent,
+    end: CudaEvent,
+    op: DropActivation,
+    rrelu: RRelu,
+    sets: Vec<Buffers<T>>,
+    /// Calls so far.
+    calls: usize,
+}
+
+impl<T: Element + DeviceRepr> Rotation<T> {
+    fn run(&mut self, work: Work) -> Result<(), Box<dyn Error>> {
+        let Self { kernels: k, stream, op, rrelu, sets, calls, .. } = self;
+        let turn = *calls % sets.len();
+        *calls += 1;
+        let key = MaskKey::new(1, *calls as u64);
+        let Buffers { x, y, dy, dx, mask, signs } = &mut sets[turn];
+        match work {
+            Work::Copy => stream.memcpy_dtod(x, y)?,
+            Work::ReluForward => k.relu_forward(stream, (&*x, y))?,
+            Work::ReluBackward => k.relu_backward(stream, x, (&*dy, dx))?,
+            Work::ReluStep => {
+                k.relu_forward(stream, (&*x, &mut *y))?;
+                k.relu_backward(stream, y, (&*dy, dx))?;
+            }
+            Work::DropForward => k.forward_into(stream, op, key, (&*x, y), mask)?,
+            Work::DropBackward => k.backward(stream, op, mask, None, (&*dy, dx))?,
+            Work::DropStep => {
+                k.forward_into(stream, op, key, (&*x, y), mask)?;
+                k.backward(stream, op, mask, None, (&*dy, dx))?;
+            }
+            Work::DropInfer => k.infer(stream, op, (&*x, y))?,
+            Work::RreluForward => k.rrelu_forward_into(stream, rrelu, key, (&*x, y), signs)?,
+            Work::RreluBackward => k.rrelu_backward(stream, rrelu, signs, (&*dy, dx))?,
+            Work::RreluStep => {
+                k.rrelu_forward_into(stream, rrelu, key, (&*x, y), signs)?;
+                k.rrelu_backward(stream, rrelu, signs, (&*dy, dx))?;
+            }
+            Work::Draw | Work::NdarrayRelu => return Err(format!("a GPU has no {}", work.name()).into()),
+        }
+        Ok(())
+    }
+}
+
+impl<T: Element + DeviceRepr> Tensors for Rotation<T> {
+    fn time(&mut self, work: Work, calls: u64) -> Result<Duration, Box<dyn Error>> {
+        self.start.record(&self.stream)?;
+        for _ in 0..calls {
+            self.run(work)?;
+        }
+        self.end.record(&self.stream)?;
+        self.end.synchronize()?;
+        Ok(Duration::from_secs_f64(f64::from(self.start.elapsed_ms(&self.end)?) / 1e3))
+    }
+}
