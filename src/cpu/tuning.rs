@@ -1,7 +1,8 @@
 //! The sizes that decide speed and nothing else: every value gives the same numbers.
 
-/// Elements of the smallest task. A multiple of 512, so that all tasks of a tensor begin alike on its lines. Large enough that a task's start costs nothing
-/// beside it, small enough that a tensor of a few hundred thousand elements feeds several threads.
+/// Elements of the smallest task: large enough that a task's start costs nothing beside it, small enough that a
+/// tensor of a few hundred thousand elements feeds several threads. A multiple of what makes up whole lines and
+/// whole groups, so that these begin alike in all tasks.
 pub(crate) const TASK: usize = 1 << 16;
 
 /// And of the largest. What a task draws before its first block, nothing hides: the fewer tasks, the better.
