@@ -2,7 +2,8 @@
 //!
 //!     cargo bench --bench passes -- [criterion's options] [FILTER]
 //!
-//! FILTER is a part of a name such as `bf16/2^20/cold/p=0.95/drop_forward`. The best device that is there is
+//! FILTER is a regular expression for names such as `bf16/2^20/cold/p=0.95/drop_forward`, of which there are over a
+//! thousand; the largest take more than 8 GiB of the device's memory. The best device that is there is
 //! measured, or the one that DROP_ACTIVATION_BENCH_DEVICE names, cpu or cuda. For ratios see the bench `ratios`, in
 //! which the passes take turns.
 

@@ -27,10 +27,10 @@ mod sealed {
         /// The bits of negative infinity: read as unsigned integers, what lies beyond is NaN.
         const NEGATIVE_INFINITY: u64;
 
-        /// [`Element::to_real`](super::Element::to_real) for the elements of a mask word.
+        /// [`Element::to_real`](super::Element::to_real) for the elements of a block.
         fn to_reals<S: Simd>(simd: S, block: &[Self; 32]) -> [Self::Arithmetic; 32];
 
-        /// [`Element::from_real`](super::Element::from_real) for the elements of a mask word.
+        /// [`Element::from_real`](super::Element::from_real) for the elements of a block.
         fn from_reals<S: Simd>(simd: S, block: &[Self::Arithmetic; 32]) -> [Self; 32];
 
         /// Runs a pass of the CPU backend. Not generic, so that its vector code is compiled once, with this

@@ -44,7 +44,8 @@ impl Results {
             let speed = |work: Work| work.bytes(size) * config.n as f64 / time(work);
             let of_copy = |work| speed(work) / speed(Work::Copy);
             println!(
-                "{:<5}{:>6}{:>6} {:<5}{:>8.2}{:>9.2}{:>7.2}{:>7.2}{:>8.2}  {:>6.1}GB/s{:>7.2}{:>9.2}{:>10.2}{:>10.2}{:>12}",
+                "{:<5}{:>6}{:>6} {:<5}{:>8.2}{:>9.2}{:>7.2}{:>7.2}{:>8.2}  \
+                 {:>6.1}GB/s{:>7.2}{:>9.2}{:>10.2}{:>10.2}{:>12}",
                 config.dtype.name(),
                 format!("2^{}", config.n.ilog2()),
                 config.p,

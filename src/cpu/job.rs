@@ -1,7 +1,8 @@
 //! How every pass walks its tensor: in tasks that threads share, and in blocks of 32 elements.
 //!
-//! A small tensor's blocks are those of the mask's words. A large one's are written past the cache, which takes
-//! whole cache lines; so they begin where the lines of the output do, and each has its bits in two words:
+//! As a rule blocks are those of the mask's words. The output of a large tensor is written past the cache, if it is
+//! not the input too, and that takes whole cache lines; so blocks begin where the output's lines do, and each
+//! has its bits in two words:
 //!
 //! ```text
 //! lines            |   |   |   |   |   |   |      of the output
@@ -9,13 +10,13 @@
 //! words         |   0   |   1   |   2   |         of 32 elements, as all blocks but that
 //! ```
 //!
-//! Block i ends in word i. Drawn words are made into the bits of blocks, and bits of blocks into words, many at a
-//! time, so that a block costs no instruction more.
+//! Block i ends in word i. Drawn words are made into the bits of blocks, and bits of blocks into words to store, many
+//! at a time, so that a block costs no instruction more for it; of a mask that is read, the bits are shifted one by one.
 
 use std::ops::Range;
 
 use crate::cpu::keep::{BATCH, Batch, GROUP, KeepStream, Meanwhile};
-use crate::cpu::simd::{self, LINE, Lines, Simd, Task};
+use crate::cpu::simd::{self, Fence, LINE, Lines, Simd, Task};
 use crate::cpu::tuning::{AHEAD, LARGEST_TASK, MASK_AHEAD, SEQUENTIAL, STREAM_BYTES, TASK, TASKS_A_THREAD};
 use crate::element::Element;
 use crate::io::InOut;
@@ -28,10 +29,10 @@ pub(crate) trait BlockPass<T: Element>: Sync {
     /// Whether it has a saved tensor.
     const SECOND: bool = false;
 
-    /// Whether it is worth streaming: whether memory bounds it. If not, its blocks are those of the mask's words.
+    /// Whether it is worth streaming: whether memory bounds it. Not for a pass that looks at `e`.
     const STREAMS: bool = false;
 
-    /// `e` is the index of the block's first element, for passes that are not streamed. `second` is the saved
+    /// `e` is the index of the block's first element, if the pass is not streamed. `second` is the saved
     /// tensor, for a pass that has one. `bits` holds the block's bits, as they were drawn or loaded; the result
     /// holds those to store. Elements beyond the tensor's ends may be anything.
     fn block<S: Simd>(&self, simd: S, e: u64, input: &[T; 32], second: &[T; 32], bits: u32) -> ([T; 32], u32);
@@ -106,7 +107,7 @@ struct Job<'a, T> {
 }
 
 /// Runs the pass over the whole tensor. `second`, where there is one, and the output are as long as
-/// the input; the words are as many as it has blocks.
+/// the input; there is a word for every 32 elements.
 pub(crate) fn run<T: Element, P: BlockPass<T>>(pass: &P, io: InOut<'_, T>, second: Option<&[T]>, words: Words<'_>) {
     let len = io.len();
     // In place, the lines are in the cache because they were read.
@@ -120,7 +121,7 @@ pub(crate) fn run<T: Element, P: BlockPass<T>>(pass: &P, io: InOut<'_, T>, secon
 }
 
 impl<T: Element> Job<'_, T> {
-    /// Halves the job until its parts are tasks of at most so many elements, a multiple of [`TASK`].
+    /// Halves the job until its parts are tasks of at most so many elements, a multiple of 32.
     fn share<P: BlockPass<T>>(self, task: usize, pass: &P) {
         let len = self.io.len();
         if len <= task {
@@ -176,6 +177,7 @@ impl<T: Element, P: BlockPass<T>, const STREAM: bool> Task for Compiled<'_, T, P
             Words::Draw(keep) => (Some(keep), &[][..], None),
             Words::DrawStore(keep, mask) => (Some(keep), &[][..], Some(mask)),
         };
+        let _fence = STREAM.then(|| Fence(simd));
         let mut walk = Walk::<T, P, STREAM>::new(pass, start, io, second);
         let blocks = walk.blocks();
         let mut drawn = match keep {
@@ -220,19 +222,17 @@ impl<T: Element, P: BlockPass<T>, const STREAM: bool> Task for Compiled<'_, T, P
                 None => walk.parts(simd, group, words, write.as_deref_mut()),
             }
         }
-        if STREAM {
-            if let Some(mask) = write
-                && P::BITS.go_out()
-                && walk.lead > 0
-            {
-                // Word i holds the bits of block i + 1, if there is one.
-                mask[blocks - 1..].fill(0);
-                let mut before = walk.head;
-                for word in mask {
-                    (*word, before) = (*word << walk.lead | before >> (32 - walk.lead), *word);
-                }
+        if STREAM
+            && P::BITS.go_out()
+            && walk.lead > 0
+            && let Some(mask) = write
+        {
+            // Word i holds the bits of block i + 1, if there is one.
+            mask[blocks - 1..].fill(0);
+            let mut before = walk.head;
+            for word in mask {
+                (*word, before) = (*word << walk.lead | before >> (32 - walk.lead), *word);
             }
-            simd.fence();
         }
     }
 }
@@ -300,10 +300,10 @@ impl<'a, T: Element, P: BlockPass<T>, const STREAM: bool> Walk<'a, T, P, STREAM>
     #[inline(always)]
     fn parts<S: Simd>(&mut self, simd: S, group: Range<usize>, read: &[u32], mut write: Option<&mut [u32]>) {
         for (k, block) in group.enumerate() {
-            let end = 32 * block + end(self.lead);
-            let range = end.saturating_sub(32)..end.min(self.io.len());
+            let behind = 32 * block + end(self.lead);
+            let range = behind.saturating_sub(32)..behind.min(self.io.len());
             // Elements of the first block that are not there.
-            let before = 32 - end.min(32);
+            let before = 32 - behind.min(32);
             let here = before..before + range.len();
             let padded = |part: &[T]| {
                 let mut block = [T::default(); 32];
@@ -312,7 +312,7 @@ impl<'a, T: Element, P: BlockPass<T>, const STREAM: bool> Walk<'a, T, P, STREAM>
             };
             let x = padded(&self.io.input()[range.clone()]);
             let second = self.second.map_or(x, |second| padded(&second[range.clone()]));
-            let e = (self.start + end).wrapping_sub(32) as u64;
+            let e = (self.start + behind).wrapping_sub(32) as u64;
             let word = read.get(k).copied().unwrap_or(0);
             let bits = if P::BITS == Bits::Read { self.shifted.bits(word) } else { word };
             let (y, bits) = self.pass.block(simd, e, &x, &second, bits);
@@ -430,7 +430,7 @@ struct Drawn {
     now: usize,
     /// How many of its words were used.
     used: usize,
-    /// The words after the other.
+    /// The words that are in neither.
     rest: Range<usize>,
     /// The words are made the bits of blocks that end so many elements after the words begin, or with them if 0.
     lead: usize,
@@ -451,7 +451,7 @@ impl Drawn {
         drawn
     }
 
-    /// The batch after that in use.
+    /// Begins the next batch where the one was that is used up.
     fn begin(&mut self) {
         let len = self.rest.len().min(BATCH);
         self.keep.begin(&mut self.batches[1 - self.now], self.rest.start as u64, len);
@@ -505,6 +505,7 @@ mod tests {
     use half::bf16;
 
     use super::*;
+    use crate::cpu::simd::tests::sets;
     use crate::key::MaskKey;
     use crate::operation::DropActivation;
     use crate::real::Real;
@@ -597,8 +598,10 @@ mod tests {
 
     #[test]
     fn lines_and_words_meet() {
-        everywhere::<f64>();
-        everywhere::<bf16>();
+        for set in sets() {
+            set.force(everywhere::<f64>);
+            set.force(everywhere::<bf16>);
+        }
     }
 
     #[test]

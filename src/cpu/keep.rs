@@ -53,9 +53,9 @@ pub struct KeepStream {
 
 /// Mask words on their way: begun, drawn in groups, finished.
 pub struct Batch {
-    words: [u32; ROOM],
+    words: [u32; BATCH],
     /// Where a word's bits are not settled yet.
-    undecided: [u32; ROOM],
+    undecided: [u32; BATCH],
     /// The words that are not settled yet, by their lane: those of the even and those of the odd vectors.
     marks: [[u64; BATCH / 128]; 2],
     /// Index of the first word in the stream.
@@ -65,17 +65,17 @@ pub struct Batch {
     common: Option<[Branch; COMMON_CALLS]>,
 }
 
-/// A batch and what the last vectors draw beyond it.
-const ROOM: usize = BATCH + GROUP;
+// So nothing is drawn beyond a batch, and no mark's vector stands in two of the marks' words.
+const _: () = assert!(BATCH.is_multiple_of(GROUP) && BATCH.is_multiple_of(128));
 
 impl Batch {
     pub(crate) fn new() -> Self {
-        Self { words: [0; ROOM], undecided: [0; ROOM], marks: Default::default(), first: 0, len: 0, common: None }
+        Self { words: [0; BATCH], undecided: [0; BATCH], marks: Default::default(), first: 0, len: 0, common: None }
     }
 
     /// Words of a batch that is finished; beyond its end they are anything.
     pub(crate) fn words_from(&self, at: usize) -> &[u32; GROUP] {
-        self.words[at..].first_chunk().expect("a batch has room for a group behind its words")
+        self.words[at..].first_chunk().expect("groups begin at multiples of their length")
     }
 
     /// The words of a batch that is finished.
@@ -159,6 +159,7 @@ impl KeepStream {
         meanwhile: &mut M,
         mut k: usize,
     ) -> Comparison<S> {
+        const { assert!(S::LANES == 4 || S::LANES == 8) };
         // Every part of a call takes a step with it, or every other part.
         let often = S::LANES == 4 * COMMON_CALLS;
         let start = self.philox.start(simd, words);
@@ -202,8 +203,8 @@ impl KeepStream {
         if batch.common.is_none() || self.calls <= COMMON_CALLS {
             return;
         }
-        // Indexes in the batch of the words that go on, and room to read a whole group.
-        let mut left = [0u16; ROOM];
+        // Indexes in the batch of the words that go on.
+        let mut left = [0u16; BATCH];
         let mut count = 0;
         for (parity, marks) in batch.marks.iter().enumerate() {
             for (i, marks) in marks.iter().enumerate() {

@@ -9,7 +9,7 @@ mod avx2;
 mod avx512;
 mod portable;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use half::f16;
 
@@ -24,7 +24,7 @@ pub(crate) const LINE: usize = 64;
 /// No set has more 64-bit lanes.
 pub(crate) const MAX_LANES: usize = 8;
 
-/// Operations on a block, the 32 elements of one mask word, and on vectors of 64-bit lanes.
+/// Operations on a block, 32 elements in a row, and on vectors of 64-bit lanes.
 ///
 /// ReLU's passes only compare with zero and select, so they are done on the elements' bits: a value
 /// is at most zero when, read as a two's complement integer, it is not positive, and, read as an
@@ -49,7 +49,7 @@ pub trait Simd: Copy {
     /// A vector of 64-bit lanes. In what is made from one, only the low half of each lane counts.
     type Lanes: Copy;
 
-    /// How many lanes a vector has: a power of two, at most [`MAX_LANES`].
+    /// How many lanes a vector has: 4 or 8, which is [`MAX_LANES`].
     const LANES: usize;
 
     /// The value in every lane.
@@ -91,7 +91,7 @@ pub trait Simd: Copy {
     /// [`KeepStream::finish`], one copy for all passes.
     fn finish(self, keep: &KeepStream, batch: &mut Batch);
 
-    /// Writes block `k` past the cache.
+    /// Writes block `k` past the cache. Others may see it only after a [`Simd::fence`]: see [`Fence`].
     fn stream<T: Element, const N: usize>(self, block: &[T; 32], to: &mut Lines<'_, T, N>, k: usize);
 
     /// Makes what was streamed visible to other threads in the order of the program.
@@ -110,6 +110,15 @@ impl<'a, T: Element, const N: usize> Lines<'a, T, N> {
 
     pub(crate) fn block(&self, k: usize) -> &[T; 32] {
         &self.0[k]
+    }
+}
+
+/// Sees to it that whatever was streamed meanwhile is seen by all, however its scope is left.
+pub(crate) struct Fence<S: Simd>(pub(crate) S);
+
+impl<S: Simd> Drop for Fence<S> {
+    fn drop(&mut self) {
+        self.0.fence();
     }
 }
 

@@ -47,7 +47,7 @@ fn finish(keep: &KeepStream, batch: &mut Batch) {
 }
 
 // The contract that each block below leans on:
-// 1. An `Avx512` is made by `run` alone, whose caller vouches for the instructions.
+// 1. An `Avx512` is made by `run` and `finish` alone, which have the instructions and whose callers vouch for them.
 // 2. Elements are 2, 4 or 8 bytes of plain bits (the trait is sealed), so 32 of them, the block behind an array
 //    reference, are as many vectors of 64 bytes as each loop says. These may begin anywhere: all loads and
 //    stores but the streaming ones are unaligned.
@@ -232,7 +232,8 @@ impl Simd for Avx512 {
     fn stream<T: Element, const N: usize>(self, block: &[T; 32], to: &mut Lines<'_, T, N>, k: usize) {
         let (block, to) = (block.as_ptr().cast::<__m512i>(), to.0[k].as_mut_ptr().cast::<__m512i>());
         for i in 0..32 * size_of::<T>() / 64 {
-            // SAFETY: 1; 2, for all vectors of both blocks; `Lines` begin on lines of 64 bytes.
+            // SAFETY: 1; 2, for all vectors of both blocks; `Lines` begin on lines of 64 bytes. What follows is
+            // ordered by the fence that the trait asks for.
             unsafe { _mm512_stream_si512(to.add(i), _mm512_loadu_si512(block.add(i))) };
         }
     }

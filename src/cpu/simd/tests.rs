@@ -15,7 +15,7 @@ use crate::real::Real;
 use crate::{Activation, DropActivation, Element, InOut, MaskKey, RRelu, cpu, reference};
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Set {
+pub(crate) enum Set {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -58,7 +58,7 @@ impl Set {
     }
 
     /// With this instruction set behind every call of the backend.
-    fn force(self, action: impl FnOnce()) {
+    pub(crate) fn force(self, action: impl FnOnce()) {
         FORCED.set(Some(self));
         action();
         FORCED.set(None);
@@ -66,7 +66,7 @@ impl Set {
 }
 
 /// Those of the machine. What it lacks is said once.
-fn sets() -> impl Iterator<Item = Set> {
+pub(crate) fn sets() -> impl Iterator<Item = Set> {
     static SAY: Once = Once::new();
     SAY.call_once(|| {
         for set in Set::ALL.iter().filter(|set| !set.available()) {
