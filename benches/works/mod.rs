@@ -79,7 +79,7 @@ impl Work {
 }
 
 /// A configuration: which elements, how many, which p, and whether the cache may help: *cold* means that each call
-/// gets other buffers out of a rotation larger than any cache, *warm* that all calls get the same.
+/// gets other buffers out of a rotation (see [`Config::sets`]), *warm* that all calls get the same.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     pub dtype: Dtype,
@@ -89,7 +89,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Buffer sets, of four tensors each, of which a rotation over so many bytes consists.
+    /// Buffer sets, of four tensors each, of which a rotation over so many bytes consists: no more than 4096, so that
+    /// tensors of a few KiB are within a large last-level cache.
     fn sets(&self, rotation_bytes: usize) -> usize {
         if self.cold { (rotation_bytes / (4 * self.n * self.dtype.size())).clamp(2, 4096) } else { 1 }
     }

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Block i ends in word i. Drawn words are made into the bits of blocks, and bits of blocks into words to store, many
-//! at a time, so that a block costs no instruction more for it; of a mask that is read, the bits are shifted one by one.
+//! at a time, so that a block costs no instruction more for it; those of a mask that is read are shifted one by one.
 
 use std::ops::Range;
 
