@@ -274,16 +274,20 @@ impl<'a, T: Element, P: BlockPass<T>, const STREAM: bool> Walk<'a, T, P, STREAM>
     ) -> Option<Whole<'b, T, P, STREAM>> {
         let begin = (32 * first + end(self.lead)).checked_sub(32)?;
         let range = begin..begin + 32 * GROUP;
-        let (x, y) = match &mut self.io {
-            InOut::OutOfPlace(x, y) => (Some(chunk(x.get(range.clone())?)?), y),
-            InOut::InPlace(y) => (None, y),
+        let y = |y: &'b mut [T]| y.get_mut(range.clone())?.as_chunks_mut().0.try_into().ok();
+        let tensors = match &mut self.io {
+            // Which `run` does not ask for.
+            InOut::InPlace(_) if STREAM => return None,
+            InOut::InPlace(both) => Tensors::InPlace(y(both)?),
+            InOut::OutOfPlace(x, output) => {
+                let x = chunk(x.get(range.clone())?)?;
+                if STREAM { Tensors::Streamed(x, Lines::new(y(output)?)?) } else { Tensors::Apart(x, y(output)?) }
+            }
         };
-        let y = y.get_mut(range.clone())?.as_chunks_mut::<32>().0.try_into().ok()?;
         Some(Whole {
             pass: self.pass,
             e: (self.start + begin) as u64,
-            x,
-            y: if STREAM { Output::Lines(Lines::new(y)?) } else { Output::Blocks(y) },
+            tensors,
             second: if P::SECOND { Some(chunk(self.second?.get(range)?)?) } else { None },
             read: if P::BITS.come_in() { read.first_chunk()? } else { &[0; GROUP] },
             write: match write {
@@ -348,9 +352,7 @@ struct Whole<'a, T, P, const STREAM: bool> {
     pass: &'a P,
     /// Index of the first element.
     e: u64,
-    /// None in place.
-    x: Option<&'a [[T; 32]; GROUP]>,
-    y: Output<'a, T>,
+    tensors: Tensors<'a, T>,
     second: Option<&'a [[T; 32]; GROUP]>,
     /// The words in which the blocks end, or the bits of the blocks if these were drawn.
     read: &'a [u32; GROUP],
@@ -360,19 +362,19 @@ struct Whole<'a, T, P, const STREAM: bool> {
     shifted: Shifted<STREAM>,
 }
 
-enum Output<'a, T> {
-    Blocks(&'a mut [[T; 32]; GROUP]),
-    /// To be streamed.
-    Lines(Lines<'a, T, GROUP>),
+/// What is read and what is written.
+enum Tensors<'a, T> {
+    InPlace(&'a mut [[T; 32]; GROUP]),
+    Apart(&'a [[T; 32]; GROUP], &'a mut [[T; 32]; GROUP]),
+    Streamed(&'a [[T; 32]; GROUP], Lines<'a, T, GROUP>),
 }
 
 impl<T: Element, P: BlockPass<T>, const STREAM: bool> Meanwhile for Whole<'_, T, P, STREAM> {
     #[inline(always)]
     fn step<S: Simd>(&mut self, simd: S, k: usize) {
-        let x = match (self.x, &self.y) {
-            (Some(x), _) => &x[k],
-            (None, Output::Blocks(y)) => &y[k],
-            (None, Output::Lines(y)) => y.block(k),
+        let x = match &self.tensors {
+            Tensors::InPlace(both) => &both[k],
+            Tensors::Apart(x, _) | Tensors::Streamed(x, _) => &x[k],
         };
         let second = self.second.map_or(x, |second| &second[k]);
         for line in 0..size_of_val(x) / LINE {
@@ -387,9 +389,9 @@ impl<T: Element, P: BlockPass<T>, const STREAM: bool> Meanwhile for Whole<'_, T,
             Bits::None | Bits::Write => 0,
         };
         let (y, bits) = self.pass.block(simd, self.e + 32 * k as u64, x, second, bits);
-        match &mut self.y {
-            Output::Blocks(blocks) => blocks[k] = y,
-            Output::Lines(lines) => simd.stream(&y, lines, k),
+        match &mut self.tensors {
+            Tensors::InPlace(blocks) | Tensors::Apart(_, blocks) => blocks[k] = y,
+            Tensors::Streamed(_, lines) => simd.stream(&y, lines, k),
         }
         if P::BITS.go_out()
             && let Some(write) = &mut self.write

@@ -107,10 +107,6 @@ impl<'a, T: Element, const N: usize> Lines<'a, T, N> {
         // A block is one line or more.
         blocks.as_ptr().addr().is_multiple_of(LINE).then_some(Self(blocks))
     }
-
-    pub(crate) fn block(&self, k: usize) -> &[T; 32] {
-        &self.0[k]
-    }
 }
 
 /// Sees to it that whatever was streamed meanwhile is seen by all, however its scope is left.
