@@ -16,8 +16,9 @@
 use std::ops::Range;
 
 use crate::cpu::keep::{BATCH, Batch, GROUP, KeepStream, Meanwhile};
+use crate::cpu::share::share;
 use crate::cpu::simd::{self, Fence, LINE, Lines, Simd, Task};
-use crate::cpu::tuning::{AHEAD, LARGEST_TASK, MASK_AHEAD, SEQUENTIAL, STREAM_BYTES, TASK, TASKS_A_THREAD};
+use crate::cpu::tuning::{AHEAD, LARGEST_TASK, MASK_AHEAD, STREAM_BYTES, TASK, TASKS_A_THREAD};
 use crate::element::Element;
 use crate::io::InOut;
 
@@ -113,22 +114,26 @@ pub(crate) fn run<T: Element, P: BlockPass<T>>(pass: &P, io: InOut<'_, T>, secon
     // In place, the lines are in the cache because they were read.
     let stream = matches!(io, InOut::OutOfPlace(..)) && len.saturating_mul(size_of::<T>()) >= STREAM_BYTES;
     let job = Job { start: 0, io, second, words, stream };
-    if len <= SEQUENTIAL {
+    if len <= TASK {
         return job.run(pass);
     }
     let task = (len / (TASKS_A_THREAD * rayon::current_num_threads())).next_multiple_of(TASK).clamp(TASK, LARGEST_TASK);
-    job.share(task, pass);
+    share(job.tasks(task), len.div_ceil(task), |job| job.run(pass));
 }
 
-impl<T: Element> Job<'_, T> {
-    /// Halves the job until its parts are tasks of at most so many elements, a multiple of 32.
-    fn share<P: BlockPass<T>>(self, task: usize, pass: &P) {
-        let len = self.io.len();
-        if len <= task {
-            return self.run(pass);
-        }
-        let (a, b) = self.split(len.div_ceil(task).div_ceil(2) * task);
-        rayon::join(|| a.share(task, pass), || b.share(task, pass));
+impl<'a, T: Element> Job<'a, T> {
+    /// Its parts, each of so many elements, a multiple of 32; the last may have fewer.
+    fn tasks(self, task: usize) -> impl Iterator<Item = Self> {
+        let mut rest = Some(self);
+        std::iter::from_fn(move || {
+            let job = rest.take()?;
+            if job.io.len() <= task {
+                return Some(job);
+            }
+            let (first, others) = job.split(task);
+            rest = Some(others);
+            Some(first)
+        })
     }
 
     /// `at` is a multiple of 32 within the job.
@@ -567,7 +572,8 @@ mod tests {
             Bits::Write => Words::Store(&mut write),
             Bits::Draw => Words::DrawStore(KeepStream::new(&op, key), &mut write),
         };
-        Job { start: 0, io, second: Some(&saved), words, stream }.share(task, &Told::<BITS>);
+        let job = Job { start: 0, io, second: Some(&saved), words, stream };
+        job.tasks(task).for_each(|job| job.run(&Told::<BITS>));
 
         assert!(memory[start..start + len] == expected, "{what}");
         assert!(memory[..start] == blank[..start], "{what}: before");

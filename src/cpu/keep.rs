@@ -8,11 +8,10 @@
 //! for planes 8..12, 12..16, ...: the noted words in groups;       note again those still undecided
 //! ```
 
-use rayon::prelude::*;
-
 use crate::cpu::philox::{Branch, Philox};
+use crate::cpu::share::share;
 use crate::cpu::simd::{self, MAX_LANES, Simd, Task};
-use crate::cpu::tuning::{SEQUENTIAL, TASK};
+use crate::cpu::tuning::TASK;
 use crate::key::MaskKey;
 use crate::operation::DropActivation;
 use crate::reference;
@@ -304,10 +303,8 @@ impl<S: Simd> Comparison<S> {
 /// All of a tensor's keep words, shared by threads.
 pub(crate) fn fill(stream: KeepStream, words: &mut [u32]) {
     const WORDS: usize = TASK / 32;
-    if words.len() <= SEQUENTIAL / 32 {
-        return simd::dispatch(Fill { stream, first: 0, words });
-    }
-    words.par_chunks_mut(WORDS).enumerate().for_each(|(i, words)| {
+    let count = words.len().div_ceil(WORDS);
+    share(words.chunks_mut(WORDS).enumerate(), count, |(i, words)| {
         simd::dispatch(Fill { stream, first: (i * WORDS) as u64, words });
     });
 }

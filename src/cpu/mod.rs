@@ -1,8 +1,8 @@
 //! The CPU implementation: the passes over slices in host memory, shared by rayon's threads.
 //!
 //! Results are those of [`crate::reference`], bit for bit, whatever the number of threads, the
-//! instruction set or the length. Work runs in the rayon pool of the calling thread; short tensors
-//! are done by the calling thread alone.
+//! instruction set or the length. The calling thread shares the work with the others of its rayon pool, the global one
+//! if it is in none; tensors of up to 2^16 elements it does alone.
 //!
 //! As with everything in rayon, a thread that waits for its part may meanwhile run other work of the pool: hold
 //! no lock that such work takes. A calling thread needs 128 KiB of stack, as rayon's and Rust's own have by far.
@@ -15,6 +15,7 @@ pub(crate) mod job;
 mod keep;
 pub(crate) mod passes;
 mod philox;
+mod share;
 #[allow(unsafe_code)] // vector instructions
 pub(crate) mod simd;
 mod smooth;

@@ -11,9 +11,6 @@ pub(crate) const LARGEST_TASK: usize = 1 << 20;
 /// Tasks for each thread, from which a thread that is late has the others take some.
 pub(crate) const TASKS_A_THREAD: usize = 16;
 
-/// Tensors up to here are done by the calling thread: waking another one takes longer.
-pub(crate) const SEQUENTIAL: usize = 1 << 15;
-
 /// Tensors of at least this many bytes are written past the cache: their beginning would have left
 /// it before anyone could use it, and an ordinary store first reads the line that it overwrites.
 pub(crate) const STREAM_BYTES: usize = 32 << 20;
