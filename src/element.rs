@@ -8,7 +8,7 @@ use half::{bf16, f16};
 
 use crate::cpu::job::Words;
 use crate::cpu::passes::Pass;
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{self, Simd};
 use crate::io::InOut;
 use crate::real::Real;
 
@@ -32,6 +32,9 @@ mod sealed {
 
         /// [`Element::from_real`](super::Element::from_real) for the elements of a block.
         fn from_reals<S: Simd>(simd: S, block: &[Self::Arithmetic; 32]) -> [Self; 32];
+
+        /// `factor` times each element of a block, rounded once; anything where the element is NaN.
+        fn scale<S: Simd>(simd: S, block: &[Self; 32], factor: Self::Arithmetic) -> [Self; 32];
 
         /// Runs a pass of the CPU backend. Not generic, so that its vector code is compiled once, with this
         /// crate, and not in every crate that calls it.
@@ -109,7 +112,7 @@ impl Dtype {
 }
 
 macro_rules! element {
-    ($type:ty, $real:ty, $dtype:ident, $to:expr, $from:expr, $to_block:expr, $from_block:expr) => {
+    ($type:ty, $real:ty, $dtype:ident, $to:expr, $from:expr, $to_block:expr, $from_block:expr, $scale:expr) => {
         impl sealed::Sealed for $type {
             type Arithmetic = $real;
             const NEGATIVE_INFINITY: u64 = <$type>::NEG_INFINITY.to_bits() as u64;
@@ -122,6 +125,11 @@ macro_rules! element {
             #[inline(always)]
             fn from_reals<S: Simd>(simd: S, block: &[$real; 32]) -> [Self; 32] {
                 $from_block(simd, block)
+            }
+
+            #[inline(always)]
+            fn scale<S: Simd>(simd: S, block: &[Self; 32], factor: $real) -> [Self; 32] {
+                $scale(simd, block, factor)
             }
 
             fn run(pass: Pass, io: InOut<'_, Self>, second: Option<&[Self]>, words: Words<'_>) {
@@ -146,10 +154,10 @@ macro_rules! element {
     };
 }
 
-element!(f32, f32, F32, identity, identity, |_, block: &_| *block, |_, block: &_| *block);
-element!(f64, f64, F64, identity, identity, |_, block: &_| *block, |_, block: &_| *block);
-element!(f16, f32, F16, f16::to_f32, f16::from_f32, Simd::widen, Simd::narrow);
-element!(bf16, f32, Bf16, bf16::to_f32, bf16::from_f32, |_, block| widen(block), |_, block| narrow(block));
+element!(f32, f32, F32, identity, identity, |_, block: &_| *block, |_, block: &_| *block, scale);
+element!(f64, f64, F64, identity, identity, |_, block: &_| *block, |_, block: &_| *block, scale);
+element!(f16, f32, F16, f16::to_f32, f16::from_f32, Simd::widen, Simd::narrow, scale);
+element!(bf16, f32, Bf16, bf16::to_f32, bf16::from_f32, |_, block| widen(block), |_, block| narrow(block), scale_pairs);
 
 /// [`bf16::to_f32`] of each, without branches and without `array::map`, so that it becomes vector code.
 #[inline(always)]
@@ -161,6 +169,31 @@ fn widen(block: &[bf16; 32]) -> [f32; 32] {
         *out = f32::from_bits(bits | quiet);
     }
     out
+}
+
+/// [`sealed::Sealed::scale`] by way of the whole block in the type of the arithmetic.
+#[inline(always)]
+fn scale<S: Simd, T: Element>(simd: S, block: &[T; 32], factor: T::Real) -> [T; 32] {
+    let mut values = T::to_reals(simd, block);
+    for value in &mut values {
+        *value = factor * *value;
+    }
+    T::from_reals(simd, &values)
+}
+
+/// [`sealed::Sealed::scale`] for two elements in a lane of 32 bits, one at a time: no lane changes its place.
+#[inline(always)]
+fn scale_pairs<S: Simd>(_: S, block: &[bf16; 32], factor: f32) -> [bf16; 32] {
+    let scaled = |bits| {
+        let bits = (factor * f32::from_bits(bits)).to_bits();
+        bits.wrapping_add(0x7FFF + (bits >> 16 & 1))
+    };
+    let mut out = [0; 16];
+    for (out, x) in out.iter_mut().zip(block.as_chunks::<2>().0) {
+        let bits = u32::from(x[0].to_bits()) | u32::from(x[1].to_bits()) << 16;
+        *out = scaled(bits << 16) >> 16 | scaled(bits & 0xFFFF_0000) & 0xFFFF_0000;
+    }
+    simd::halves(out)
 }
 
 /// [`bf16::from_f32`] of each, likewise.

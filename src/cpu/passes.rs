@@ -2,7 +2,7 @@
 
 use crate::cpu::job::{self, Bits, BlockPass, Words};
 use crate::cpu::philox::Philox;
-use crate::cpu::simd::{MAX_LANES, Simd};
+use crate::cpu::simd::Simd;
 use crate::cpu::smooth::Smooth;
 use crate::element::Element;
 use crate::io::InOut;
@@ -40,13 +40,21 @@ impl Pass {
             Self::ReluBackward => job::run(&ReluBackward, io, second, words),
             Self::DropSigma(activation) => job::run(&DropSigma(activation), io, second, words),
             Self::DropSigmaBackward(activation) => job::run(&DropSigmaBackward(activation), io, second, words),
-            Self::Infer(op) => job::run(&Infer(op), io, second, words),
+            Self::Infer(op) => match (op.mixture::<T::Real>(), op.activation()) {
+                (Mixture::Sigma, Activation::Relu) => job::run(&Relu, io, second, words),
+                (Mixture::Mixed { slope, .. }, Activation::Relu) => {
+                    job::run(&LeakyRelu(T::Real::from_f64(slope)), io, second, words);
+                }
+                _ => job::run(&Infer(op), io, second, words),
+            },
             Self::InferBackward(op) => job::run(&InferBackward(op), io, second, words),
             Self::DropRRelu(op, key) => job::run(&DropRRelu(Slopes::new(&op, key)), io, second, words),
             Self::DropRReluBackward(op, key) => {
                 job::run(&DropRReluBackward(Slopes::new(&op, key)), io, second, words);
             }
-            Self::RReluInfer(op) => job::run(&RReluInfer(op), io, second, words),
+            Self::RReluInfer(op) => {
+                job::run(&LeakyRelu(T::Real::from_f64(op.inference_slope())), io, second, words);
+            }
             Self::RReluInferBackward(op) => job::run(&RReluInferBackward(op), io, second, words),
         }
     }
@@ -96,9 +104,20 @@ fn select<S: Simd, T: Element>(simd: S, x: &[T; 32], pass: u32) -> [T; 32] {
 
 /// `slope v`; a NaN stays the NaN it was.
 #[inline(always)]
-fn scaled<S: Simd, T: Element>(simd: S, v: &[T; 32], slope: impl Fn(usize) -> T::Real) -> [T; 32] {
-    let numbers = simd.at_most_zero(u32::MAX, v) | at_least_zero(simd, v);
-    simd.blend(numbers, &map(simd, v, |i, value| slope(i) * value), v)
+fn scaled<S: Simd, T: Element>(simd: S, v: &[T; 32], slope: T::Real) -> [T; 32] {
+    simd.blend(numbers(simd, v), &T::scale(simd, v, slope), v)
+}
+
+/// [`scaled`], each by a slope of its own.
+#[inline(always)]
+fn scaled_each<S: Simd, T: Element>(simd: S, v: &[T; 32], slopes: &[T::Real; 32]) -> [T; 32] {
+    simd.blend(numbers(simd, v), &map(simd, v, |i, value| slopes[i] * value), v)
+}
+
+/// Bit i: element i is not NaN.
+#[inline(always)]
+fn numbers<S: Simd, T: Element>(simd: S, v: &[T; 32]) -> u32 {
+    simd.at_most_zero(u32::MAX, v) | at_least_zero(simd, v)
 }
 
 /// Drop-Activation with ReLU, training forward: keep bits in, pass bits out.
@@ -195,7 +214,20 @@ impl<T: Element> BlockPass<T> for DropSigmaBackward {
     }
 }
 
-/// Inference, forward.
+/// Inference with ReLU, forward, and RReLU's: the slope of what is at most zero.
+struct LeakyRelu<R>(R);
+
+impl<T: Element> BlockPass<T> for LeakyRelu<T::Real> {
+    const BITS: Bits = Bits::None;
+    const STREAMS: bool = true;
+
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
+        (simd.blend(simd.at_most_zero(u32::MAX, x), &T::scale(simd, x, self.0), x), word)
+    }
+}
+
+/// Inference with another nonlinearity, forward, and with none that is ever kept.
 struct Infer(DropActivation);
 
 impl<T: Element> BlockPass<T> for Infer {
@@ -204,18 +236,12 @@ impl<T: Element> BlockPass<T> for Infer {
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
-        let activation = self.0.activation();
-        let y = match (self.0.mixture::<T::Real>(), activation) {
-            (Mixture::Identity, _) => *x,
-            (Mixture::Sigma, Activation::Relu) => select(simd, x, !simd.at_most_zero(u32::MAX, x)),
-            (Mixture::Sigma, _) => T::from_reals(simd, &sigma(simd, activation, x)),
-            (Mixture::Mixed { slope, .. }, Activation::Relu) => {
-                let slope = T::Real::from_f64(slope);
-                simd.blend(simd.at_most_zero(u32::MAX, x), &map(simd, x, |_, x| slope * x), x)
-            }
-            (Mixture::Mixed { p, slope }, _) => {
+        let y = match self.0.mixture::<T::Real>() {
+            Mixture::Identity => *x,
+            Mixture::Sigma => T::from_reals(simd, &sigma(simd, self.0.activation(), x)),
+            Mixture::Mixed { p, slope } => {
                 let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
-                let s = sigma(simd, activation, x);
+                let s = sigma(simd, self.0.activation(), x);
                 map(simd, x, |i, x| p.mul_add(s[i], slope * x))
             }
         };
@@ -242,7 +268,7 @@ impl<T: Element> BlockPass<T> for InferBackward {
             }
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
                 let slope = T::Real::from_f64(slope);
-                simd.blend(simd.at_most_zero(u32::MAX, x), &scaled(simd, dy, |_| slope), dy)
+                simd.blend(simd.at_most_zero(u32::MAX, x), &scaled(simd, dy, slope), dy)
             }
             (Mixture::Mixed { p, slope }, _) => {
                 let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
@@ -278,18 +304,11 @@ impl Slopes {
         for (i, words) in words.chunks_mut(4 * S::LANES).enumerate() {
             let low = (q & 0xFFFF_FFFF) + (S::LANES * i) as u64;
             let c0 = simd.lanes(&std::array::from_fn(|lane| low + lane as u64));
-            let [r0, r1, r2, r3] = self.philox.finish(simd, &self.philox.start(simd, c0), &branch);
-            let (mut left, mut right) = ([0; 2 * MAX_LANES], [0; 2 * MAX_LANES]);
-            simd.interleave(r0, r1, &mut left);
-            simd.interleave(r2, r3, &mut right);
-            let pairs = left.as_chunks::<2>().0.iter().zip(right.as_chunks::<2>().0);
-            for (words, (left, right)) in words.as_chunks_mut::<4>().0.iter_mut().zip(pairs) {
-                *words = [left[0], left[1], right[0], right[1]];
-            }
+            simd.quads(&self.philox.finish(simd, &self.philox.start(simd, c0), &branch), words);
         }
         let mut slopes = [R::ZERO; 32];
         for (slope, word) in slopes.iter_mut().zip(words) {
-            *slope = R::from_f32(self.lower + self.span * (word >> 8) as f32 / 16_777_216.0);
+            *slope = R::from_f32(self.lower + self.span * (word >> 8) as i32 as f32 / 16_777_216.0);
         }
         slopes
     }
@@ -305,7 +324,7 @@ impl<T: Element> BlockPass<T> for DropRRelu {
     fn block<S: Simd>(&self, simd: S, e: u64, x: &[T; 32], _: &[T; 32], _: u32) -> ([T; 32], u32) {
         let slope: [T::Real; 32] = self.0.block(simd, e);
         let positive = at_least_zero(simd, x);
-        (simd.blend(positive, x, &scaled(simd, x, |i| slope[i])), positive)
+        (simd.blend(positive, x, &scaled_each(simd, x, &slope)), positive)
     }
 }
 
@@ -318,20 +337,7 @@ impl<T: Element> BlockPass<T> for DropRReluBackward {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, dy: &[T; 32], _: &[T; 32], positive: u32) -> ([T; 32], u32) {
         let slope: [T::Real; 32] = self.0.block(simd, e);
-        (simd.blend(positive, dy, &scaled(simd, dy, |i| slope[i])), positive)
-    }
-}
-
-/// RReLU at inference, forward.
-struct RReluInfer(RRelu);
-
-impl<T: Element> BlockPass<T> for RReluInfer {
-    const BITS: Bits = Bits::None;
-
-    #[inline(always)]
-    fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
-        let slope = T::Real::from_f64(self.0.inference_slope());
-        (simd.blend(at_least_zero(simd, x), x, &scaled(simd, x, |_| slope)), word)
+        (simd.blend(positive, dy, &scaled_each(simd, dy, &slope)), positive)
     }
 }
 
@@ -345,6 +351,6 @@ impl<T: Element> BlockPass<T> for RReluInferBackward {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], word: u32) -> ([T; 32], u32) {
         let slope = T::Real::from_f64(self.0.inference_slope());
-        (simd.blend(at_least_zero(simd, x), dy, &scaled(simd, dy, |_| slope)), word)
+        (simd.blend(at_least_zero(simd, x), dy, &scaled(simd, dy, slope)), word)
     }
 }

@@ -11,7 +11,7 @@ mod portable;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use half::f16;
+use half::{bf16, f16};
 
 use crate::cpu::keep::{Batch, KeepStream};
 use crate::cpu::smooth::Smooth;
@@ -85,6 +85,10 @@ pub trait Simd: Copy {
     /// The low halves, in turn from either; `to` has room for these 2 [`Simd::LANES`].
     fn interleave(self, even: Self::Lanes, odd: Self::Lanes, to: &mut [u32]);
 
+    /// The low halves of all four, lane by lane: lane i's are words 4 i to 4 i + 3; `to` has room for these 4
+    /// [`Simd::LANES`].
+    fn quads(self, r: &[Self::Lanes; 4], to: &mut [u32]);
+
     /// Asks for the line of an address, which need not be anybody's, to be brought into the cache.
     fn prefetch<T>(self, at: *const T);
 
@@ -96,6 +100,18 @@ pub trait Simd: Copy {
 
     /// Makes what was streamed visible to other threads in the order of the program.
     fn fence(self);
+}
+
+/// The lower half of each, then the upper one, as elements: no work where memory has it so.
+#[inline(always)]
+pub(crate) fn halves(mut words: [u32; 16]) -> [bf16; 32] {
+    if cfg!(target_endian = "big") {
+        for word in &mut words {
+            *word = word.rotate_left(16);
+        }
+    }
+    // SAFETY: 64 bytes on both sides, and all of them are elements: bf16 is 16 plain bits.
+    unsafe { std::mem::transmute(words) }
 }
 
 /// Blocks of which each begins on a [`LINE`].

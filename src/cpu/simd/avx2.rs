@@ -255,6 +255,20 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn quads(self, [a, b, c, d]: &[__m256i; 4], to: &mut [u32]) {
+        let to = &mut to[..4 * Self::LANES];
+        // SAFETY: 1; there are 64 bytes behind the slice.
+        unsafe {
+            let ab = _mm256_blend_epi32::<0b1010_1010>(*a, _mm256_slli_epi64::<32>(*b));
+            let cd = _mm256_blend_epi32::<0b1010_1010>(*c, _mm256_slli_epi64::<32>(*d));
+            let (even, odd) = (_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+            let to = to.as_mut_ptr().cast::<__m256i>();
+            _mm256_storeu_si256(to, _mm256_permute2x128_si256::<0x20>(even, odd));
+            _mm256_storeu_si256(to.add(1), _mm256_permute2x128_si256::<0x31>(even, odd));
+        }
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: 1; a prefetch of any address at all changes no memory and cannot fault.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };

@@ -217,6 +217,21 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn quads(self, [a, b, c, d]: &[__m512i; 4], to: &mut [u32]) {
+        let to = &mut to[..4 * Self::LANES];
+        // SAFETY: 1; there are 128 bytes behind the slice.
+        unsafe {
+            let ab = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(*a, 0xAAAA, *b);
+            let cd = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(*c, 0xAAAA, *d);
+            let to = to.as_mut_ptr().cast::<__m512i>();
+            let (low, high) =
+                (_mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15));
+            _mm512_storeu_si512(to, _mm512_permutex2var_epi64(ab, low, cd));
+            _mm512_storeu_si512(to.add(1), _mm512_permutex2var_epi64(ab, high, cd));
+        }
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: 1; a prefetch of any address at all changes no memory and cannot fault.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };

@@ -122,6 +122,13 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn quads(self, r: &[Self::Lanes; 4], to: &mut [u32]) {
+        for (i, to) in to[..4 * LANES].as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *to = [r[0][i] as u32, r[1][i] as u32, r[2][i] as u32, r[3][i] as u32];
+        }
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, _: *const T) {}
 
     #[inline(always)]
