@@ -2,7 +2,7 @@
 //!
 //! As a rule blocks are those of the mask's words. The output of a large tensor is written past the cache, if it is
 //! not the input too, and that takes whole cache lines; so blocks begin where the output's lines do, and each
-//! has its bits in two words:
+//! has its bits in two words. (So do those of a pass without bits: there it costs nothing.)
 //!
 //! ```text
 //! lines            |   |   |   |   |   |   |      of the output
@@ -18,7 +18,7 @@ use std::ops::Range;
 use crate::cpu::keep::{BATCH, Batch, GROUP, KeepStream, Meanwhile};
 use crate::cpu::share::share;
 use crate::cpu::simd::{self, Fence, LINE, Lines, Simd, Task};
-use crate::cpu::tuning::{AHEAD, LARGEST_TASK, MASK_AHEAD, STREAM_BYTES, TASK, TASKS_A_THREAD};
+use crate::cpu::tuning::{AHEAD, ALIGNED, LARGEST_TASK, MASK_AHEAD, STREAM_BYTES, TASK, TASKS_A_THREAD, WRITE_AHEAD};
 use crate::element::Element;
 use crate::io::InOut;
 
@@ -205,26 +205,26 @@ impl<T: Element, P: BlockPass<T>, const STREAM: bool> Task for Compiled<'_, T, P
                 // Stores keep their order: one to a line that is not there yet would hold up what is streamed after it.
                 simd.prefetch(mask.as_ptr().wrapping_add(first + GROUP * MASK_AHEAD));
             }
-            let mut whole = walk.whole(first, words, write.as_deref_mut());
-            if P::BITS == Bits::Draw
-                && let Some(mut ahead) = ahead
-            {
-                match &mut whole {
-                    // In the cache there is no waiting that drawing could fill.
-                    Some(whole) if STREAM => ahead.draw(simd, whole),
-                    _ => ahead.draw(simd, &mut ()),
-                }
-            }
-            match whole {
+            match walk.whole(first, words, write.as_deref_mut()) {
                 Some(mut whole) => {
-                    if !(STREAM && P::BITS == Bits::Draw) {
-                        for k in 0..GROUP {
-                            whole.step(simd, k);
+                    match ahead {
+                        Some(mut ahead) if P::BITS == Bits::Draw => ahead.draw(simd, &mut whole),
+                        _ => {
+                            for k in 0..GROUP {
+                                whole.step(simd, k);
+                            }
                         }
                     }
                     walk.shifted = whole.shifted;
                 }
-                None => walk.parts(simd, group, words, write.as_deref_mut()),
+                None => {
+                    if P::BITS == Bits::Draw
+                        && let Some(mut ahead) = ahead
+                    {
+                        ahead.draw(simd, &mut ());
+                    }
+                    walk.parts(simd, group, words, write.as_deref_mut());
+                }
             }
         }
         if STREAM
@@ -234,9 +234,9 @@ impl<T: Element, P: BlockPass<T>, const STREAM: bool> Task for Compiled<'_, T, P
         {
             // Word i holds the bits of block i + 1, if there is one.
             mask[blocks - 1..].fill(0);
-            let mut before = walk.head;
+            let (lead, mut before) = (walk.lead, walk.head);
             for word in mask {
-                (*word, before) = (*word << walk.lead | before >> (32 - walk.lead), *word);
+                (*word, before) = (*word << lead | before >> (32 - lead), *word);
             }
         }
     }
@@ -259,7 +259,8 @@ impl<'a, T: Element, P: BlockPass<T>, const STREAM: bool> Walk<'a, T, P, STREAM>
     #[inline(always)]
     fn new(pass: &'a P, start: usize, mut io: InOut<'a, T>, second: Option<&'a [T]>) -> Self {
         let output = io.output();
-        let lead = if STREAM { lead(output).min(output.len()) } else { 0 };
+        let aligned = STREAM || P::STREAMS && P::BITS == Bits::None && output.len() >= ALIGNED;
+        let lead = if aligned { lead(output).min(output.len()) } else { 0 };
         Self { pass, start, io, second, lead, head: 0, shifted: Shifted { end: end(lead), before: 0 } }
     }
 
@@ -388,6 +389,11 @@ impl<T: Element, P: BlockPass<T>, const STREAM: bool> Meanwhile for Whole<'_, T,
                 simd.prefetch(second.as_ptr().cast::<u8>().wrapping_add(AHEAD + LINE * line));
             }
         }
+        if let Tensors::Apart(_, y) = &self.tensors {
+            for line in 0..size_of_val(x) / LINE {
+                simd.prefetch_to_write(y[k].as_ptr().cast::<u8>().wrapping_add(WRITE_AHEAD + LINE * line));
+            }
+        }
         let bits = match P::BITS {
             Bits::Read => self.shifted.bits(self.read[k]),
             Bits::Draw => self.read[k],
@@ -432,8 +438,10 @@ impl<const STREAM: bool> Shifted<STREAM> {
 /// waits for memory.
 struct Drawn {
     keep: KeepStream,
-    batches: [Batch; 2],
-    /// Which of the two is in use.
+    batch: Batch,
+    /// Those in use, and those of the batch.
+    words: [[u32; BATCH]; 2],
+    /// Which are in use.
     now: usize,
     /// How many of its words were used.
     used: usize,
@@ -448,32 +456,35 @@ struct Drawn {
 impl Drawn {
     #[inline(always)]
     fn new<S: Simd>(simd: S, keep: KeepStream, first: usize, len: usize, lead: usize) -> Self {
-        let batches = [Batch::new(), Batch::new()];
-        let mut drawn = Self { keep, batches, now: 1, used: 0, rest: first..first + len, lead, before: 0 };
+        let (batch, words) = (Batch::new(), [[0; BATCH]; 2]);
+        let mut drawn = Self { keep, batch, words, now: 1, used: 0, rest: first..first + len, lead, before: 0 };
         drawn.begin();
         for at in (0..BATCH).step_by(GROUP) {
-            keep.group(simd, &mut drawn.batches[0], at, &mut ());
+            keep.group(simd, &mut drawn.batch, &mut drawn.words[0], at, &mut ());
         }
         drawn.turn(simd);
         drawn
     }
 
-    /// Begins the next batch where the one was that is used up.
+    /// Begins the next batch in place of the words that are used up.
     fn begin(&mut self) {
         let len = self.rest.len().min(BATCH);
-        self.keep.begin(&mut self.batches[1 - self.now], self.rest.start as u64, len);
+        self.keep.begin(&mut self.batch, &mut self.words[1 - self.now], self.rest.start as u64, len);
         self.rest.start += len;
     }
 
     #[inline(always)]
     fn turn<S: Simd>(&mut self, simd: S) {
         self.now = 1 - self.now;
-        let batch = &mut self.batches[self.now];
-        simd.finish(&self.keep, batch);
+        let words = &mut self.words[self.now];
+        simd.finish(&self.keep, &mut self.batch, words);
         if self.lead > 0 {
-            for word in batch.words() {
-                (*word, self.before) = (*word << (32 - self.lead) | self.before >> self.lead, *word);
+            // Copies can stay in registers, without which this is not done many words at a time.
+            let (lead, mut before) = (self.lead, self.before);
+            for word in &mut words[..self.batch.len()] {
+                (*word, before) = (*word << (32 - lead) | before >> lead, *word);
             }
+            self.before = before;
         }
         self.used = 0;
         self.begin();
@@ -487,9 +498,10 @@ impl Drawn {
         }
         let at = self.used;
         self.used += GROUP;
-        let [a, b] = &mut self.batches;
-        let (now, batch) = if self.now == 0 { (a, b) } else { (b, a) };
-        (now.words_from(at), Ahead { keep: &self.keep, batch, at })
+        let [a, b] = &mut self.words;
+        let (now, words) = if self.now == 0 { (a, b) } else { (b, a) };
+        let now = now[at..].first_chunk().expect("groups begin at multiples of their length");
+        (now, Ahead { keep: &self.keep, batch: &mut self.batch, words, at })
     }
 }
 
@@ -497,13 +509,14 @@ impl Drawn {
 struct Ahead<'a> {
     keep: &'a KeepStream,
     batch: &'a mut Batch,
+    words: &'a mut [u32; BATCH],
     at: usize,
 }
 
 impl Ahead<'_> {
     #[inline(always)]
     fn draw<S: Simd, M: Meanwhile>(&mut self, simd: S, meanwhile: &mut M) {
-        self.keep.group(simd, self.batch, self.at, meanwhile);
+        self.keep.group(simd, self.batch, self.words, self.at, meanwhile);
     }
 }
 
@@ -598,7 +611,7 @@ mod tests {
     /// Wherever the output begins, and wherever it ends.
     fn everywhere<T: Element>() {
         for at in 0..LINE / size_of::<T>() {
-            for len in [0, 1, 5, 31, 32, 33, 64, 511, 512, 513, 600, 1613] {
+            for len in [0, 1, 5, 31, 32, 33, 64, 511, 512, 513, 600, 1613, ALIGNED + 77] {
                 every_way::<T>(len, at, TASK);
             }
         }

@@ -4,11 +4,13 @@
 //! batch get these two, and then the few that are left are gathered and go on together, four planes at a time:
 //!
 //! ```text
-//! for each word of the batch:    keep, undecided = planes 0..8;   note the word if undecided != 0
-//! for planes 8..12, 12..16, ...: the noted words in groups;       note again those still undecided
+//! for each word of the batch:    keep, undecided = planes 0..8;   leave the word for later if undecided != 0
+//! for planes 8..12, 12..16, ...: the words that were left;        leave again those still undecided
 //! ```
 
-use crate::cpu::philox::{Branch, Philox};
+use std::ops::Range;
+
+use crate::cpu::philox::{Branch, Philox, Start};
 use crate::cpu::share::share;
 use crate::cpu::simd::{self, MAX_LANES, Simd, Task};
 use crate::cpu::tuning::TASK;
@@ -52,34 +54,37 @@ pub struct KeepStream {
 
 /// Mask words on their way: begun, drawn in groups, finished.
 pub struct Batch {
-    words: [u32; BATCH],
-    /// Where a word's bits are not settled yet.
-    undecided: [u32; BATCH],
-    /// The words that are not settled yet, by their lane: those of the even and those of the odd vectors.
-    marks: [[u64; BATCH / 128]; 2],
     /// Index of the first word in the stream.
     first: u64,
     len: usize,
     /// What the index's upper half brings into each common call; none where all words are settled already.
     common: Option<[Branch; COMMON_CALLS]>,
+    /// The words that are not settled yet: their places in the batch, and where their bits are not. There is room for
+    /// a vector behind the last one.
+    places: [u32; BATCH + 2 * MAX_LANES],
+    undecided: [u32; BATCH + 2 * MAX_LANES],
+    left: usize,
 }
 
-// So nothing is drawn beyond a batch, and no mark's vector stands in two of the marks' words.
-const _: () = assert!(BATCH.is_multiple_of(GROUP) && BATCH.is_multiple_of(128));
+// So nothing is drawn beyond a batch.
+const _: () = assert!(BATCH.is_multiple_of(GROUP));
 
 impl Batch {
     pub(crate) fn new() -> Self {
-        Self { words: [0; BATCH], undecided: [0; BATCH], marks: Default::default(), first: 0, len: 0, common: None }
+        let none = [0; BATCH + 2 * MAX_LANES];
+        Self { first: 0, len: 0, common: None, places: none, undecided: none, left: 0 }
     }
 
-    /// Words of a batch that is finished; beyond its end they are anything.
-    pub(crate) fn words_from(&self, at: usize) -> &[u32; GROUP] {
-        self.words[at..].first_chunk().expect("groups begin at multiples of their length")
+    /// How many words it has.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
-    /// The words of a batch that is finished.
-    pub(crate) fn words(&mut self) -> &mut [u32] {
-        &mut self.words[..self.len]
+    /// Leaves for later those of two vectors of words that are not settled.
+    #[inline(always)]
+    fn leave<S: Simd>(&mut self, simd: S, places: &[u32; 2 * MAX_LANES], undecided: &[u32; 2 * MAX_LANES]) {
+        let to = (&mut self.undecided[self.left..], &mut self.places[self.left..]);
+        self.left += simd.compress(undecided, places, to.0, to.1);
     }
 }
 
@@ -100,17 +105,17 @@ impl KeepStream {
     }
 
     /// Makes the batch one of the tensor's keep words `first..first + len`, of which there are at most [`BATCH`].
-    pub(crate) fn begin(&self, batch: &mut Batch, first: u64, len: usize) {
+    pub(crate) fn begin(&self, batch: &mut Batch, words: &mut [u32; BATCH], first: u64, len: usize) {
         batch.first = self.key.first_word() + first;
         batch.len = len;
-        batch.marks = Default::default();
+        batch.left = 0;
         batch.common = None;
         let upper = |i: usize| (batch.first + i as u64) >> 32;
         if self.calls == 0 {
-            batch.words.fill(if self.op.threshold() == 0 { 0 } else { u32::MAX });
+            words.fill(if self.op.threshold() == 0 { 0 } else { u32::MAX });
         } else if upper(0) != upper(len.saturating_sub(1)) {
             // Once in 2^32 words: those drawn together have the upper half of their index in common.
-            for (i, word) in batch.words[..len].iter_mut().enumerate() {
+            for (i, word) in words[..len].iter_mut().enumerate() {
                 *word = reference::keep_word(self.op.threshold(), self.key, batch.first + i as u64);
             }
         } else {
@@ -124,7 +129,14 @@ impl KeepStream {
     /// A processor looks some hundred instructions ahead. Words drawn at one go would fill that, and the accesses
     /// to memory behind them would begin late; so those are strewn among the rounds of the generator.
     #[inline(always)]
-    pub(crate) fn group<S: Simd, M: Meanwhile>(&self, simd: S, batch: &mut Batch, at: usize, meanwhile: &mut M) {
+    pub(crate) fn group<S: Simd, M: Meanwhile>(
+        &self,
+        simd: S,
+        batch: &mut Batch,
+        words: &mut [u32; BATCH],
+        at: usize,
+        meanwhile: &mut M,
+    ) {
         let Some(common) = batch.common.filter(|_| at < batch.len) else {
             for k in 0..GROUP {
                 meanwhile.step(simd, k);
@@ -135,147 +147,173 @@ impl KeepStream {
         for first in (0..GROUP).step_by(pair) {
             let at = at + first;
             let low = (batch.first & 0xFFFF_FFFF) + at as u64;
-            // No vectors in closures: these are not inlined for certain, and have no vector instructions of their own.
             let even = simd.add(simd.splat(low), simd.lanes(&[0, 2, 4, 6, 8, 10, 12, 14]));
             let odd = simd.add(even, simd.splat(1));
-            let even = self.common(simd, &common, even, meanwhile, first);
-            let odd = self.common(simd, &common, odd, meanwhile, first + S::LANES);
-            Comparison::store(simd, [even, odd], &mut batch.words[at..at + pair], &mut batch.undecided[at..at + pair]);
-            let lane = at / 2;
-            for (marks, state) in batch.marks.iter_mut().zip([even, odd]) {
-                marks[lane / 64] |= u64::from(simd.nonzero(state.undecided)) << (lane % 64);
+            let starts = [self.philox.start(simd, even), self.philox.start(simd, odd)];
+            let mut states = [Comparison::new(simd); 2];
+            // As many steps as words.
+            let (half, all) = (first + S::LANES, first + pair);
+            if self.calls == 1 {
+                self.calls(simd, 0, &[common[0]], &starts, &mut states, meanwhile, first..all);
+            } else if S::CALLS_ABREAST == 2 {
+                self.calls(simd, 0, &common, &starts, &mut states, meanwhile, first..all);
+            } else {
+                self.calls(simd, 0, &[common[0]], &starts, &mut states, meanwhile, first..half);
+                self.calls(simd, 1, &[common[1]], &starts, &mut states, meanwhile, half..all);
             }
+            let mut undecided = [0; 2 * MAX_LANES];
+            Comparison::store(simd, states, &mut words[at..at + pair], &mut undecided);
+            batch.leave(simd, &std::array::from_fn(|i| (at + i) as u32), &undecided);
         }
     }
 
-    /// The common calls for a vector of words, and as many steps from `k` on.
+    /// The calls from `call` on, one for each branch, for two vectors of words, and these steps meanwhile.
     #[inline(always)]
-    fn common<S: Simd, M: Meanwhile>(
+    #[expect(clippy::too_many_arguments)]
+    fn calls<S: Simd, M: Meanwhile, const CALLS: usize>(
         &self,
         simd: S,
-        common: &[Branch; COMMON_CALLS],
-        words: S::Lanes,
+        call: usize,
+        branches: &[Branch; CALLS],
+        starts: &[Start<S>; 2],
+        states: &mut [Comparison<S>; 2],
         meanwhile: &mut M,
-        mut k: usize,
-    ) -> Comparison<S> {
-        const { assert!(S::LANES == 4 || S::LANES == 8) };
-        // Every part of a call takes a step with it, or every other part.
-        let often = S::LANES == 4 * COMMON_CALLS;
-        let start = self.philox.start(simd, words);
-        let mut state = Comparison::new(simd);
-        for (call, branch) in common.iter().enumerate() {
-            let wanted = call < self.calls;
-            let mut r = [words; 4];
-            if wanted {
-                r = self.philox.enter(simd, &start, branch);
-                r = self.philox.rounds::<S, 3, 4>(simd, r);
-            }
+        steps: Range<usize>,
+    ) {
+        // No closures: they are not inlined for certain, and then have no vector instructions.
+        let mut r = [[[states[0].keep; 4]; 2]; CALLS];
+        for (r, branch) in r.iter_mut().zip(branches) {
+            *r = [self.philox.enter(simd, &starts[0], branch), self.philox.enter(simd, &starts[1], branch)];
+        }
+        let next = self.rounds(simd, &mut r, meanwhile, steps.clone());
+        for (i, r) in r.iter().enumerate() {
+            self.compare(simd, call + i, r, states);
+        }
+        for k in next..steps.end {
             meanwhile.step(simd, k);
-            k += 1;
-            if wanted {
-                r = self.philox.rounds::<S, 4, 6>(simd, r);
+        }
+    }
+
+    /// Rounds 3 to 9, and all of the steps but the last eighth; gives the first of that.
+    ///
+    /// The calls go on side by side, round by round: each waits for its multiplications most of the time, and what a
+    /// processor's scheduler holds is less than a whole call.
+    #[inline(always)]
+    fn rounds<S: Simd, M: Meanwhile, const CALLS: usize>(
+        &self,
+        simd: S,
+        r: &mut [[[S::Lanes; 4]; 2]; CALLS],
+        meanwhile: &mut M,
+        steps: Range<usize>,
+    ) -> usize {
+        let mut next = steps.start;
+        for round in 3..10 {
+            for r in &mut *r {
+                *r = [self.philox.round(simd, round, r[0]), self.philox.round(simd, round, r[1])];
+                simd.pin(r);
             }
-            if often {
-                meanwhile.step(simd, k);
-                k += 1;
-            }
-            if wanted {
-                r = self.philox.rounds::<S, 6, 8>(simd, r);
-            }
-            meanwhile.step(simd, k);
-            k += 1;
-            if wanted {
-                r = self.philox.rounds::<S, 8, 10>(simd, r);
-                self.compare(simd, call, &r, &mut state);
-            }
-            if often {
-                meanwhile.step(simd, k);
-                k += 1;
+            // 16, 8 or 4 of them: two or one with each round, or one with every other.
+            if steps.len() >= 8 || round % 2 == 0 {
+                for _ in 0..steps.len().div_ceil(8) {
+                    meanwhile.step(simd, next);
+                    next += 1;
+                }
             }
         }
-        state
+        next
     }
 
     /// The other calls, after all groups.
     #[inline(always)]
-    pub(crate) fn finish<S: Simd>(&self, simd: S, batch: &mut Batch) {
-        if batch.common.is_none() || self.calls <= COMMON_CALLS {
-            return;
-        }
-        // Indexes in the batch of the words that go on.
-        let mut left = [0u16; BATCH];
-        let mut count = 0;
-        for (parity, marks) in batch.marks.iter().enumerate() {
-            for (i, marks) in marks.iter().enumerate() {
-                let mut marks = *marks;
-                while marks != 0 {
-                    let word = 2 * (64 * i + marks.trailing_zeros() as usize) + parity;
-                    left[count] = word as u16;
-                    // Lanes beyond the end were drawn too.
-                    count += usize::from(word < batch.len);
-                    marks &= marks - 1;
-                }
-            }
-        }
+    pub(crate) fn finish<S: Simd>(&self, simd: S, batch: &mut Batch, words: &mut [u32; BATCH]) {
         let pair = 2 * S::LANES;
         for call in COMMON_CALLS..self.calls {
-            if count == 0 {
+            if batch.left == 0 {
                 break;
             }
             let branch = self.branch(batch, call);
-            let mut still = 0;
-            for at in (0..count).step_by(pair) {
-                // Lanes without a word of their own draw for any, to nowhere.
-                let (mut even, mut odd) = ([0; MAX_LANES], [0; MAX_LANES]);
-                for (i, two) in left[at..at + pair].as_chunks::<2>().0.iter().enumerate() {
-                    even[i] = batch.first + u64::from(two[0]);
-                    odd[i] = batch.first + u64::from(two[1]);
-                }
-                let starts = [self.philox.start(simd, simd.lanes(&even)), self.philox.start(simd, simd.lanes(&odd))];
-                let mut state = [Comparison::new(simd); 2];
-                for (start, state) in starts.iter().zip(&mut state) {
-                    self.compare(simd, call, &self.philox.finish(simd, start, &branch), state);
-                }
-                let (mut less, mut equal) = ([0; 2 * MAX_LANES], [0; 2 * MAX_LANES]);
-                Comparison::store(simd, state, &mut less[..pair], &mut equal[..pair]);
-                for i in 0..pair.min(count - at) {
-                    let word = left[at + i];
-                    let at = usize::from(word);
-                    batch.words[at] |= batch.undecided[at] & less[i];
-                    batch.undecided[at] &= equal[i];
-                    left[still] = word;
-                    still += usize::from(batch.undecided[at] != 0);
+            // The last vectors are whole: what is behind the last word is settled.
+            batch.undecided[batch.left..][..pair].fill(0);
+            let left = std::mem::take(&mut batch.left);
+            let mut at = 0;
+            while at < left {
+                if S::CALLS_ABREAST == 2 && at + pair < left {
+                    self.go_on::<S, 2>(simd, call, &branch, batch, words, at);
+                    at += 2 * pair;
+                } else {
+                    self.go_on::<S, 1>(simd, call, &branch, batch, words, at);
+                    at += pair;
                 }
             }
-            count = still;
+        }
+    }
+
+    /// The call for as many pairs of vectors of the words that were left, from `at`. Those still undecided are left
+    /// again, before that place or there.
+    #[inline(always)]
+    fn go_on<S: Simd, const PAIRS: usize>(
+        &self,
+        simd: S,
+        call: usize,
+        branch: &Branch,
+        batch: &mut Batch,
+        words: &mut [u32; BATCH],
+        at: usize,
+    ) {
+        let first = simd.splat(batch.first & 0xFFFF_FFFF);
+        let mut places = [[0; 2 * MAX_LANES]; PAIRS];
+        let mut states = [[Comparison::new(simd); 2]; PAIRS];
+        let mut r = [[[first; 4]; 2]; PAIRS];
+        for i in 0..PAIRS {
+            let range = at + 2 * S::LANES * i..at + 2 * S::LANES * (i + 1);
+            let (pairs, undecided) = (&batch.places[range.clone()], simd.pairs(&batch.undecided[range]));
+            places[i][..2 * S::LANES].copy_from_slice(pairs);
+            [states[i][0].undecided, states[i][1].undecided] = [undecided, simd.high(undecided)];
+            let even = simd.pairs(pairs);
+            let odd = simd.high(even);
+            for (r, places) in r[i].iter_mut().zip([even, odd]) {
+                *r = self.philox.enter(simd, &self.philox.start(simd, simd.add(first, places)), branch);
+            }
+        }
+        self.rounds(simd, &mut r, &mut (), 0..0);
+        for i in 0..PAIRS {
+            self.compare(simd, call, &r[i], &mut states[i]);
+            let (mut keep, mut undecided) = ([0; 2 * MAX_LANES], [0; 2 * MAX_LANES]);
+            Comparison::store(simd, states[i], &mut keep, &mut undecided);
+            for (place, keep) in places[i][..2 * S::LANES].iter().zip(keep) {
+                words[*place as usize % BATCH] |= keep;
+            }
+            batch.leave(simd, &places[i], &undecided);
         }
     }
 
     /// The tensor's keep words from `first` on.
     #[inline(always)]
     pub(crate) fn draw<S: Simd>(&self, simd: S, first: u64, words: &mut [u32]) {
-        let mut batch = Batch::new();
+        let (mut batch, mut drawn) = (Batch::new(), [0; BATCH]);
         for (i, words) in words.chunks_mut(BATCH).enumerate() {
-            self.begin(&mut batch, first + (BATCH * i) as u64, words.len());
+            self.begin(&mut batch, &mut drawn, first + (BATCH * i) as u64, words.len());
             for at in (0..words.len()).step_by(GROUP) {
-                self.group(simd, &mut batch, at, &mut ());
+                self.group(simd, &mut batch, &mut drawn, at, &mut ());
             }
-            simd.finish(self, &mut batch);
-            words.copy_from_slice(batch.words());
+            simd.finish(self, &mut batch, &mut drawn);
+            words.copy_from_slice(&drawn[..words.len()]);
         }
     }
 
-    /// Four planes, from the last to the first: an earlier plane overrules a later one.
+    /// The call's four planes, from the last to the first: an earlier plane overrules a later one.
     #[inline(always)]
-    fn compare<S: Simd>(&self, simd: S, call: usize, r: &[S::Lanes; 4], state: &mut Comparison<S>) {
-        let (mut less, mut equal) = (simd.splat(0), state.undecided);
-        for j in (0..4).rev() {
-            let plane = simd.splat(self.planes[4 * call + j]);
-            less = simd.less(plane, r[j], less);
-            equal = simd.equal(plane, r[j], equal);
+    fn compare<S: Simd>(&self, simd: S, call: usize, r: &[[S::Lanes; 4]; 2], states: &mut [Comparison<S>; 2]) {
+        for (r, state) in r.iter().zip(states) {
+            let (mut less, mut equal) = (simd.splat(0), state.undecided);
+            for j in (0..4).rev() {
+                let plane = simd.splat(self.planes[4 * call + j]);
+                less = simd.less(plane, r[j], less);
+                equal = simd.equal(plane, r[j], equal);
+            }
+            state.keep = simd.or_and(state.keep, state.undecided, less);
+            state.undecided = equal;
         }
-        state.keep = simd.or_and(state.keep, state.undecided, less);
-        state.undecided = equal;
     }
 }
 

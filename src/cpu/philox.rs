@@ -86,25 +86,21 @@ impl Philox {
         ]
     }
 
-    /// The words after the rounds `FROM..TO` too. The output is what they are after the ten.
+    /// The words after one more round. The output is what they are after the ten.
     #[inline(always)]
-    pub(crate) fn rounds<S: Simd, const FROM: usize, const TO: usize>(
-        &self,
-        simd: S,
-        [mut c0, mut c1, mut c2, mut c3]: [S::Lanes; 4],
-    ) -> [S::Lanes; 4] {
-        for [k0, k1] in &self.keys[FROM..TO] {
-            let (p0, p1) = (simd.multiply(c0, simd.splat(M0)), simd.multiply(c2, simd.splat(M1)));
-            c0 = simd.xor3(simd.high(p1), c1, simd.splat(*k0));
-            c2 = simd.xor3(simd.high(p0), c3, simd.splat(*k1));
-            (c1, c3) = (p1, p0);
-        }
-        [c0, c1, c2, c3]
+    pub(crate) fn round<S: Simd>(&self, simd: S, round: usize, [c0, c1, c2, c3]: [S::Lanes; 4]) -> [S::Lanes; 4] {
+        let [k0, k1] = self.keys[round];
+        let (p0, p1) = (simd.multiply(c0, simd.splat(M0)), simd.multiply(c2, simd.splat(M1)));
+        [simd.xor3(simd.high(p1), c1, simd.splat(k0)), p1, simd.xor3(simd.high(p0), c3, simd.splat(k1)), p0]
     }
 
     /// The four output words of each lane, in their low halves.
     #[inline(always)]
     pub(crate) fn finish<S: Simd>(&self, simd: S, start: &Start<S>, branch: &Branch) -> [S::Lanes; 4] {
-        self.rounds::<S, 3, 10>(simd, self.enter(simd, start, branch))
+        let mut words = self.enter(simd, start, branch);
+        for round in 3..10 {
+            words = self.round(simd, round, words);
+        }
+        words
     }
 }

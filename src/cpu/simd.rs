@@ -13,7 +13,7 @@ pub(crate) mod tests;
 
 use half::{bf16, f16};
 
-use crate::cpu::keep::{Batch, KeepStream};
+use crate::cpu::keep::{BATCH, Batch, KeepStream};
 use crate::cpu::smooth::Smooth;
 use crate::element::Element;
 use crate::real::Real;
@@ -52,6 +52,9 @@ pub trait Simd: Copy {
     /// How many lanes a vector has: 4 or 8, which is [`MAX_LANES`].
     const LANES: usize;
 
+    /// For how many calls of the generator, with two vectors each, there are registers: 1 or 2.
+    const CALLS_ABREAST: usize;
+
     /// The value in every lane.
     fn splat(self, value: u64) -> Self::Lanes;
 
@@ -79,8 +82,18 @@ pub trait Simd: Copy {
     /// Where all planes so far are equal: `!(plane ^ r) & equal`.
     fn equal(self, plane: Self::Lanes, r: Self::Lanes, equal: Self::Lanes) -> Self::Lanes;
 
-    /// Bit i: the low half of lane i is not zero.
-    fn nonzero(self, a: Self::Lanes) -> u8;
+    /// Does nothing; but what it is given is computed by then. Without it, compilers undo an order of instructions that
+    /// goes back and forth between independent computations.
+    #[inline(always)]
+    fn pin(self, _: &mut [[Self::Lanes; 4]; 2]) {}
+
+    /// 2 [`Simd::LANES`] words two by two, the first of each in the low half of a lane.
+    fn pairs(self, words: &[u32]) -> Self::Lanes;
+
+    /// Moves those of 2 [`Simd::LANES`] words that are not zero to the front of `to`, in order, and what `others` has in
+    /// the same places to that of `others_to`; gives how many there are. In the rest of so many places behind them
+    /// it leaves any of what it was given, or zeros.
+    fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize;
 
     /// The low halves, in turn from either; `to` has room for these 2 [`Simd::LANES`].
     fn interleave(self, even: Self::Lanes, odd: Self::Lanes, to: &mut [u32]);
@@ -92,8 +105,11 @@ pub trait Simd: Copy {
     /// Asks for the line of an address, which need not be anybody's, to be brought into the cache.
     fn prefetch<T>(self, at: *const T);
 
+    /// The same for a line that is about to be written.
+    fn prefetch_to_write<T>(self, at: *const T);
+
     /// [`KeepStream::finish`], one copy for all passes.
-    fn finish(self, keep: &KeepStream, batch: &mut Batch);
+    fn finish(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]);
 
     /// Writes block `k` past the cache. Others may see it only after a [`Simd::fence`]: see [`Fence`].
     fn stream<T: Element, const N: usize>(self, block: &[T; 32], to: &mut Lines<'_, T, N>, k: usize);

@@ -1,12 +1,13 @@
 //! AVX2: compares write whole elements, whose top bits are gathered into words; words are spread by
 //! testing, in each element, its own bit.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use half::f16;
 
 use super::{Lines, MAX_LANES, Simd, Task};
-use crate::cpu::keep::{Batch, KeepStream};
+use crate::cpu::keep::{BATCH, Batch, KeepStream};
 use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
 use crate::real::Real;
@@ -21,28 +22,46 @@ impl Avx2 {
             && is_x86_feature_detected!("f16c")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt")
     }
 }
 
 /// # Safety
 /// The machine must have the instructions that [`Avx2::available`] asks for.
-#[target_feature(enable = "avx2,f16c,fma,bmi2")]
+#[target_feature(enable = "avx2,f16c,fma,bmi2,popcnt")]
 pub(super) unsafe fn run(task: impl Task) {
     task.run(Avx2(()));
 }
 
 /// [`smooth::evaluate`], not inlined: one copy for all passes.
 #[inline(never)]
-#[target_feature(enable = "avx2,f16c,fma,bmi2")]
+#[target_feature(enable = "avx2,f16c,fma,bmi2,popcnt")]
 fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
     smooth::evaluate(function, values);
 }
 
 /// [`KeepStream::finish`], not inlined, likewise.
 #[inline(never)]
-#[target_feature(enable = "avx2,f16c,fma,bmi2")]
-fn finish(keep: &KeepStream, batch: &mut Batch) {
-    keep.finish(Avx2(()), batch);
+#[target_feature(enable = "avx2,f16c,fma,bmi2,popcnt")]
+fn finish(keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]) {
+    keep.finish(Avx2(()), batch, words);
+}
+
+/// [`Simd::pin`], apart because a register's name needs the instruction set.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pin([[a0, _, a2, _], [b0, _, b2, _]]: &mut [[__m256i; 4]; 2]) {
+    // SAFETY: there are no instructions.
+    unsafe {
+        asm!(
+            "/* {0} {1} {2} {3} */",
+            inout(ymm_reg) * a0,
+            inout(ymm_reg) * a2,
+            inout(ymm_reg) * b0,
+            inout(ymm_reg) * b2,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
 }
 
 // The contract that each block below leans on:
@@ -172,6 +191,7 @@ impl Simd for Avx2 {
 
     type Lanes = __m256i;
     const LANES: usize = 4;
+    const CALLS_ABREAST: usize = 1;
 
     #[inline(always)]
     fn splat(self, value: u64) -> __m256i {
@@ -236,11 +256,35 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn nonzero(self, a: __m256i) -> u8 {
+    fn pin(self, r: &mut [[__m256i; 4]; 2]) {
         // SAFETY: 1.
+        unsafe { pin(r) }
+    }
+
+    #[inline(always)]
+    fn pairs(self, words: &[u32]) -> __m256i {
+        let words = &words[..2 * Self::LANES];
+        // SAFETY: 1; there are 32 bytes behind the slice.
+        unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize {
+        const N: usize = 2 * Avx2::LANES;
+        let (words, others, to, others_to) = (&words[..N], &others[..N], &mut to[..N], &mut others_to[..N]);
+        // SAFETY: 1; there are 32 bytes behind each slice.
         unsafe {
-            let zero = _mm256_cmpeq_epi64(_mm256_slli_epi64::<32>(a), _mm256_setzero_si256());
-            !_mm256_movemask_pd(_mm256_castsi256_pd(zero)) as u8 & 0xF
+            let words = _mm256_loadu_si256(words.as_ptr().cast());
+            let others = _mm256_loadu_si256(others.as_ptr().cast());
+            let zero = _mm256_cmpeq_epi32(words, _mm256_setzero_si256());
+            let nonzero = !_mm256_movemask_ps(_mm256_castsi256_ps(zero)) as u32 & 0xFF;
+            // A byte for each word: the numbers of those that are taken.
+            let taken = _pdep_u64(nonzero.into(), 0x0101_0101_0101_0101) * 0xFF;
+            let taken = _pext_u64(0x0706_0504_0302_0100, taken);
+            let order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(taken as i64));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm256_permutevar8x32_epi32(words, order));
+            _mm256_storeu_si256(others_to.as_mut_ptr().cast(), _mm256_permutevar8x32_epi32(others, order));
+            nonzero.count_ones() as usize
         }
     }
 
@@ -275,9 +319,15 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn finish(self, keep: &KeepStream, batch: &mut Batch) {
+    fn prefetch_to_write<T>(self, at: *const T) {
+        // SAFETY: as above. A processor that does not have this instruction does nothing.
+        unsafe { asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags)) };
+    }
+
+    #[inline(always)]
+    fn finish(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]) {
         // SAFETY: 1.
-        unsafe { finish(keep, batch) }
+        unsafe { finish(keep, batch, words) }
     }
 
     #[inline(always)]

@@ -1,11 +1,12 @@
 //! AVX-512: compares write mask registers, which are the packed bits.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use half::f16;
 
 use super::{Lines, MAX_LANES, Simd, Task};
-use crate::cpu::keep::{Batch, KeepStream};
+use crate::cpu::keep::{BATCH, Batch, KeepStream};
 use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
 use crate::real::Real;
@@ -22,28 +23,46 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt")
     }
 }
 
 /// # Safety
 /// The machine must have the instructions that [`Avx512::available`] asks for.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2,popcnt")]
 pub(super) unsafe fn run(task: impl Task) {
     task.run(Avx512(()));
 }
 
 /// [`smooth::evaluate`], not inlined: one copy for all passes.
 #[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2,popcnt")]
 fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
     smooth::evaluate(function, values);
 }
 
 /// [`KeepStream::finish`], not inlined, likewise.
 #[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2")]
-fn finish(keep: &KeepStream, batch: &mut Batch) {
-    keep.finish(Avx512(()), batch);
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2,popcnt")]
+fn finish(keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]) {
+    keep.finish(Avx512(()), batch, words);
+}
+
+/// [`Simd::pin`], apart because a register's name needs the instruction set.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pin([[a0, _, a2, _], [b0, _, b2, _]]: &mut [[__m512i; 4]; 2]) {
+    // SAFETY: there are no instructions.
+    unsafe {
+        asm!(
+            "/* {0} {1} {2} {3} */",
+            inout(zmm_reg) * a0,
+            inout(zmm_reg) * a2,
+            inout(zmm_reg) * b0,
+            inout(zmm_reg) * b2,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
 }
 
 // The contract that each block below leans on:
@@ -138,6 +157,7 @@ impl Simd for Avx512 {
 
     type Lanes = __m512i;
     const LANES: usize = 8;
+    const CALLS_ABREAST: usize = 2;
 
     #[inline(always)]
     fn splat(self, value: u64) -> __m512i {
@@ -201,9 +221,31 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn nonzero(self, a: __m512i) -> u8 {
+    fn pin(self, r: &mut [[__m512i; 4]; 2]) {
         // SAFETY: 1.
-        unsafe { _mm512_test_epi64_mask(a, _mm512_set1_epi64(0xFFFF_FFFF)) }
+        unsafe { pin(r) }
+    }
+
+    #[inline(always)]
+    fn pairs(self, words: &[u32]) -> __m512i {
+        let words = &words[..2 * Self::LANES];
+        // SAFETY: 1; there are 64 bytes behind the slice.
+        unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize {
+        const N: usize = 2 * Avx512::LANES;
+        let (words, others, to, others_to) = (&words[..N], &others[..N], &mut to[..N], &mut others_to[..N]);
+        // SAFETY: 1; there are 64 bytes behind each slice.
+        unsafe {
+            let words = _mm512_loadu_si512(words.as_ptr().cast());
+            let others = _mm512_loadu_si512(others.as_ptr().cast());
+            let nonzero = _mm512_test_epi32_mask(words, words);
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(nonzero, words));
+            _mm512_storeu_si512(others_to.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(nonzero, others));
+            nonzero.count_ones() as usize
+        }
     }
 
     #[inline(always)]
@@ -238,9 +280,15 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn finish(self, keep: &KeepStream, batch: &mut Batch) {
+    fn prefetch_to_write<T>(self, at: *const T) {
+        // SAFETY: as above. A processor that does not have this instruction does nothing.
+        unsafe { asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags)) };
+    }
+
+    #[inline(always)]
+    fn finish(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]) {
         // SAFETY: 1.
-        unsafe { finish(keep, batch) }
+        unsafe { finish(keep, batch, words) }
     }
 
     #[inline(always)]

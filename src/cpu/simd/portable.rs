@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::{Lines, MAX_LANES, Simd};
-use crate::cpu::keep::{Batch, KeepStream};
+use crate::cpu::keep::{BATCH, Batch, KeepStream};
 use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
 use crate::real::Real;
@@ -19,8 +19,8 @@ fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
 
 /// [`KeepStream::finish`], not inlined, likewise.
 #[inline(never)]
-fn finish(keep: &KeepStream, batch: &mut Batch) {
-    keep.finish(Portable, batch);
+fn finish(keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]) {
+    keep.finish(Portable, batch, words);
 }
 
 /// As many lanes as fill the registers that most machines have, twice.
@@ -58,6 +58,7 @@ impl Simd for Portable {
 
     type Lanes = [u64; LANES];
     const LANES: usize = LANES;
+    const CALLS_ABREAST: usize = 1;
 
     #[inline(always)]
     fn splat(self, value: u64) -> Self::Lanes {
@@ -110,8 +111,18 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn nonzero(self, a: Self::Lanes) -> u8 {
-        a.iter().enumerate().fold(0, |bits, (i, a)| bits | u8::from(*a as u32 != 0) << i)
+    fn pairs(self, words: &[u32]) -> Self::Lanes {
+        std::array::from_fn(|i| u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32)
+    }
+
+    #[inline(always)]
+    fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize {
+        let mut count = 0;
+        for i in 0..2 * LANES {
+            (to[count], others_to[count]) = (words[i], others[i]);
+            count += usize::from(words[i] != 0);
+        }
+        count
     }
 
     #[inline(always)]
@@ -132,8 +143,11 @@ impl Simd for Portable {
     fn prefetch<T>(self, _: *const T) {}
 
     #[inline(always)]
-    fn finish(self, keep: &KeepStream, batch: &mut Batch) {
-        finish(keep, batch);
+    fn prefetch_to_write<T>(self, _: *const T) {}
+
+    #[inline(always)]
+    fn finish(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]) {
+        finish(keep, batch, words);
     }
 
     #[inline(always)]
