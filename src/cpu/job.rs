@@ -71,9 +71,9 @@ pub enum Words<'a> {
     /// To the mask.
     Store(&'a mut [u32]),
     /// From the keep stream, to nowhere.
-    Draw(KeepStream),
+    Draw(&'a KeepStream),
     /// From the keep stream to the mask.
-    DrawStore(KeepStream, &'a mut [u32]),
+    DrawStore(&'a KeepStream, &'a mut [u32]),
 }
 
 impl Words<'_> {
@@ -185,8 +185,11 @@ impl<T: Element, P: BlockPass<T>, const STREAM: bool> Task for Compiled<'_, T, P
         let _fence = STREAM.then(|| Fence(simd));
         let mut walk = Walk::<T, P, STREAM>::new(pass, start, io, second);
         let blocks = walk.blocks();
+        let mut room = Room::new();
         let mut drawn = match keep {
-            Some(keep) if P::BITS == Bits::Draw => Some(Drawn::new(simd, keep, start / 32, blocks, walk.lead)),
+            Some(keep) if P::BITS == Bits::Draw => {
+                Some(Drawn::new(simd, keep, &mut room, start / 32, blocks, walk.lead))
+            }
             _ => None,
         };
         for first in (0..blocks).step_by(GROUP) {
@@ -436,14 +439,12 @@ impl<const STREAM: bool> Shifted<STREAM> {
 
 /// The words of a pass, drawn a batch ahead of their use and in step with it: a processor computes them while it
 /// waits for memory.
-struct Drawn {
-    keep: KeepStream,
-    batch: Batch,
-    /// Those in use, and those of the batch.
-    words: [[u32; BATCH]; 2],
-    /// Which are in use.
+struct Drawn<'a> {
+    keep: &'a KeepStream,
+    room: &'a mut Room,
+    /// Which words are in use; the others are the batch's.
     now: usize,
-    /// How many of its words were used.
+    /// How many of the words in use were used.
     used: usize,
     /// The words that are in neither.
     rest: Range<usize>,
@@ -453,14 +454,26 @@ struct Drawn {
     before: u32,
 }
 
-impl Drawn {
+/// Of some kilobytes, and therefore not moved.
+struct Room {
+    batch: Batch,
+    words: [[u32; BATCH]; 2],
+}
+
+impl Room {
     #[inline(always)]
-    fn new<S: Simd>(simd: S, keep: KeepStream, first: usize, len: usize, lead: usize) -> Self {
-        let (batch, words) = (Batch::new(), [[0; BATCH]; 2]);
-        let mut drawn = Self { keep, batch, words, now: 1, used: 0, rest: first..first + len, lead, before: 0 };
+    fn new() -> Self {
+        Self { batch: Batch::new(), words: [[0; BATCH]; 2] }
+    }
+}
+
+impl<'a> Drawn<'a> {
+    #[inline(always)]
+    fn new<S: Simd>(simd: S, keep: &'a KeepStream, room: &'a mut Room, first: usize, len: usize, lead: usize) -> Self {
+        let mut drawn = Self { keep, room, now: 1, used: 0, rest: first..first + len, lead, before: 0 };
         drawn.begin();
         for at in (0..BATCH).step_by(GROUP) {
-            keep.group(simd, &mut drawn.batch, &mut drawn.words[0], at, &mut ());
+            keep.group(simd, &mut drawn.room.batch, &mut drawn.room.words[0], at, &mut ());
         }
         drawn.turn(simd);
         drawn
@@ -469,19 +482,21 @@ impl Drawn {
     /// Begins the next batch in place of the words that are used up.
     fn begin(&mut self) {
         let len = self.rest.len().min(BATCH);
-        self.keep.begin(&mut self.batch, &mut self.words[1 - self.now], self.rest.start as u64, len);
+        let Room { batch, words } = &mut *self.room;
+        self.keep.begin(batch, &mut words[1 - self.now], self.rest.start as u64, len);
         self.rest.start += len;
     }
 
     #[inline(always)]
     fn turn<S: Simd>(&mut self, simd: S) {
         self.now = 1 - self.now;
-        let words = &mut self.words[self.now];
-        simd.finish(&self.keep, &mut self.batch, words);
+        let Room { batch, words } = &mut *self.room;
+        let words = &mut words[self.now];
+        simd.finish(self.keep, batch, words);
         if self.lead > 0 {
             // Copies can stay in registers, without which this is not done many words at a time.
             let (lead, mut before) = (self.lead, self.before);
-            for word in &mut words[..self.batch.len()] {
+            for word in &mut words[..batch.len()] {
                 (*word, before) = (*word << (32 - lead) | before >> lead, *word);
             }
             self.before = before;
@@ -498,10 +513,10 @@ impl Drawn {
         }
         let at = self.used;
         self.used += GROUP;
-        let [a, b] = &mut self.words;
+        let Room { batch, words: [a, b] } = &mut *self.room;
         let (now, words) = if self.now == 0 { (a, b) } else { (b, a) };
         let now = now[at..].first_chunk().expect("groups begin at multiples of their length");
-        (now, Ahead { keep: &self.keep, batch: &mut self.batch, words, at })
+        (now, Ahead { keep: self.keep, batch, words, at })
     }
 }
 
@@ -579,11 +594,12 @@ mod tests {
         } else {
             InOut::OutOfPlace(&x, y)
         };
+        let keep = KeepStream::new(&op, key);
         let words = match WAYS[BITS] {
             Bits::None => Words::None,
             Bits::Read => Words::Load(&read),
             Bits::Write => Words::Store(&mut write),
-            Bits::Draw => Words::DrawStore(KeepStream::new(&op, key), &mut write),
+            Bits::Draw => Words::DrawStore(&keep, &mut write),
         };
         let job = Job { start: 0, io, second: Some(&saved), words, stream };
         job.tasks(task).for_each(|job| job.run(&Told::<BITS>));

@@ -70,6 +70,7 @@ pub struct Batch {
 const _: () = assert!(BATCH.is_multiple_of(GROUP));
 
 impl Batch {
+    #[inline(always)]
     pub(crate) fn new() -> Self {
         let none = [0; BATCH + 2 * MAX_LANES];
         Self { first: 0, len: 0, common: None, places: none, undecided: none, left: 0 }

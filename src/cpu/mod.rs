@@ -76,7 +76,8 @@ pub fn forward_into<'a, T: Element>(
     let len = io.checked_len("y", "x")?;
     check::key_covers(key, len)?;
     let words = mask.renew(MaskOrigin::DropActivation(*op), len);
-    let words = Words::DrawStore(KeepStream::new(op, key), words);
+    let stream = KeepStream::new(op, key);
+    let words = Words::DrawStore(&stream, words);
     match op.activation() {
         Activation::Relu => T::run(Pass::DropRelu, io, None, words),
         activation => T::run(Pass::DropSigma(activation), io, None, words),
@@ -98,7 +99,7 @@ pub fn forward_without_mask<'a, T: Element>(
     check::can_go_without_mask(op)?;
     let len = io.checked_len("y", "x")?;
     check::key_covers(key, len)?;
-    T::run(Pass::DropRelu, io, None, Words::Draw(KeepStream::new(op, key)));
+    T::run(Pass::DropRelu, io, None, Words::Draw(&KeepStream::new(op, key)));
     Ok(())
 }
 

@@ -28,5 +28,5 @@ pub(crate) const AHEAD: usize = 8192;
 /// took 1.25 times as long. 256 to 4096 made no difference.
 pub(crate) const WRITE_AHEAD: usize = 512;
 
-/// The same for a mask that is written past the cache's reach, in groups of 16 words.
+/// The same for the mask of an output that is written past the cache, in groups of 16 words.
 pub(crate) const MASK_AHEAD: usize = 4;

@@ -61,12 +61,17 @@ pub fn run<'a, T: Element>(
         }
         None => None,
     };
+    let stream;
     let words = match (pass, mask) {
         (Pass::Forward { op, key }, MaskWords::Write(words)) => {
             enough(words, len)?;
-            Words::DrawStore(KeepStream::new(op, *key), words)
+            stream = KeepStream::new(op, *key);
+            Words::DrawStore(&stream, words)
         }
-        (Pass::ForwardWithoutMask { op, key }, _) => Words::Draw(KeepStream::new(op, *key)),
+        (Pass::ForwardWithoutMask { op, key }, _) => {
+            stream = KeepStream::new(op, *key);
+            Words::Draw(&stream)
+        }
         (pass, MaskWords::Write(words)) if pass.writes_mask() => {
             enough(words, len)?;
             Words::Store(words)
