@@ -33,7 +33,7 @@ mod sealed {
         /// [`Element::from_real`](super::Element::from_real) for the elements of a block.
         fn from_reals<S: Simd>(simd: S, block: &[Self::Arithmetic; 32]) -> [Self; 32];
 
-        /// `factor` times each element of a block, rounded once; anything where the element is NaN.
+        /// `factor`, positive and finite, times each element of a block, rounded once; anything where the element is NaN.
         fn scale<S: Simd>(simd: S, block: &[Self; 32], factor: Self::Arithmetic) -> [Self; 32];
 
         /// Runs a pass of the CPU backend. Not generic, so that its vector code is compiled once, with this
@@ -184,19 +184,22 @@ fn scale<S: Simd, T: Element>(simd: S, block: &[T; 32], factor: T::Real) -> [T; 
 /// [`sealed::Sealed::scale`] for two elements in a lane of 32 bits, one at a time: no lane changes its place.
 #[inline(always)]
 fn scale_pairs<S: Simd>(_: S, block: &[bf16; 32], factor: f32) -> [bf16; 32] {
-    let scaled = |bits| {
-        let bits = (factor * f32::from_bits(bits)).to_bits();
-        bits.wrapping_add(0x7FFF + (bits >> 16 & 1))
-    };
     let mut out = [0; 16];
     for (out, x) in out.iter_mut().zip(block.as_chunks::<2>().0) {
         let bits = u32::from(x[0].to_bits()) | u32::from(x[1].to_bits()) << 16;
-        *out = scaled(bits << 16) >> 16 | scaled(bits & 0xFFFF_0000) & 0xFFFF_0000;
+        *out = scaled(bits << 16, factor) >> 16 | scaled(bits & 0xFFFF_0000, factor) & 0xFFFF_0000;
     }
     simd::halves(out)
 }
 
-/// [`bf16::from_f32`] of each, likewise.
+/// The bits of `factor` times a number with these bits, of which the upper half is rounded.
+#[inline(always)]
+fn scaled(bits: u32, factor: f32) -> u32 {
+    let bits = (factor * f32::from_bits(bits)).to_bits();
+    bits.wrapping_add(0x7FFF + (bits >> 16 & 1))
+}
+
+/// [`bf16::from_f32`] of each, without branches and without `array::map` too.
 #[inline(always)]
 fn narrow(block: &[f32; 32]) -> [bf16; 32] {
     let mut out = [bf16::ZERO; 32];

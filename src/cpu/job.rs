@@ -2,7 +2,8 @@
 //!
 //! As a rule blocks are those of the mask's words. The output of a large tensor is written past the cache, if it is
 //! not the input too, and that takes whole cache lines; so blocks begin where the output's lines do, and each
-//! has its bits in two words. (So do those of a pass without bits: there it costs nothing.)
+//! has its bits in two words. (So do those of other large enough tensors if there are no bits: then no words have to be
+//! shifted.)
 //!
 //! ```text
 //! lines            |   |   |   |   |   |   |      of the output
@@ -33,7 +34,7 @@ pub(crate) trait BlockPass<T: Element>: Sync {
     /// Whether it is worth streaming: whether memory bounds it. Not for a pass that looks at `e`.
     const STREAMS: bool = false;
 
-    /// `e` is the index of the block's first element, if the pass is not streamed. `second` is the saved
+    /// `e` is the index of the block's first element, if the pass is not [`BlockPass::STREAMS`], else anything. `second` is the saved
     /// tensor, for a pass that has one. `bits` holds the block's bits, as they were drawn or loaded; the result
     /// holds those to store. Elements beyond the tensor's ends may be anything.
     fn block<S: Simd>(&self, simd: S, e: u64, input: &[T; 32], second: &[T; 32], bits: u32) -> ([T; 32], u32);
@@ -454,7 +455,7 @@ struct Drawn<'a> {
     before: u32,
 }
 
-/// Of some kilobytes, and therefore not moved.
+/// The memory of a [`Drawn`], some kilobytes: lent to it, so that it is not moved.
 struct Room {
     batch: Batch,
     words: [[u32; BATCH]; 2],

@@ -25,7 +25,7 @@ pub(crate) const BATCH: usize = 512;
 /// Words drawn side by side, and steps of what is done [`Meanwhile`].
 pub(crate) const GROUP: usize = 2 * MAX_LANES;
 
-/// Calls of the generator that every word gets, of four planes each.
+/// Calls of the generator, of four planes each, that every word gets if p takes so many.
 const COMMON_CALLS: usize = 2;
 
 /// What else is to be done while words are drawn, a bit at a time: see [`KeepStream::group`].
@@ -52,7 +52,7 @@ pub struct KeepStream {
     calls: usize,
 }
 
-/// Mask words on their way: begun, drawn in groups, finished.
+/// How far mask words have come: begun, drawn in groups, finished.
 pub struct Batch {
     /// Index of the first word in the stream.
     first: u64,
@@ -105,7 +105,9 @@ impl KeepStream {
         self.philox.branch((batch.first >> 32) as u32 | (call as u32) << 29)
     }
 
-    /// Makes the batch one of the tensor's keep words `first..first + len`, of which there are at most [`BATCH`].
+    /// Makes the batch one of the tensor's keep words `first..first + len`, of which there are at most [`BATCH`]. Where
+    /// nothing has to be drawn for them the words are written at once, else by [`KeepStream::group`] and
+    /// [`KeepStream::finish`].
     pub(crate) fn begin(&self, batch: &mut Batch, words: &mut [u32; BATCH], first: u64, len: usize) {
         batch.first = self.key.first_word() + first;
         batch.len = len;
@@ -155,12 +157,12 @@ impl KeepStream {
             // As many steps as words.
             let (half, all) = (first + S::LANES, first + pair);
             if self.calls == 1 {
-                self.calls(simd, 0, &[common[0]], &starts, &mut states, meanwhile, first..all);
+                self.common_calls(simd, 0, &[common[0]], &starts, &mut states, meanwhile, first..all);
             } else if S::CALLS_ABREAST == 2 {
-                self.calls(simd, 0, &common, &starts, &mut states, meanwhile, first..all);
+                self.common_calls(simd, 0, &common, &starts, &mut states, meanwhile, first..all);
             } else {
-                self.calls(simd, 0, &[common[0]], &starts, &mut states, meanwhile, first..half);
-                self.calls(simd, 1, &[common[1]], &starts, &mut states, meanwhile, half..all);
+                self.common_calls(simd, 0, &[common[0]], &starts, &mut states, meanwhile, first..half);
+                self.common_calls(simd, 1, &[common[1]], &starts, &mut states, meanwhile, half..all);
             }
             let mut undecided = [0; 2 * MAX_LANES];
             Comparison::store(simd, states, &mut words[at..at + pair], &mut undecided);
@@ -171,7 +173,7 @@ impl KeepStream {
     /// The calls from `call` on, one for each branch, for two vectors of words, and these steps meanwhile.
     #[inline(always)]
     #[expect(clippy::too_many_arguments)]
-    fn calls<S: Simd, M: Meanwhile, const CALLS: usize>(
+    fn common_calls<S: Simd, M: Meanwhile, const CALLS: usize>(
         &self,
         simd: S,
         call: usize,
@@ -195,7 +197,7 @@ impl KeepStream {
         }
     }
 
-    /// Rounds 3 to 9, and all of the steps but the last eighth; gives the first of that.
+    /// Rounds 3 to 9, and all of the steps but the last one or two; gives the first that is left.
     ///
     /// The calls go on side by side, round by round: each waits for its multiplications most of the time, and what a
     /// processor's scheduler holds is less than a whole call.
@@ -282,6 +284,7 @@ impl KeepStream {
             let (mut keep, mut undecided) = ([0; 2 * MAX_LANES], [0; 2 * MAX_LANES]);
             Comparison::store(simd, states[i], &mut keep, &mut undecided);
             for (place, keep) in places[i][..2 * S::LANES].iter().zip(keep) {
+                // All places are below BATCH: the remainder only spares a check of that.
                 words[*place as usize % BATCH] |= keep;
             }
             batch.leave(simd, &places[i], &undecided);

@@ -214,7 +214,8 @@ impl<T: Element> BlockPass<T> for DropSigmaBackward {
     }
 }
 
-/// Inference with ReLU, forward, and RReLU's: the slope of what is at most zero.
+/// Inference with ReLU, forward, and RReLU's: the slope of what is at most zero. It makes no difference that RReLU has
+/// zero on the other side, for a zero times the slope is that zero.
 struct LeakyRelu<R>(R);
 
 impl<T: Element> BlockPass<T> for LeakyRelu<T::Real> {
@@ -308,6 +309,7 @@ impl Slopes {
         }
         let mut slopes = [R::ZERO; 32];
         for (slope, word) in slopes.iter_mut().zip(words) {
+            // 24 bits, so a signed conversion is as good, and vectors have it everywhere.
             *slope = R::from_f32(self.lower + self.span * (word >> 8) as i32 as f32 / 16_777_216.0);
         }
         slopes

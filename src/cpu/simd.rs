@@ -82,8 +82,9 @@ pub trait Simd: Copy {
     /// Where all planes so far are equal: `!(plane ^ r) & equal`.
     fn equal(self, plane: Self::Lanes, r: Self::Lanes, equal: Self::Lanes) -> Self::Lanes;
 
-    /// Does nothing; but what it is given is computed by then. Without it, compilers undo an order of instructions that
-    /// goes back and forth between independent computations.
+    /// Does nothing; but the first and the third words of both are computed by then, and so are the products of which
+    /// they were made, the second and fourth. Without it, compilers undo an order of instructions that goes back and
+    /// forth between independent computations.
     #[inline(always)]
     fn pin(self, _: &mut [[Self::Lanes; 4]; 2]) {}
 
@@ -91,8 +92,8 @@ pub trait Simd: Copy {
     fn pairs(self, words: &[u32]) -> Self::Lanes;
 
     /// Moves those of 2 [`Simd::LANES`] words that are not zero to the front of `to`, in order, and what `others` has in
-    /// the same places to that of `others_to`; gives how many there are. In the rest of so many places behind them
-    /// it leaves any of what it was given, or zeros.
+    /// the same places to that of `others_to`; gives how many there are. Both have room for all 2 [`Simd::LANES`], and
+    /// behind what was moved the room holds anything.
     fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize;
 
     /// The low halves, in turn from either; `to` has room for these 2 [`Simd::LANES`].

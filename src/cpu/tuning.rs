@@ -1,7 +1,8 @@
 //! The sizes that decide speed and nothing else: every value gives the same numbers.
 
 /// Elements of the smallest task: large enough that a task's start costs nothing beside it, small enough that a
-/// tensor of a few hundred thousand elements feeds several threads. A multiple of what makes up whole lines and
+/// tensor of a few hundred thousand elements feeds several threads. A tensor of no more is done by the calling
+/// thread alone, for to wake another takes longer. A multiple of what makes up whole lines and
 /// whole groups, so that these begin alike in all tasks.
 pub(crate) const TASK: usize = 1 << 16;
 

@@ -1,5 +1,5 @@
-//! Every instruction set that the machine has, not only the one that it would choose: each operation
-//! against the portable one, and every pass against the reference.
+//! Every instruction set that the machine has, not only the one that it would choose: the operations on their own
+//! or in the keep stream and the passes, and these against the reference.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -151,6 +151,12 @@ task!(AtMostZero<T>(among: u32, block: [T; 32]), |simd| [u64::from(simd.at_most_
 task!(Blend<T>(bits: u32, set: [T; 32], clear: [T; 32]), |simd| simd.blend(*bits, set, clear).map(T::bits));
 task!(Widen<>(block: [f16; 32]), |simd| simd.widen(block).map(f32::bits));
 task!(Narrow<>(block: [f32; 32]), |simd| simd.narrow(block).map(f16::bits));
+task!(Compress<>(words: [u32; 16], others: [u32; 16]), |simd| {
+    let (mut to, mut others_to) = ([u32::MAX; 16], [u32::MAX; 16]);
+    let count = simd.compress(words, others, &mut to, &mut others_to);
+    let moved = to[..count].iter().chain(&others_to[..count]);
+    [2 * S::LANES as u64].into_iter().chain(moved.map(|v| u64::from(*v))).collect::<Vec<_>>()
+});
 task!(Draw<>(stream: KeepStream, first: u64, len: usize), |simd| {
     let mut words = vec![0; *len];
     stream.draw(simd, *first, &mut words);
@@ -161,6 +167,23 @@ fn out_of(set: Set, run: impl FnOnce(Set, &mut Vec<u64>)) -> Vec<u64> {
     let mut out = Vec::new();
     run(set, &mut out);
     out
+}
+
+/// Wherever the zeros are.
+#[test]
+fn what_is_not_zero_moves_to_the_front() {
+    let others = std::array::from_fn(|i| 100 + i as u32);
+    for set in sets() {
+        for bits in 0..=u16::MAX {
+            // Any bit alone makes a word that is not zero.
+            let words = std::array::from_fn(|i| u32::from(bits >> i & 1) << ((usize::from(bits) + i) % 32));
+            let given = out_of(set, |set, out| set.run(Compress { words: &words, others: &others, out }));
+            let places = (0..given[0] as usize).filter(|i| bits >> i & 1 == 1);
+            let expected: Vec<u64> =
+                places.clone().map(|i| words[i].into()).chain(places.map(|i| others[i].into())).collect();
+            assert_eq!(given[1..], expected, "{set:?} {bits:#x}");
+        }
+    }
 }
 
 fn comparisons_and_selections<T: Bits>() {
