@@ -7,7 +7,7 @@ use std::ops::Neg;
 use half::{bf16, f16};
 
 use crate::cpu::job::Words;
-use crate::cpu::passes::Pass;
+use crate::cpu::passes::{self, Pass};
 use crate::cpu::simd::{self, Simd};
 use crate::io::InOut;
 use crate::real::Real;
@@ -33,7 +33,8 @@ mod sealed {
         /// [`Element::from_real`](super::Element::from_real) for the elements of a block.
         fn from_reals<S: Simd>(simd: S, block: &[Self::Arithmetic; 32]) -> [Self; 32];
 
-        /// `factor`, positive and finite, times each element of a block, rounded once; anything where the element is NaN.
+        /// `factor`, positive and finite, times each element of a block, rounded once; anything where the element is
+        /// NaN.
         fn scale<S: Simd>(simd: S, block: &[Self; 32], factor: Self::Arithmetic) -> [Self; 32];
 
         /// Runs a pass of the CPU backend. Not generic, so that its vector code is compiled once, with this
@@ -174,11 +175,7 @@ fn widen(block: &[bf16; 32]) -> [f32; 32] {
 /// [`sealed::Sealed::scale`] by way of the whole block in the type of the arithmetic.
 #[inline(always)]
 fn scale<S: Simd, T: Element>(simd: S, block: &[T; 32], factor: T::Real) -> [T; 32] {
-    let mut values = T::to_reals(simd, block);
-    for value in &mut values {
-        *value = factor * *value;
-    }
-    T::from_reals(simd, &values)
+    passes::map(simd, block, |_, value| factor * value)
 }
 
 /// [`sealed::Sealed::scale`] for two elements in a lane of 32 bits, one at a time: no lane changes its place.
@@ -187,15 +184,17 @@ fn scale_pairs<S: Simd>(_: S, block: &[bf16; 32], factor: f32) -> [bf16; 32] {
     let mut out = [0; 16];
     for (out, x) in out.iter_mut().zip(block.as_chunks::<2>().0) {
         let bits = u32::from(x[0].to_bits()) | u32::from(x[1].to_bits()) << 16;
-        *out = scaled(bits << 16, factor) >> 16 | scaled(bits & 0xFFFF_0000, factor) & 0xFFFF_0000;
+        let (low, high) = (f32::from_bits(bits << 16), f32::from_bits(bits & 0xFFFF_0000));
+        *out = rounded(factor * low) >> 16 | rounded(factor * high) & 0xFFFF_0000;
     }
     simd::halves(out)
 }
 
-/// The bits of `factor` times a number with these bits, of which the upper half is rounded.
+/// Its bits, of which the upper half is rounded to bf16; not for NaN.
 #[inline(always)]
-fn scaled(bits: u32, factor: f32) -> u32 {
-    let bits = (factor * f32::from_bits(bits)).to_bits();
+fn rounded(value: f32) -> u32 {
+    let bits = value.to_bits();
+    // Half a unit less the smallest part, and that too where the last bit is odd: ties go to even.
     bits.wrapping_add(0x7FFF + (bits >> 16 & 1))
 }
 
@@ -205,8 +204,7 @@ fn narrow(block: &[f32; 32]) -> [bf16; 32] {
     let mut out = [bf16::ZERO; 32];
     for (out, x) in out.iter_mut().zip(block) {
         let bits = x.to_bits();
-        // Half a unit less the smallest part, and that too where the last bit is odd: ties go to even.
-        let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
+        let rounded = rounded(*x) >> 16;
         let quiet = bits >> 16 | 0x40;
         *out = bf16::from_bits(if bits << 1 > 0xFF00_0000 { quiet } else { rounded } as u16);
     }

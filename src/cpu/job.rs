@@ -34,9 +34,9 @@ pub(crate) trait BlockPass<T: Element>: Sync {
     /// Whether it is worth streaming: whether memory bounds it. Not for a pass that looks at `e`.
     const STREAMS: bool = false;
 
-    /// `e` is the index of the block's first element, if the pass is not [`BlockPass::STREAMS`], else anything. `second` is the saved
-    /// tensor, for a pass that has one. `bits` holds the block's bits, as they were drawn or loaded; the result
-    /// holds those to store. Elements beyond the tensor's ends may be anything.
+    /// `e` is the index of the block's first element, if the pass is not [`BlockPass::STREAMS`], else anything.
+    /// `second` is the saved tensor, for a pass that has one. `bits` holds the block's bits, as they were drawn or
+    /// loaded; the result holds those to store. Elements beyond the tensor's ends may be anything.
     fn block<S: Simd>(&self, simd: S, e: u64, input: &[T; 32], second: &[T; 32], bits: u32) -> ([T; 32], u32);
 }
 

@@ -62,7 +62,7 @@ impl Pass {
 
 /// Applies `f` to the values of a block, in the type of the arithmetic.
 #[inline(always)]
-fn map<S: Simd, T: Element>(simd: S, x: &[T; 32], f: impl Fn(usize, T::Real) -> T::Real) -> [T; 32] {
+pub(crate) fn map<S: Simd, T: Element>(simd: S, x: &[T; 32], f: impl Fn(usize, T::Real) -> T::Real) -> [T; 32] {
     let mut values = T::to_reals(simd, x);
     for (i, value) in values.iter_mut().enumerate() {
         *value = f(i, *value);

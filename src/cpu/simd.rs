@@ -91,8 +91,8 @@ pub trait Simd: Copy {
     /// 2 [`Simd::LANES`] words two by two, the first of each in the low half of a lane.
     fn pairs(self, words: &[u32]) -> Self::Lanes;
 
-    /// Moves those of 2 [`Simd::LANES`] words that are not zero to the front of `to`, in order, and what `others` has in
-    /// the same places to that of `others_to`; gives how many there are. Both have room for all 2 [`Simd::LANES`], and
+    /// Moves those of 2 [`Simd::LANES`] words that are not zero to the front of `to`, in order, and what `others` has
+    /// in the same places to that of `others_to`; gives how many there are. Both have room for all 2 [`Simd::LANES`], and
     /// behind what was moved the room holds anything.
     fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize;
 

@@ -64,8 +64,8 @@ fn pin([[a0, _, a2, _], [b0, _, b2, _]]: &mut [[__m256i; 4]; 2]) {
     }
 }
 
-/// The places of the bits that are set, a byte for each, from the lowest. (pext would do, but takes tens of cycles on the
-/// older of the machines that have no AVX-512.)
+/// The places of the bits that are set, a byte for each, from the lowest. (pext would do, but takes tens of cycles on
+/// the older of the machines that have no AVX-512.)
 const ORDERS: [u64; 256] = {
     let mut orders = [0; 256];
     let mut bits = 0;
@@ -336,8 +336,8 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn prefetch_to_write<T>(self, at: *const T) {
-        // SAFETY: 1; as in `prefetch`. Processors with AVX2 that do not have this instruction do nothing. (The intrinsic
-        // becomes it only where a feature is asked for that these lack.)
+        // SAFETY: 1; as in `prefetch`. Processors with AVX2 that do not have this instruction do nothing. (The
+        // intrinsic becomes it only where a feature is asked for that these lack.)
         unsafe { asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags)) };
     }
 

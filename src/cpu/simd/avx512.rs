@@ -281,8 +281,8 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn prefetch_to_write<T>(self, at: *const T) {
-        // SAFETY: 1; as in `prefetch`. All processors with AVX-512 have this instruction. (The intrinsic becomes it only
-        // where a feature of its own is asked for.)
+        // SAFETY: 1; as in `prefetch`. All processors with AVX-512 have this instruction. (The intrinsic becomes it
+        // only where a feature of its own is asked for.)
         unsafe { asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags)) };
     }
 
