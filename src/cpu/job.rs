@@ -223,9 +223,9 @@ impl<T: Element, P: BlockPass<T>, const STREAM: bool> Task for Compiled<'_, T, P
                 }
                 None => {
                     if P::BITS == Bits::Draw
-                        && let Some(mut ahead) = ahead
+                        && let Some(ahead) = ahead
                     {
-                        ahead.draw(simd, &mut ());
+                        simd.groups(ahead.keep, ahead.batch, ahead.words, ahead.at..ahead.at + GROUP);
                     }
                     walk.parts(simd, group, words, write.as_deref_mut());
                 }
@@ -473,9 +473,7 @@ impl<'a> Drawn<'a> {
     fn new<S: Simd>(simd: S, keep: &'a KeepStream, room: &'a mut Room, first: usize, len: usize, lead: usize) -> Self {
         let mut drawn = Self { keep, room, now: 1, used: 0, rest: first..first + len, lead, before: 0 };
         drawn.begin();
-        for at in (0..BATCH).step_by(GROUP) {
-            keep.group(simd, &mut drawn.room.batch, &mut drawn.room.words[0], at, &mut ());
-        }
+        simd.groups(keep, &mut drawn.room.batch, &mut drawn.room.words[0], 0..BATCH);
         drawn.turn(simd);
         drawn
     }

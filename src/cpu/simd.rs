@@ -11,6 +11,8 @@ mod portable;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use crate::cpu::keep::{BATCH, Batch, KeepStream};
@@ -46,7 +48,7 @@ pub trait Simd: Copy {
     /// Replaces each value by the function's.
     fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]);
 
-    /// A vector of 64-bit lanes. In what is made from one, only the low half of each lane counts.
+    /// A vector of 64-bit lanes. Of most only the low half of each lane counts.
     type Lanes: Copy;
 
     /// How many lanes a vector has: 4 or 8, which is [`MAX_LANES`].
@@ -91,13 +93,19 @@ pub trait Simd: Copy {
     /// 2 [`Simd::LANES`] words two by two, the first of each in the low half of a lane.
     fn pairs(self, words: &[u32]) -> Self::Lanes;
 
-    /// Moves those of 2 [`Simd::LANES`] words that are not zero to the front of `to`, in order, and what `others` has
-    /// in the same places to that of `others_to`; gives how many there are. Both have room for all 2 [`Simd::LANES`], and
-    /// behind what was moved the room holds anything.
-    fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize;
+    /// The inverse of [`Simd::pairs`].
+    fn store(self, pairs: Self::Lanes, to: &mut [u32]);
 
-    /// The low halves, in turn from either; `to` has room for these 2 [`Simd::LANES`].
-    fn interleave(self, even: Self::Lanes, odd: Self::Lanes, to: &mut [u32]);
+    /// The low halves of the first in the low halves, those of the second in the high ones.
+    fn both(self, halves: [Self::Lanes; 2]) -> Self::Lanes;
+
+    /// The same of their high halves.
+    fn both_high(self, halves: [Self::Lanes; 2]) -> Self::Lanes;
+
+    /// Moves those of the 2 [`Simd::LANES`] words that are not zero to the front of `to`, in the order of
+    /// [`Simd::pairs`], and what `others` has in the same places to that of `others_to`; gives how many there are. Both
+    /// have room for all 2 [`Simd::LANES`], and behind what was moved the room holds anything.
+    fn compress(self, words: Self::Lanes, others: Self::Lanes, to: &mut [u32], others_to: &mut [u32]) -> usize;
 
     /// The low halves of all four, lane by lane: lane i's are words 4 i to 4 i + 3; `to` has room for these 4
     /// [`Simd::LANES`].
@@ -109,7 +117,10 @@ pub trait Simd: Copy {
     /// The same for a line that is about to be written.
     fn prefetch_to_write<T>(self, at: *const T);
 
-    /// [`KeepStream::finish`], one copy for all passes.
+    /// [`KeepStream::groups`], one copy for all passes.
+    fn groups(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH], range: Range<usize>);
+
+    /// [`KeepStream::finish`], likewise.
     fn finish(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]);
 
     /// Writes block `k` past the cache. Others may see it only after a [`Simd::fence`]: see [`Fence`].

@@ -2,6 +2,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use half::f16;
 
@@ -41,6 +42,13 @@ fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
     smooth::evaluate(function, values);
 }
 
+/// [`KeepStream::groups`], not inlined, likewise.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2,popcnt")]
+fn groups(keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH], range: Range<usize>) {
+    keep.groups(Avx512(()), batch, words, range);
+}
+
 /// [`KeepStream::finish`], not inlined, likewise.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2,popcnt")]
@@ -66,7 +74,8 @@ fn pin([[a0, _, a2, _], [b0, _, b2, _]]: &mut [[__m512i; 4]; 2]) {
 }
 
 // The contract that each block below leans on:
-// 1. An `Avx512` is made by `run` and `finish` alone, which have the instructions and whose callers vouch for them.
+// 1. An `Avx512` is made by `run`, `groups` and `finish` alone, which have the instructions and whose callers vouch for
+//    them.
 // 2. Elements are 2, 4 or 8 bytes of plain bits (the trait is sealed), so 32 of them, the block behind an array
 //    reference, are as many vectors of 64 bytes as each loop says. These may begin anywhere: all loads and
 //    stores but the streaming ones are unaligned.
@@ -234,27 +243,32 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize {
-        const N: usize = 2 * Avx512::LANES;
-        let (words, others, to, others_to) = (&words[..N], &others[..N], &mut to[..N], &mut others_to[..N]);
-        // SAFETY: 1; there are 64 bytes behind each slice.
-        unsafe {
-            let words = _mm512_loadu_si512(words.as_ptr().cast());
-            let others = _mm512_loadu_si512(others.as_ptr().cast());
-            let nonzero = _mm512_test_epi32_mask(words, words);
-            _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(nonzero, words));
-            _mm512_storeu_si512(others_to.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(nonzero, others));
-            nonzero.count_ones() as usize
-        }
+    fn store(self, pairs: __m512i, to: &mut [u32]) {
+        let to = &mut to[..2 * Self::LANES];
+        // SAFETY: 1; there are 64 bytes behind the slice.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs) };
     }
 
     #[inline(always)]
-    fn interleave(self, even: __m512i, odd: __m512i, to: &mut [u32]) {
-        let to = &mut to[..2 * Self::LANES];
-        // SAFETY: 1; there are 64 bytes behind the slice.
+    fn both(self, [a, b]: [__m512i; 2]) -> __m512i {
+        // SAFETY: 1.
+        unsafe { _mm512_mask_shuffle_epi32::<0b10_10_00_00>(a, 0xAAAA, b) }
+    }
+
+    #[inline(always)]
+    fn both_high(self, [a, b]: [__m512i; 2]) -> __m512i {
+        // SAFETY: 1.
+        unsafe { _mm512_mask_shuffle_epi32::<0b11_11_01_01>(b, 0x5555, a) }
+    }
+
+    #[inline(always)]
+    fn compress(self, words: __m512i, others: __m512i, to: &mut [u32], others_to: &mut [u32]) -> usize {
+        // SAFETY: 1.
         unsafe {
-            let both = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(even, 0xAAAA, odd);
-            _mm512_storeu_si512(to.as_mut_ptr().cast(), both);
+            let nonzero = _mm512_test_epi32_mask(words, words);
+            self.store(_mm512_maskz_compress_epi32(nonzero, words), to);
+            self.store(_mm512_maskz_compress_epi32(nonzero, others), others_to);
+            nonzero.count_ones() as usize
         }
     }
 
@@ -263,8 +277,7 @@ impl Simd for Avx512 {
         let to = &mut to[..4 * Self::LANES];
         // SAFETY: 1; there are 128 bytes behind the slice.
         unsafe {
-            let ab = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(*a, 0xAAAA, *b);
-            let cd = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(*c, 0xAAAA, *d);
+            let (ab, cd) = (self.both([*a, *b]), self.both([*c, *d]));
             let to = to.as_mut_ptr().cast::<__m512i>();
             let (low, high) =
                 (_mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15));
@@ -284,6 +297,12 @@ impl Simd for Avx512 {
         // SAFETY: 1; as in `prefetch`. All processors with AVX-512 have this instruction. (The intrinsic becomes it
         // only where a feature of its own is asked for.)
         unsafe { asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags)) };
+    }
+
+    #[inline(always)]
+    fn groups(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH], range: Range<usize>) {
+        // SAFETY: 1.
+        unsafe { groups(keep, batch, words, range) }
     }
 
     #[inline(always)]
