@@ -81,9 +81,9 @@ impl Batch {
         self.len
     }
 
-    /// Leaves for later those of a vector's words that are not settled.
+    /// Leaves for later those of two vectors of words that are not settled.
     #[inline(always)]
-    fn leave<S: Simd>(&mut self, simd: S, places: S::Lanes, undecided: S::Lanes) {
+    fn leave<S: Simd>(&mut self, simd: S, places: &[u32; 2 * MAX_LANES], undecided: &[u32; 2 * MAX_LANES]) {
         let to = (&mut self.undecided[self.left..], &mut self.places[self.left..]);
         self.left += simd.compress(undecided, places, to.0, to.1);
     }
@@ -153,28 +153,20 @@ impl KeepStream {
             let even = simd.add(simd.splat(low), simd.lanes(&[0, 2, 4, 6, 8, 10, 12, 14]));
             let odd = simd.add(even, simd.splat(1));
             let starts = [self.philox.start(simd, even), self.philox.start(simd, odd)];
+            let mut states = [Comparison::new(simd); 2];
             // As many steps as words.
             let (half, all) = (first + S::LANES, first + pair);
-            let (keep, undecided);
             if self.calls == 1 {
-                let r = self.common_calls(simd, &[common[0]], &starts, meanwhile, first..all);
-                (keep, undecided) = self.compare(simd, 0, &r, simd.splat(u64::MAX));
+                self.common_calls(simd, 0, &[common[0]], &starts, &mut states, meanwhile, first..all);
             } else if S::CALLS_ABREAST == 2 {
-                let r = self.common_calls(simd, &common, &starts, meanwhile, first..all);
-                (keep, undecided) = self.compare(simd, 0, &r, simd.splat(u64::MAX));
+                self.common_calls(simd, 0, &common, &starts, &mut states, meanwhile, first..all);
             } else {
-                let r = self.common_calls(simd, &[common[0]], &starts, meanwhile, first..half);
-                let (less, equal) = self.compare(simd, 0, &r, simd.splat(u64::MAX));
-                let r = self.common_calls(simd, &[common[1]], &starts, meanwhile, half..all);
-                let (less_then, equal_then) = self.compare(simd, 1, &r, equal);
-                (keep, undecided) = (simd.or_and(less, equal, less_then), equal_then);
+                self.common_calls(simd, 0, &[common[0]], &starts, &mut states, meanwhile, first..half);
+                self.common_calls(simd, 1, &[common[1]], &starts, &mut states, meanwhile, half..all);
             }
-            simd.store(keep, &mut words[at..at + pair]);
-            let places = simd.add(
-                simd.splat(at as u64 | (at as u64) << 32),
-                simd.pairs(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
-            );
-            batch.leave(simd, places, undecided);
+            let mut undecided = [0; 2 * MAX_LANES];
+            Comparison::store(simd, states, &mut words[at..at + pair], &mut undecided);
+            batch.leave(simd, &std::array::from_fn(|i| (at + i) as u32), &undecided);
         }
     }
 
@@ -186,25 +178,34 @@ impl KeepStream {
         }
     }
 
-    /// The words of one call for each branch, for two vectors of counters, and these steps meanwhile.
+    /// The calls from `call` on, one for each branch, for two vectors of words, and these steps meanwhile.
     #[inline(always)]
+    #[expect(clippy::too_many_arguments)]
     fn common_calls<S: Simd, M: Meanwhile, const CALLS: usize>(
         &self,
         simd: S,
+        call: usize,
         branches: &[Branch; CALLS],
         starts: &[Start<S>; 2],
+        states: &mut [Comparison<S>; 2],
         meanwhile: &mut M,
         steps: Range<usize>,
-    ) -> [[S::Lanes; 4]; CALLS] {
+    ) {
         // No closures: they are not inlined for certain, and then have no vector instructions.
-        let mut r = [[[simd.splat(0); 4]; 2]; CALLS];
+        let mut r = [[[states[0].keep; 4]; 2]; CALLS];
         for (r, branch) in r.iter_mut().zip(branches) {
             *r = [self.philox.enter(simd, &starts[0], branch), self.philox.enter(simd, &starts[1], branch)];
         }
-        self.rounds(simd, r, meanwhile, steps)
+        let next = self.rounds(simd, &mut r, meanwhile, steps.clone());
+        for (i, r) in r.iter().enumerate() {
+            self.compare(simd, call + i, r, states);
+        }
+        for k in next..steps.end {
+            meanwhile.step(simd, k);
+        }
     }
 
-    /// Rounds 3 to 9, and the steps meanwhile.
+    /// Rounds 3 to 9, and all of the steps but the last one or two; gives the first that is left.
     ///
     /// The calls go on side by side, round by round: each waits for its multiplications most of the time, and what a
     /// processor's scheduler holds is less than a whole call.
@@ -212,33 +213,25 @@ impl KeepStream {
     fn rounds<S: Simd, M: Meanwhile, const CALLS: usize>(
         &self,
         simd: S,
-        mut r: [[[S::Lanes; 4]; 2]; CALLS],
+        r: &mut [[[S::Lanes; 4]; 2]; CALLS],
         meanwhile: &mut M,
         steps: Range<usize>,
-    ) -> [[S::Lanes; 4]; CALLS] {
+    ) -> usize {
         let mut next = steps.start;
-        // Two by two: after one round alone, each word would have to be moved to the register it came from.
-        for round in [3, 5, 7] {
-            for half in 0..2 {
-                for r in &mut r {
-                    *r = [self.philox.round(simd, round + half, r[0]), self.philox.round(simd, round + half, r[1])];
-                    simd.pin(r);
-                }
-                // 16, 8 or 4 of them: two or one with each round, or one with every other.
-                for _ in 0..(steps.len() / 4 + 1 - half) / 2 {
+        for round in 3..10 {
+            for r in &mut *r {
+                *r = [self.philox.round(simd, round, r[0]), self.philox.round(simd, round, r[1])];
+                simd.pin(r);
+            }
+            // 16, 8 or 4 of them: two or one with each round, or one with every other.
+            if steps.len() >= 8 || round % 2 == 0 {
+                for _ in 0..steps.len().div_ceil(8) {
                     meanwhile.step(simd, next);
                     next += 1;
                 }
             }
         }
-        let mut out = [r[0][0]; CALLS];
-        for (out, r) in out.iter_mut().zip(&r) {
-            *out = self.philox.last_round(simd, r);
-        }
-        for k in next..steps.end {
-            meanwhile.step(simd, k);
-        }
-        out
+        next
     }
 
     /// The other calls, after all groups.
@@ -279,27 +272,30 @@ impl KeepStream {
         at: usize,
     ) {
         let first = simd.splat(batch.first & 0xFFFF_FFFF);
-        let (mut places, mut undecided) = ([first; PAIRS], [first; PAIRS]);
+        let mut places = [[0; 2 * MAX_LANES]; PAIRS];
+        let mut states = [[Comparison::new(simd); 2]; PAIRS];
         let mut r = [[[first; 4]; 2]; PAIRS];
         for i in 0..PAIRS {
             let range = at + 2 * S::LANES * i..at + 2 * S::LANES * (i + 1);
-            (places[i], undecided[i]) = (simd.pairs(&batch.places[range.clone()]), simd.pairs(&batch.undecided[range]));
-            for (r, places) in r[i].iter_mut().zip([places[i], simd.high(places[i])]) {
-                // Of the places, only what is in low halves counts.
+            let (pairs, undecided) = (&batch.places[range.clone()], simd.pairs(&batch.undecided[range]));
+            places[i][..2 * S::LANES].copy_from_slice(pairs);
+            [states[i][0].undecided, states[i][1].undecided] = [undecided, simd.high(undecided)];
+            let even = simd.pairs(pairs);
+            let odd = simd.high(even);
+            for (r, places) in r[i].iter_mut().zip([even, odd]) {
                 *r = self.philox.enter(simd, &self.philox.start(simd, simd.add(first, places)), branch);
             }
         }
-        let r = self.rounds(simd, r, &mut (), 0..0);
+        self.rounds(simd, &mut r, &mut (), 0..0);
         for i in 0..PAIRS {
-            let (less, equal) = self.compare(simd, call, &[r[i]], undecided[i]);
-            let (mut at, mut keep) = ([0; 2 * MAX_LANES], [0; 2 * MAX_LANES]);
-            simd.store(places[i], &mut at);
-            simd.store(simd.or_and(simd.splat(0), undecided[i], less), &mut keep);
-            for (at, keep) in at[..2 * S::LANES].iter().zip(keep) {
+            self.compare(simd, call, &r[i], &mut states[i]);
+            let (mut keep, mut undecided) = ([0; 2 * MAX_LANES], [0; 2 * MAX_LANES]);
+            Comparison::store(simd, states[i], &mut keep, &mut undecided);
+            for (place, keep) in places[i][..2 * S::LANES].iter().zip(keep) {
                 // All places are below BATCH: the remainder only spares a check of that.
-                words[*at as usize % BATCH] |= keep;
+                words[*place as usize % BATCH] |= keep;
             }
-            batch.leave(simd, places[i], equal);
+            batch.leave(simd, &places[i], &undecided);
         }
     }
 
@@ -315,26 +311,40 @@ impl KeepStream {
         }
     }
 
-    /// Compares the planes of the calls from `call` on with T's: where those of T are greater, and where, of the bits
-    /// in `among`, they are equal.
+    /// The call's four planes, from the last to the first: an earlier plane overrules a later one.
     #[inline(always)]
-    fn compare<S: Simd, const CALLS: usize>(
-        &self,
-        simd: S,
-        call: usize,
-        r: &[[S::Lanes; 4]; CALLS],
-        among: S::Lanes,
-    ) -> (S::Lanes, S::Lanes) {
-        let (mut less, mut equal) = (simd.splat(0), among);
-        // From the last to the first: an earlier plane overrules a later one.
-        for i in (0..CALLS).rev() {
+    fn compare<S: Simd>(&self, simd: S, call: usize, r: &[[S::Lanes; 4]; 2], states: &mut [Comparison<S>; 2]) {
+        for (r, state) in r.iter().zip(states) {
+            let (mut less, mut equal) = (simd.splat(0), state.undecided);
             for j in (0..4).rev() {
-                let plane = simd.splat(self.planes[4 * (call + i) + j]);
-                less = simd.less(plane, r[i][j], less);
-                equal = simd.equal(plane, r[i][j], equal);
+                let plane = simd.splat(self.planes[4 * call + j]);
+                less = simd.less(plane, r[j], less);
+                equal = simd.equal(plane, r[j], equal);
             }
+            state.keep = simd.or_and(state.keep, state.undecided, less);
+            state.undecided = equal;
         }
-        (less, equal)
+    }
+}
+
+/// How far the comparisons of the words in a vector have come.
+#[derive(Clone, Copy)]
+struct Comparison<S: Simd> {
+    keep: S::Lanes,
+    undecided: S::Lanes,
+}
+
+impl<S: Simd> Comparison<S> {
+    #[inline(always)]
+    fn new(simd: S) -> Self {
+        Self { keep: simd.splat(0), undecided: simd.splat(u64::MAX) }
+    }
+
+    /// The words of the even and the odd places, in order.
+    #[inline(always)]
+    fn store(simd: S, [even, odd]: [Self; 2], keep: &mut [u32], undecided: &mut [u32]) {
+        simd.interleave(even.keep, odd.keep, keep);
+        simd.interleave(even.undecided, odd.undecided, undecided);
     }
 }
 

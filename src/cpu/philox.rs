@@ -94,22 +94,6 @@ impl Philox {
         [simd.xor3(simd.high(p1), c1, simd.splat(k0)), p1, simd.xor3(simd.high(p0), c3, simd.splat(k1)), p0]
     }
 
-    /// Round 9 of two vectors of counters. The output, four words of each: those of the first vector in the low halves
-    /// of the lanes, those of the second in the high ones.
-    #[inline(always)]
-    pub(crate) fn last_round<S: Simd>(&self, simd: S, [even, odd]: &[[S::Lanes; 4]; 2]) -> [S::Lanes; 4] {
-        let [k0, k1] = self.keys[9].map(|k| simd.splat(k | k << 32));
-        let (m0, m1) = (simd.splat(M0), simd.splat(M1));
-        let p0 = [simd.multiply(even[0], m0), simd.multiply(odd[0], m0)];
-        let p1 = [simd.multiply(even[2], m1), simd.multiply(odd[2], m1)];
-        [
-            simd.xor3(simd.both_high(p1), simd.both([even[1], odd[1]]), k0),
-            simd.both(p1),
-            simd.xor3(simd.both_high(p0), simd.both([even[3], odd[3]]), k1),
-            simd.both(p0),
-        ]
-    }
-
     /// The four output words of each lane, in their low halves.
     #[inline(always)]
     pub(crate) fn finish<S: Simd>(&self, simd: S, start: &Start<S>, branch: &Branch) -> [S::Lanes; 4] {

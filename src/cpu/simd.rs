@@ -48,7 +48,7 @@ pub trait Simd: Copy {
     /// Replaces each value by the function's.
     fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]);
 
-    /// A vector of 64-bit lanes. Of most only the low half of each lane counts.
+    /// A vector of 64-bit lanes. In what is made from one, only the low half of each lane counts.
     type Lanes: Copy;
 
     /// How many lanes a vector has: 4 or 8, which is [`MAX_LANES`].
@@ -93,19 +93,13 @@ pub trait Simd: Copy {
     /// 2 [`Simd::LANES`] words two by two, the first of each in the low half of a lane.
     fn pairs(self, words: &[u32]) -> Self::Lanes;
 
-    /// The inverse of [`Simd::pairs`].
-    fn store(self, pairs: Self::Lanes, to: &mut [u32]);
+    /// Moves those of 2 [`Simd::LANES`] words that are not zero to the front of `to`, in order, and what `others` has
+    /// in the same places to that of `others_to`; gives how many there are. Both have room for all 2 [`Simd::LANES`], and
+    /// behind what was moved the room holds anything.
+    fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize;
 
-    /// The low halves of the first in the low halves, those of the second in the high ones.
-    fn both(self, halves: [Self::Lanes; 2]) -> Self::Lanes;
-
-    /// The same of their high halves.
-    fn both_high(self, halves: [Self::Lanes; 2]) -> Self::Lanes;
-
-    /// Moves those of the 2 [`Simd::LANES`] words that are not zero to the front of `to`, in the order of
-    /// [`Simd::pairs`], and what `others` has in the same places to that of `others_to`; gives how many there are. Both
-    /// have room for all 2 [`Simd::LANES`], and behind what was moved the room holds anything.
-    fn compress(self, words: Self::Lanes, others: Self::Lanes, to: &mut [u32], others_to: &mut [u32]) -> usize;
+    /// The low halves, in turn from either; `to` has room for these 2 [`Simd::LANES`].
+    fn interleave(self, even: Self::Lanes, odd: Self::Lanes, to: &mut [u32]);
 
     /// The low halves of all four, lane by lane: lane i's are words 4 i to 4 i + 3; `to` has room for these 4
     /// [`Simd::LANES`].

@@ -297,34 +297,29 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn store(self, pairs: __m256i, to: &mut [u32]) {
-        let to = &mut to[..2 * Self::LANES];
-        // SAFETY: 1; there are 32 bytes behind the slice.
-        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), pairs) };
-    }
-
-    #[inline(always)]
-    fn both(self, [a, b]: [__m256i; 2]) -> __m256i {
-        // SAFETY: 1.
-        unsafe { _mm256_blend_epi32::<0b1010_1010>(a, _mm256_slli_epi64::<32>(b)) }
-    }
-
-    #[inline(always)]
-    fn both_high(self, [a, b]: [__m256i; 2]) -> __m256i {
-        // SAFETY: 1.
-        unsafe { _mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(a), b) }
-    }
-
-    #[inline(always)]
-    fn compress(self, words: __m256i, others: __m256i, to: &mut [u32], others_to: &mut [u32]) -> usize {
-        // SAFETY: 1.
+    fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize {
+        const N: usize = 2 * Avx2::LANES;
+        let (words, others, to, others_to) = (&words[..N], &others[..N], &mut to[..N], &mut others_to[..N]);
+        // SAFETY: 1; there are 32 bytes behind each slice.
         unsafe {
+            let words = _mm256_loadu_si256(words.as_ptr().cast());
+            let others = _mm256_loadu_si256(others.as_ptr().cast());
             let zero = _mm256_cmpeq_epi32(words, _mm256_setzero_si256());
             let nonzero = !_mm256_movemask_ps(_mm256_castsi256_ps(zero)) as u32 & 0xFF;
             let order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(ORDERS[nonzero as usize] as i64));
-            self.store(_mm256_permutevar8x32_epi32(words, order), to);
-            self.store(_mm256_permutevar8x32_epi32(others, order), others_to);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm256_permutevar8x32_epi32(words, order));
+            _mm256_storeu_si256(others_to.as_mut_ptr().cast(), _mm256_permutevar8x32_epi32(others, order));
             nonzero.count_ones() as usize
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(self, even: __m256i, odd: __m256i, to: &mut [u32]) {
+        let to = &mut to[..2 * Self::LANES];
+        // SAFETY: 1; there are 32 bytes behind the slice.
+        unsafe {
+            let both = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), both);
         }
     }
 
@@ -333,7 +328,8 @@ impl Simd for Avx2 {
         let to = &mut to[..4 * Self::LANES];
         // SAFETY: 1; there are 64 bytes behind the slice.
         unsafe {
-            let (ab, cd) = (self.both([*a, *b]), self.both([*c, *d]));
+            let ab = _mm256_blend_epi32::<0b1010_1010>(*a, _mm256_slli_epi64::<32>(*b));
+            let cd = _mm256_blend_epi32::<0b1010_1010>(*c, _mm256_slli_epi64::<32>(*d));
             let (even, odd) = (_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
             let to = to.as_mut_ptr().cast::<__m256i>();
             _mm256_storeu_si256(to, _mm256_permute2x128_si256::<0x20>(even, odd));

@@ -243,32 +243,27 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn store(self, pairs: __m512i, to: &mut [u32]) {
+    fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize {
+        const N: usize = 2 * Avx512::LANES;
+        let (words, others, to, others_to) = (&words[..N], &others[..N], &mut to[..N], &mut others_to[..N]);
+        // SAFETY: 1; there are 64 bytes behind each slice.
+        unsafe {
+            let words = _mm512_loadu_si512(words.as_ptr().cast());
+            let others = _mm512_loadu_si512(others.as_ptr().cast());
+            let nonzero = _mm512_test_epi32_mask(words, words);
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(nonzero, words));
+            _mm512_storeu_si512(others_to.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(nonzero, others));
+            nonzero.count_ones() as usize
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(self, even: __m512i, odd: __m512i, to: &mut [u32]) {
         let to = &mut to[..2 * Self::LANES];
         // SAFETY: 1; there are 64 bytes behind the slice.
-        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs) };
-    }
-
-    #[inline(always)]
-    fn both(self, [a, b]: [__m512i; 2]) -> __m512i {
-        // SAFETY: 1.
-        unsafe { _mm512_mask_shuffle_epi32::<0b10_10_00_00>(a, 0xAAAA, b) }
-    }
-
-    #[inline(always)]
-    fn both_high(self, [a, b]: [__m512i; 2]) -> __m512i {
-        // SAFETY: 1.
-        unsafe { _mm512_mask_shuffle_epi32::<0b11_11_01_01>(b, 0x5555, a) }
-    }
-
-    #[inline(always)]
-    fn compress(self, words: __m512i, others: __m512i, to: &mut [u32], others_to: &mut [u32]) -> usize {
-        // SAFETY: 1.
         unsafe {
-            let nonzero = _mm512_test_epi32_mask(words, words);
-            self.store(_mm512_maskz_compress_epi32(nonzero, words), to);
-            self.store(_mm512_maskz_compress_epi32(nonzero, others), others_to);
-            nonzero.count_ones() as usize
+            let both = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(even, 0xAAAA, odd);
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), both);
         }
     }
 
@@ -277,7 +272,8 @@ impl Simd for Avx512 {
         let to = &mut to[..4 * Self::LANES];
         // SAFETY: 1; there are 128 bytes behind the slice.
         unsafe {
-            let (ab, cd) = (self.both([*a, *b]), self.both([*c, *d]));
+            let ab = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(*a, 0xAAAA, *b);
+            let cd = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(*c, 0xAAAA, *d);
             let to = to.as_mut_ptr().cast::<__m512i>();
             let (low, high) =
                 (_mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15));

@@ -124,31 +124,20 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn store(self, pairs: Self::Lanes, to: &mut [u32]) {
-        for (to, pair) in to[..2 * LANES].as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
-            *to = [pair as u32, (pair >> 32) as u32];
-        }
-    }
-
-    #[inline(always)]
-    fn both(self, [a, b]: [Self::Lanes; 2]) -> Self::Lanes {
-        std::array::from_fn(|i| a[i] & 0xFFFF_FFFF | b[i] << 32)
-    }
-
-    #[inline(always)]
-    fn both_high(self, [a, b]: [Self::Lanes; 2]) -> Self::Lanes {
-        std::array::from_fn(|i| a[i] >> 32 | b[i] & !0xFFFF_FFFF)
-    }
-
-    #[inline(always)]
-    fn compress(self, words: Self::Lanes, others: Self::Lanes, to: &mut [u32], others_to: &mut [u32]) -> usize {
+    fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize {
         let mut count = 0;
         for i in 0..2 * LANES {
-            let half = |v: &Self::Lanes| (v[i / 2] >> (32 * (i % 2))) as u32;
-            (to[count], others_to[count]) = (half(&words), half(&others));
-            count += usize::from(half(&words) != 0);
+            (to[count], others_to[count]) = (words[i], others[i]);
+            count += usize::from(words[i] != 0);
         }
         count
+    }
+
+    #[inline(always)]
+    fn interleave(self, even: Self::Lanes, odd: Self::Lanes, to: &mut [u32]) {
+        for (i, pair) in to[..2 * LANES].as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            *pair = [even[i] as u32, odd[i] as u32];
+        }
     }
 
     #[inline(always)]

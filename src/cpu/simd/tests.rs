@@ -153,7 +153,7 @@ task!(Widen<>(block: [f16; 32]), |simd| simd.widen(block).map(f32::bits));
 task!(Narrow<>(block: [f32; 32]), |simd| simd.narrow(block).map(f16::bits));
 task!(Compress<>(words: [u32; 16], others: [u32; 16]), |simd| {
     let (mut to, mut others_to) = ([u32::MAX; 16], [u32::MAX; 16]);
-    let count = simd.compress(simd.pairs(words), simd.pairs(others), &mut to, &mut others_to);
+    let count = simd.compress(words, others, &mut to, &mut others_to);
     let moved = to[..count].iter().chain(&others_to[..count]);
     [2 * S::LANES as u64].into_iter().chain(moved.map(|v| u64::from(*v))).collect::<Vec<_>>()
 });
