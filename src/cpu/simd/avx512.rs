@@ -92,21 +92,29 @@ impl Simd for Avx512 {
                 _mm512_mask_cmple_epu16_mask(_mm512_mask_cmple_epi16_mask(among, v, zero), v, limit)
             },
             // SAFETY: 1; 2, for two vectors of 16 elements of 4 bytes.
-            4 => (0..2).fold(0, |bits, i| unsafe {
+            4 => unsafe {
                 let (zero, limit) = (_mm512_setzero_si512(), _mm512_set1_epi32(limit as i32));
-                let v = _mm512_loadu_si512(at.add(i));
-                let among = (among >> (16 * i)) as __mmask16;
-                let le = _mm512_mask_cmple_epu32_mask(_mm512_mask_cmple_epi32_mask(among, v, zero), v, limit);
-                bits | u32::from(le) << (16 * i)
-            }),
+                let mut bits = 0;
+                for i in 0..2 {
+                    let v = _mm512_loadu_si512(at.add(i));
+                    let among = (among >> (16 * i)) as __mmask16;
+                    let le = _mm512_mask_cmple_epu32_mask(_mm512_mask_cmple_epi32_mask(among, v, zero), v, limit);
+                    bits |= u32::from(le) << (16 * i);
+                }
+                bits
+            },
             // SAFETY: 1; 2, for four vectors of 8 elements of 8 bytes.
-            _ => (0..4).fold(0, |bits, i| unsafe {
+            _ => unsafe {
                 let (zero, limit) = (_mm512_setzero_si512(), _mm512_set1_epi64(limit as i64));
-                let v = _mm512_loadu_si512(at.add(i));
-                let among = (among >> (8 * i)) as __mmask8;
-                let le = _mm512_mask_cmple_epu64_mask(_mm512_mask_cmple_epi64_mask(among, v, zero), v, limit);
-                bits | u32::from(le) << (8 * i)
-            }),
+                let mut bits = 0;
+                for i in 0..4 {
+                    let v = _mm512_loadu_si512(at.add(i));
+                    let among = (among >> (8 * i)) as __mmask8;
+                    let le = _mm512_mask_cmple_epu64_mask(_mm512_mask_cmple_epi64_mask(among, v, zero), v, limit);
+                    bits |= u32::from(le) << (8 * i);
+                }
+                bits
+            },
         }
     }
 
