@@ -21,7 +21,8 @@ fn title(config: &Config) -> String {
 }
 
 fn takes_p(work: Work) -> bool {
-    matches!(work, Work::DropForward | Work::DropBackward | Work::DropStep | Work::DropInfer | Work::Draw)
+    use Work::{Draw, DropBackward, DropForward, DropInfer, DropStep, DropStepAlone};
+    matches!(work, DropForward | DropBackward | DropStep | DropStepAlone | DropInfer | Draw)
 }
 
 fn main() {
@@ -45,7 +46,7 @@ fn main() {
                     let mut group = criterion.benchmark_group(title(&config));
                     // Made for the first pass that FILTER lets through.
                     let mut tensors = None;
-                    let works = Work::ALL.into_iter().filter(|work| device.has(*work, dtype));
+                    let works = Work::ALL.into_iter().filter(|work| device.has(*work, &config));
                     for work in works.filter(|work| p == 0.95 || takes_p(*work)) {
                         let bytes = (work.bytes(dtype.size() as f64) * config.n as f64) as u64;
                         group.throughput(Throughput::ElementsAndBytes { elements: config.n as u64, bytes });

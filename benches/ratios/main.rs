@@ -25,7 +25,7 @@ fn measure(device: &dyn Device, config: &Config) -> Result<Medians, Box<dyn Erro
     let rounds = if config.n >= 1 << 24 { 15 } else { 51 };
     let mut times: BTreeMap<Work, Vec<f64>> = BTreeMap::new();
     for round in 0..=rounds {
-        for work in Work::ALL.into_iter().filter(|work| device.has(*work, config.dtype)) {
+        for work in Work::ALL.into_iter().filter(|work| device.has(*work, config)) {
             let time = tensors.time(work, calls)?.as_secs_f64() / calls as f64;
             // The first round warms up.
             if round > 0 {

@@ -17,11 +17,13 @@ impl Results {
         self.rows.push((config, medians));
     }
 
-    /// Times as ratios: to plain ReLU's of the same kind, and bytes a second as a part of the copy's.
+    /// Times as ratios: to plain ReLU's of the same kind, and bytes a second as a part of the copy's. How
+    /// much longer a mask from one number for each element takes, and a step by one thread.
     pub fn print(&self) {
         println!("\ntime / plain ReLU's time (step: forward + backward); of copy: bytes/s / the copy's bytes/s");
+        println!("uniform: a mask from 32 bits for each element / draw; alone: one thread's step / step");
         println!(
-            "{:<5}{:>6}{:>6} {:<5}{:>8}{:>9}{:>7}{:>7}{:>8}  {:>8}{:>9}{:>9}{:>10}{:>10}{:>12}",
+            "{:<5}{:>6}{:>6} {:<5}{:>8}{:>9}{:>7}{:>7}{:>8}  {:>8}{:>9}{:>9}{:>10}{:>10}{:>12}{:>9}{:>7}",
             "type",
             "n",
             "p",
@@ -36,16 +38,19 @@ impl Results {
             "backward",
             "relu fwd",
             "relu bwd",
-            "draw"
+            "draw",
+            "uniform",
+            "alone"
         );
         for (config, medians) in &self.rows {
             let time = |work| medians[&work];
             let size = config.dtype.size() as f64;
             let speed = |work: Work| work.bytes(size) * config.n as f64 / time(work);
             let of_copy = |work| speed(work) / speed(Work::Copy);
+            let ratio = |work, other| medians.get(&work).map_or("-".into(), |t| format!("{:.2}", t / time(other)));
             println!(
                 "{:<5}{:>6}{:>6} {:<5}{:>8.2}{:>9.2}{:>7.2}{:>7.2}{:>8.2}  \
-                 {:>6.1}GB/s{:>7.2}{:>9.2}{:>10.2}{:>10.2}{:>12}",
+                 {:>6.1}GB/s{:>7.2}{:>9.2}{:>10.2}{:>10.2}{:>12}{:>9}{:>7}",
                 config.dtype.name(),
                 format!("2^{}", config.n.ilog2()),
                 config.p,
@@ -61,6 +66,8 @@ impl Results {
                 of_copy(Work::ReluForward),
                 of_copy(Work::ReluBackward),
                 medians.get(&Work::Draw).map_or("-".into(), |t| format!("{:.1}Gb/s", config.n as f64 / t / 1e9)),
+                ratio(Work::DrawUniform, Work::Draw),
+                ratio(Work::DropStepAlone, Work::DropStep),
             );
         }
     }

@@ -20,9 +20,14 @@ impl Device for Cpu {
         format!("CPU, {} threads", rayon::current_num_threads())
     }
 
-    fn has(&self, work: Work, dtype: Dtype) -> bool {
-        // Of half's types, ndarray's loop would measure the conversions.
-        work != Work::NdarrayRelu || dtype == Dtype::F32
+    fn has(&self, work: Work, config: &Config) -> bool {
+        match work {
+            // Of half's types, ndarray's loop would measure the conversions.
+            Work::NdarrayRelu => config.dtype == Dtype::F32,
+            // Smaller ones one thread does anyway.
+            Work::DropStepAlone => config.n > 1 << 16,
+            _ => true,
+        }
     }
 
     fn tensors(&self, config: &Config) -> Result<Box<dyn Tensors>, Box<dyn Error>> {
@@ -50,12 +55,14 @@ struct Rotation<T> {
     op: DropActivation,
     rrelu: RRelu,
     sets: Vec<Buffers<T>>,
+    /// Of one thread.
+    alone: rayon::ThreadPool,
     /// Calls so far.
     calls: usize,
 }
 
 impl<T: Element> Rotation<T> {
-    fn new(config: &Config) -> drop_activation::Result<Self> {
+    fn new(config: &Config) -> Result<Self, Box<dyn Error>> {
         let (op, rrelu, key) = (DropActivation::relu(config.p)?, RRelu::default(), MaskKey::new(1, 2));
         let x: Vec<T> = random_values(config.n).map(|v| T::from_real(T::Real::from_f32(v))).collect();
         let set = |_| {
@@ -66,11 +73,12 @@ impl<T: Element> Rotation<T> {
             Ok(Buffers { x: x.clone(), y, dy: x.clone(), dx: x.clone(), mask, signs, words })
         };
         let sets = (0..config.sets(ROTATION_BYTES)).map(set).collect::<drop_activation::Result<_>>()?;
-        Ok(Self { op, rrelu, sets, calls: 0 })
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+        Ok(Self { op, rrelu, sets, alone, calls: 0 })
     }
 
     fn run(&mut self, work: Work) -> drop_activation::Result<()> {
-        let Self { op, rrelu, sets, calls } = self;
+        let Self { op, rrelu, sets, alone, calls } = self;
         let turn = *calls % sets.len();
         *calls += 1;
         // Another mask each time: a processor learns by heart what is left of one to be drawn again.
@@ -90,6 +98,10 @@ impl<T: Element> Rotation<T> {
                 cpu::forward_into(op, key, (&*x, y), mask)?;
                 cpu::backward(op, mask, None, (&*dy, dx))?;
             }
+            Work::DropStepAlone => alone.install(|| {
+                cpu::forward_into(op, key, (&*x, y), mask)?;
+                cpu::backward(op, mask, None, (&*dy, dx))
+            })?,
             Work::DropInfer => cpu::infer(op, (&*x, y))?,
             Work::RreluForward => cpu::rrelu_forward_into(rrelu, key, (&*x, y), signs)?,
             Work::RreluBackward => cpu::rrelu_backward(rrelu, signs, (&*dy, dx))?,
@@ -98,6 +110,7 @@ impl<T: Element> Rotation<T> {
                 cpu::rrelu_backward(rrelu, signs, (&*dy, dx))?;
             }
             Work::Draw => cpu::keep_words(op, key, x.len(), words)?,
+            Work::DrawUniform => cpu::uniform_words(op, key, x.len(), words)?,
             Work::NdarrayRelu => {
                 let relu = |y: &mut T, x: &T| *y = if x.to_real() <= T::Real::ZERO { T::default() } else { *x };
                 Zip::from(ArrayViewMut1::from(&mut *y)).and(ArrayView1::from(&*x)).par_for_each(relu);

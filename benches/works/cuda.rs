@@ -51,9 +51,9 @@ impl Device for Cuda {
         self.context.name().unwrap_or_else(|_| "a CUDA device".to_owned())
     }
 
-    fn has(&self, work: Work, _: Dtype) -> bool {
-        // No kernel draws the mask alone.
-        !matches!(work, Work::Draw | Work::NdarrayRelu)
+    fn has(&self, work: Work, _: &Config) -> bool {
+        // No kernel draws a mask alone.
+        !matches!(work, Work::DropStepAlone | Work::Draw | Work::DrawUniform | Work::NdarrayRelu)
     }
 
     fn tensors(&self, config: &Config) -> Result<Box<dyn Tensors>, Box<dyn Error>> {
@@ -115,7 +115,9 @@ impl<T: Element + DeviceRepr> Rotation<T> {
                 k.rrelu_forward_into(stream, rrelu, key, (&*x, y), signs)?;
                 k.rrelu_backward(stream, rrelu, signs, (&*dy, dx))?;
             }
-            Work::Draw | Work::NdarrayRelu => return Err(format!("a GPU has no {}", work.name()).into()),
+            Work::DropStepAlone | Work::Draw | Work::DrawUniform | Work::NdarrayRelu => {
+                return Err(format!("a GPU has no {}", work.name()).into());
+            }
         }
         Ok(())
     }

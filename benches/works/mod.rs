@@ -19,18 +19,22 @@ pub enum Work {
     DropForward,
     DropBackward,
     DropStep,
+    /// The step by the calling thread alone.
+    DropStepAlone,
     DropInfer,
     RreluForward,
     RreluBackward,
     RreluStep,
     /// The mask alone.
     Draw,
+    /// A mask from one 32-bit number for each element, alone: how others draw it, with RReLU's code for its numbers.
+    DrawUniform,
     /// A plain ReLU of somebody else's, for the baseline to be held to.
     NdarrayRelu,
 }
 
 impl Work {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Copy,
         Self::ReluForward,
         Self::ReluBackward,
@@ -38,11 +42,13 @@ impl Work {
         Self::DropForward,
         Self::DropBackward,
         Self::DropStep,
+        Self::DropStepAlone,
         Self::DropInfer,
         Self::RreluForward,
         Self::RreluBackward,
         Self::RreluStep,
         Self::Draw,
+        Self::DrawUniform,
         Self::NdarrayRelu,
     ];
 
@@ -55,11 +61,13 @@ impl Work {
             Self::DropForward => "drop_forward",
             Self::DropBackward => "drop_backward",
             Self::DropStep => "drop_step",
+            Self::DropStepAlone => "drop_step_alone",
             Self::DropInfer => "drop_infer",
             Self::RreluForward => "rrelu_forward",
             Self::RreluBackward => "rrelu_backward",
             Self::RreluStep => "rrelu_step",
             Self::Draw => "draw",
+            Self::DrawUniform => "draw_uniform",
             Self::NdarrayRelu => "ndarray_relu",
         }
     }
@@ -72,8 +80,8 @@ impl Work {
             Self::ReluBackward => 3.0 * s,
             Self::ReluStep => 5.0 * s,
             Self::DropForward | Self::DropBackward | Self::RreluForward | Self::RreluBackward => 2.0 * s + BIT,
-            Self::DropStep | Self::RreluStep => 4.0 * s + 2.0 * BIT,
-            Self::Draw => BIT,
+            Self::DropStep | Self::DropStepAlone | Self::RreluStep => 4.0 * s + 2.0 * BIT,
+            Self::Draw | Self::DrawUniform => BIT,
         }
     }
 }
@@ -100,8 +108,8 @@ impl Config {
 pub trait Device {
     fn name(&self) -> String;
 
-    /// Whether it has such a work.
-    fn has(&self, work: Work, dtype: Dtype) -> bool;
+    /// Whether it has such a work on such tensors.
+    fn has(&self, work: Work, config: &Config) -> bool;
 
     /// Tensors of that configuration, with random values.
     fn tensors(&self, config: &Config) -> Result<Box<dyn Tensors>, Box<dyn Error>>;

@@ -20,8 +20,11 @@ mod share;
 pub(crate) mod simd;
 mod smooth;
 mod tuning;
+mod uniform;
 mod words;
 
+#[doc(hidden)] // for the benches
+pub use uniform::uniform_words;
 pub use words::{MaskWords, keep_words, run};
 
 use job::Words;

@@ -295,20 +295,11 @@ impl Slopes {
         Self { lower: op.lower(), span: op.upper() - op.lower(), first: key.first(), philox }
     }
 
-    /// Those of the block that begins at element `e`: eight calls of the generator give four each.
+    /// Those of the block that begins at element `e`.
     #[inline(always)]
     fn block<S: Simd, R: Real>(&self, simd: S, e: u64) -> [R; 32] {
-        // A multiple of 8, so the eight differ in their lower half only.
-        let q = (self.first + e) / 4;
-        let branch = self.philox.branch((q >> 32) as u32);
-        let mut words = [0; 32];
-        for (i, words) in words.chunks_mut(4 * S::LANES).enumerate() {
-            let low = (q & 0xFFFF_FFFF) + (S::LANES * i) as u64;
-            let c0 = simd.lanes(&std::array::from_fn(|lane| low + lane as u64));
-            simd.quads(&self.philox.finish(simd, &self.philox.start(simd, c0), &branch), words);
-        }
         let mut slopes = [R::ZERO; 32];
-        for (slope, word) in slopes.iter_mut().zip(words) {
+        for (slope, word) in slopes.iter_mut().zip(self.philox.numbers(simd, self.first + e)) {
             // 24 bits, so a signed conversion is as good, and vectors have it everywhere.
             *slope = R::from_f32(self.lower + self.span * (word >> 8) as i32 as f32 / 16_777_216.0);
         }

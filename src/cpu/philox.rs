@@ -103,4 +103,19 @@ impl Philox {
         }
         words
     }
+    /// A number for each of the 32 elements from `e` on, a multiple of 32: the stream of RReLU's slopes. Eight calls of
+    /// the generator give four each.
+    #[inline(always)]
+    pub(crate) fn numbers<S: Simd>(&self, simd: S, e: u64) -> [u32; 32] {
+        // A multiple of 8, so the eight differ in their lower half only.
+        let q = e / 4;
+        let branch = self.branch((q >> 32) as u32);
+        let mut words = [0; 32];
+        for (i, words) in words.chunks_mut(4 * S::LANES).enumerate() {
+            let low = (q & 0xFFFF_FFFF) + (S::LANES * i) as u64;
+            let c0 = simd.lanes(&std::array::from_fn(|lane| low + lane as u64));
+            simd.quads(&self.finish(simd, &self.start(simd, c0), &branch), words);
+        }
+        words
+    }
 }

@@ -96,13 +96,18 @@ pub fn keep_words(op: &DropActivation, key: MaskKey, len: usize, words: &mut [u3
     check::key_covers(key, len)?;
     enough(words, len)?;
     keep::fill(KeepStream::new(op, key), words);
-    if let (Some(last), used @ 1..) = (words.last_mut(), len % 32) {
-        *last &= (1 << used) - 1;
-    }
+    clear_unused(words, len);
     Ok(())
 }
 
-fn enough(words: &[u32], len: usize) -> Result<()> {
+/// Of the last word.
+pub(super) fn clear_unused(words: &mut [u32], len: usize) {
+    if let (Some(last), used @ 1..) = (words.last_mut(), len % 32) {
+        *last &= (1 << used) - 1;
+    }
+}
+
+pub(super) fn enough(words: &[u32], len: usize) -> Result<()> {
     let (given, expected) = (words.len(), words_for(len));
     if given == expected { Ok(()) } else { Err(Error::WordCount { given, len, expected }) }
 }

@@ -1,0 +1,81 @@
+//! A mask drawn in the usual way, from one 32-bit number for each element: what `keep_words` is measured against.
+//! No pass uses it.
+
+use crate::check;
+use crate::cpu::philox::Philox;
+use crate::cpu::share::share;
+use crate::cpu::simd::{self, Simd, Task};
+use crate::cpu::tuning::TASK;
+use crate::cpu::words;
+use crate::error::Result;
+use crate::key::MaskKey;
+use crate::operation::DropActivation;
+
+/// Bit i: the number of element i, of those that an [`RRelu`](crate::RRelu) makes its slopes of, is at most p.
+///
+/// # Errors
+/// As [`keep_words`](super::keep_words) has them.
+pub fn uniform_words(op: &DropActivation, key: MaskKey, len: usize, words: &mut [u32]) -> Result<()> {
+    const WORDS: usize = TASK / 32;
+    check::key_covers(key, len)?;
+    words::enough(words, len)?;
+    let philox = Philox::new(key.seed(), key.offset());
+    let count = words.len().div_ceil(WORDS);
+    share(words.chunks_mut(WORDS).enumerate(), count, |(i, words)| {
+        let first = key.first() + (i * TASK) as u64;
+        simd::dispatch(Uniform { philox, first, p: op.p() as f32, words });
+    });
+    words::clear_unused(words, len);
+    Ok(())
+}
+
+struct Uniform<'a> {
+    philox: Philox,
+    first: u64,
+    p: f32,
+    words: &'a mut [u32],
+}
+
+impl Task for Uniform<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let mut e = self.first;
+        for word in self.words {
+            let mut differences = [0.0; 32];
+            for (difference, number) in differences.iter_mut().zip(self.philox.numbers(simd, e)) {
+                // 24 bits, which a float holds. No difference is zero by rounding, so its sign is that of the exact one.
+                *difference = (number >> 8) as i32 as f32 / 16_777_216.0 - self.p;
+            }
+            *word = simd.at_most_zero(u32::MAX, &differences);
+            e += 32;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::simd::tests::sets;
+    use crate::reference;
+
+    fn check(len: usize) {
+        let (op, key) = (DropActivation::relu(0.75).unwrap(), MaskKey::new(3, 4).shard(96).unwrap());
+        let mut expected = vec![0; len.div_ceil(32)];
+        for i in 0..len {
+            let e = key.first() + i as u64;
+            let r = reference::philox4x32_10([(e / 4) as u32, 0, 4, 0], [3, 0])[(e % 4) as usize];
+            expected[i / 32] |= u32::from(r >> 8 <= 3 << 22) << (i % 32);
+        }
+        let mut words = vec![u32::MAX; expected.len()];
+        uniform_words(&op, key, len, &mut words).unwrap();
+        assert!(words == expected, "{len} elements");
+    }
+
+    #[test]
+    fn bits_are_comparisons_of_the_slopes_numbers() {
+        for set in sets() {
+            set.force(|| check(1000));
+        }
+        check(2 * TASK + 37);
+    }
+}
