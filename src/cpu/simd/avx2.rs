@@ -102,51 +102,44 @@ impl Simd for Avx2 {
     fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32 {
         let at = block.as_ptr().cast::<__m256i>();
         let limit = T::NEGATIVE_INFINITY;
-        // There is no unsigned compare: v <= limit is max(v, limit) == limit. Signed, v <= 0 is
-        // not (v > 0).
-        among
-            & match size_of::<T>() {
-                // SAFETY: 1; 2, for two vectors of 16 elements of 2 bytes.
-                2 => unsafe {
-                    let limit = _mm256_set1_epi16(limit as i16);
-                    let mut le = [_mm256_setzero_si256(); 2];
-                    for (i, le) in le.iter_mut().enumerate() {
-                        let v = _mm256_loadu_si256(at.add(i));
-                        let numbers = _mm256_cmpeq_epi16(_mm256_max_epu16(v, limit), limit);
-                        *le = _mm256_andnot_si256(_mm256_cmpgt_epi16(v, _mm256_setzero_si256()), numbers);
-                    }
-                    // Packing works within halves of 128 bits; the permutation puts these in order.
-                    let bytes = _mm256_packs_epi16(le[0], le[1]);
-                    _mm256_movemask_epi8(_mm256_permute4x64_epi64::<0b11_01_10_00>(bytes)) as u32
-                },
-                // SAFETY: 1; 2, for four vectors of 8 elements of 4 bytes.
-                4 => unsafe {
-                    let limit = _mm256_set1_epi32(limit as i32);
-                    let mut bits = 0;
-                    for i in 0..4 {
-                        let v = _mm256_loadu_si256(at.add(i));
-                        let numbers = _mm256_cmpeq_epi32(_mm256_max_epu32(v, limit), limit);
-                        let le = _mm256_andnot_si256(_mm256_cmpgt_epi32(v, _mm256_setzero_si256()), numbers);
-                        bits |= (_mm256_movemask_ps(_mm256_castsi256_ps(le)) as u32) << (8 * i);
-                    }
-                    bits
-                },
-                // SAFETY: 1; 2, for eight vectors of 4 elements of 8 bytes.
-                _ => unsafe {
-                    // 64 bits have no max: flipping the top bit turns unsigned order into signed.
-                    let flip = _mm256_set1_epi64x(i64::MIN);
-                    let limit = _mm256_set1_epi64x(limit as i64 ^ i64::MIN);
-                    let mut bits = 0;
-                    for i in 0..8 {
-                        let v = _mm256_loadu_si256(at.add(i));
-                        let nan = _mm256_cmpgt_epi64(_mm256_xor_si256(v, flip), limit);
-                        let positive = _mm256_cmpgt_epi64(v, _mm256_setzero_si256());
-                        let gt = _mm256_or_si256(positive, nan);
-                        bits |= (!_mm256_movemask_pd(_mm256_castsi256_pd(gt)) as u32 & 0xF) << (4 * i);
-                    }
-                    bits
-                },
-            }
+        // There is no unsigned compare. Read as signed, what is beyond negative infinity and not zero is positive or NaN.
+        let others = match size_of::<T>() {
+            // SAFETY: 1; 2, for two vectors of 16 elements of 2 bytes.
+            2 => unsafe {
+                let (zero, limit) = (_mm256_setzero_si256(), _mm256_set1_epi16(limit as i16));
+                let mut others = [zero; 2];
+                for (i, others) in others.iter_mut().enumerate() {
+                    let v = _mm256_loadu_si256(at.add(i));
+                    *others = _mm256_andnot_si256(_mm256_cmpeq_epi16(v, zero), _mm256_cmpgt_epi16(v, limit));
+                }
+                // Packing works within halves of 128 bits; the permutation puts these in order.
+                let bytes = _mm256_packs_epi16(others[0], others[1]);
+                _mm256_movemask_epi8(_mm256_permute4x64_epi64::<0b11_01_10_00>(bytes)) as u32
+            },
+            // SAFETY: 1; 2, for four vectors of 8 elements of 4 bytes.
+            4 => unsafe {
+                let (zero, limit) = (_mm256_setzero_si256(), _mm256_set1_epi32(limit as i32));
+                let mut bits = 0;
+                for i in 0..4 {
+                    let v = _mm256_loadu_si256(at.add(i));
+                    let others = _mm256_andnot_si256(_mm256_cmpeq_epi32(v, zero), _mm256_cmpgt_epi32(v, limit));
+                    bits |= (_mm256_movemask_ps(_mm256_castsi256_ps(others)) as u32) << (8 * i);
+                }
+                bits
+            },
+            // SAFETY: 1; 2, for eight vectors of 4 elements of 8 bytes.
+            _ => unsafe {
+                let (zero, limit) = (_mm256_setzero_si256(), _mm256_set1_epi64x(limit as i64));
+                let mut bits = 0;
+                for i in 0..8 {
+                    let v = _mm256_loadu_si256(at.add(i));
+                    let others = _mm256_andnot_si256(_mm256_cmpeq_epi64(v, zero), _mm256_cmpgt_epi64(v, limit));
+                    bits |= (_mm256_movemask_pd(_mm256_castsi256_pd(others)) as u32) << (4 * i);
+                }
+                bits
+            },
+        };
+        among & !others
     }
 
     #[inline(always)]

@@ -1,5 +1,6 @@
-//! For every machine: plain loops.
+//! For every machine: plain loops, of the kind that compilers make vectors of.
 
+use std::hint::black_box;
 use std::ops::Range;
 
 use half::f16;
@@ -34,19 +35,81 @@ fn finish(keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]) {
 /// As many lanes as fill the registers that most machines have, twice.
 const LANES: usize = 4;
 
+/// The bits of an element.
+trait Plain: Sized {
+    fn at_most_zero(block: &[Self; 32], negative_infinity: Self) -> u32;
+
+    /// Replaces those whose bit is set.
+    fn blend(bits: u32, set: &[Self; 32], out: &mut [Self; 32]);
+}
+
+macro_rules! plain {
+    ($unsigned:ty, $signed:ty) => {
+        impl Plain for $unsigned {
+            #[inline(always)]
+            fn at_most_zero(block: &[Self; 32], negative_infinity: Self) -> u32 {
+                // Of words, or of their halves.
+                const WIDTH: usize = if size_of::<$unsigned>() == 2 { 16 } else { 32 };
+                let mut each = [0; 32];
+                for i in 0..32 {
+                    let le = (block[i] as $signed <= negative_infinity as $signed) | (block[i] == 0);
+                    each[i] = <$unsigned>::from(le).wrapping_neg() & 1 << (i % WIDTH);
+                }
+                let mut bits = 0;
+                for (k, each) in each.as_chunks::<WIDTH>().0.iter().enumerate() {
+                    let mut eight = [0; 8];
+                    for i in 0..WIDTH {
+                        eight[i % 8] |= each[i];
+                    }
+                    bits |= (eight.iter().fold(0, |bits, bit| bits | bit) as u32) << (WIDTH * k);
+                }
+                bits
+            }
+
+            #[inline(always)]
+            fn blend(bits: u32, set: &[Self; 32], out: &mut [Self; 32]) {
+                for i in 0..32 {
+                    let chosen = <$unsigned>::from(bits >> i & 1 == 1).wrapping_neg();
+                    out[i] ^= (out[i] ^ set[i]) & chosen;
+                }
+            }
+        }
+    };
+}
+
+plain!(u16, i16);
+plain!(u32, i32);
+plain!(u64, i64);
+
 impl Simd for Portable {
     #[inline(always)]
     fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32 {
-        let mut bits = 0;
-        for (i, x) in block.iter().enumerate() {
-            bits |= u32::from(x.at_most_zero()) << i;
-        }
-        bits & among
+        let at = block.as_ptr();
+        // SAFETY: elements are 2, 4 or 8 bytes of plain bits (the trait is sealed), aligned to as many.
+        let bits = unsafe {
+            match size_of::<T>() {
+                2 => <u16 as Plain>::at_most_zero(&*at.cast(), T::NEGATIVE_INFINITY as u16),
+                4 => <u32 as Plain>::at_most_zero(&*at.cast(), T::NEGATIVE_INFINITY as u32),
+                _ => <u64 as Plain>::at_most_zero(&*at.cast(), T::NEGATIVE_INFINITY),
+            }
+        };
+        // A compiler that sees through the word makes a branch for each element of what is done with it.
+        black_box(bits) & among
     }
 
     #[inline(always)]
     fn blend<T: Element>(self, bits: u32, set: &[T; 32], clear: &[T; 32]) -> [T; 32] {
-        std::array::from_fn(|i| if bits >> i & 1 == 1 { set[i] } else { clear[i] })
+        let mut out = *clear;
+        let (set, to) = (set.as_ptr(), out.as_mut_ptr());
+        // SAFETY: elements are 2, 4 or 8 bytes of plain bits (the trait is sealed), aligned to as many.
+        unsafe {
+            match size_of::<T>() {
+                2 => <u16 as Plain>::blend(bits, &*set.cast(), &mut *to.cast()),
+                4 => <u32 as Plain>::blend(bits, &*set.cast(), &mut *to.cast()),
+                _ => <u64 as Plain>::blend(bits, &*set.cast(), &mut *to.cast()),
+            }
+        }
+        out
     }
 
     #[inline(always)]
