@@ -17,7 +17,7 @@ const ROTATION_BYTES: usize = 1 << 30;
 
 impl Device for Cpu {
     fn name(&self) -> String {
-        format!("CPU, {} threads", rayon::current_num_threads())
+        format!("CPU, {}, {} threads", cpu::instruction_set(), rayon::current_num_threads())
     }
 
     fn has(&self, work: Work, config: &Config) -> bool {

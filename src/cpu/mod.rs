@@ -1,8 +1,8 @@
 //! The CPU implementation: the passes over slices in host memory, shared by rayon's threads.
 //!
 //! Results are those of [`crate::reference`], bit for bit, whatever the number of threads, the
-//! instruction set or the length. The calling thread shares the work with the others of its rayon pool, the global one
-//! if it is in none; tensors of up to 2^16 elements it does alone.
+//! [instruction set](instruction_set) or the length. The calling thread shares the work with the others of its rayon
+//! pool, the global one if it is in none; tensors of up to 2^16 elements it does alone.
 //!
 //! As with everything in rayon, a thread that waits for its part may meanwhile run other work of the pool: hold
 //! no lock that such work takes. A calling thread needs 128 KiB of stack, as rayon's and Rust's own have by far.
@@ -257,6 +257,14 @@ pub fn relu_backward<'a, T: Element>(y: &[T], io: impl Into<InOut<'a, T>>) -> Re
     check::same_length("y", y.len(), "dy", len)?;
     T::run(Pass::ReluBackward, io, Some(y), Words::None);
     Ok(())
+}
+
+/// The instructions that this module runs with: `"avx512"`, `"avx2"` or `"portable"`, the best that the machine has.
+///
+/// For measurements, the environment variable `DROP_ACTIVATION_CPU` with one of these names keeps it from a better
+/// one. It is read once, when first needed; other values have no effect.
+pub fn instruction_set() -> &'static str {
+    simd::set::Set::chosen().name()
 }
 
 /// The keep bits of `len` elements, packed as a mask's words are: what [`forward`] draws, by itself.

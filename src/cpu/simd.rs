@@ -8,12 +8,15 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+pub(crate) mod set;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::ops::Range;
 
 use half::{bf16, f16};
+
+use set::Set;
 
 use crate::cpu::keep::{BATCH, Batch, KeepStream};
 use crate::cpu::smooth::Smooth;
@@ -162,22 +165,11 @@ pub(crate) trait Task {
     fn run<S: Simd>(self, simd: S);
 }
 
-/// Runs the task with the best instruction set of this machine.
+/// Runs the task with the instruction set that was chosen.
 pub(crate) fn dispatch(task: impl Task) {
     #[cfg(test)]
     if let Some(set) = tests::FORCED.get() {
         return set.run(task);
     }
-    #[cfg(target_arch = "x86_64")]
-    {
-        if avx512::Avx512::available() {
-            // SAFETY: `available` has just said that the machine has the instructions.
-            return unsafe { avx512::run(task) };
-        }
-        if avx2::Avx2::available() {
-            // SAFETY: as above.
-            return unsafe { avx2::run(task) };
-        }
-    }
-    task.run(portable::Portable);
+    Set::chosen().run(task);
 }

@@ -7,21 +7,11 @@ use std::sync::Once;
 
 use half::{bf16, f16};
 
-use super::{LINE, Lines, Simd, Task, portable};
-#[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+pub(crate) use super::set::Set;
+use super::{LINE, Lines, Simd, Task};
 use crate::cpu::keep::KeepStream;
 use crate::real::Real;
 use crate::{Activation, DropActivation, Element, InOut, MaskKey, RRelu, cpu, reference};
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Set {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
 
 thread_local! {
     /// What `dispatch` takes on this thread in place of the best.
@@ -29,34 +19,6 @@ thread_local! {
 }
 
 impl Set {
-    #[cfg(not(target_arch = "x86_64"))]
-    const ALL: &[Self] = &[Self::Portable];
-    #[cfg(target_arch = "x86_64")]
-    const ALL: &[Self] = &[Self::Portable, Self::Avx2, Self::Avx512];
-
-    fn available(self) -> bool {
-        match self {
-            Self::Portable => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::Avx2::available(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => avx512::Avx512::available(),
-        }
-    }
-
-    pub(super) fn run(self, task: impl Task) {
-        assert!(self.available());
-        match self {
-            Self::Portable => task.run(portable::Portable),
-            // SAFETY: `available` has just said that the machine has the instructions.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2::run(task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { avx512::run(task) },
-        }
-    }
-
     /// With this instruction set behind every call of the backend.
     pub(crate) fn force(self, action: impl FnOnce()) {
         FORCED.set(Some(self));
