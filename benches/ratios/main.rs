@@ -73,6 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     results.print();
+    results.print_summary();
     if let Some(file) = json {
         std::fs::write(file, results.json())?;
     }

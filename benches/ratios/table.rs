@@ -1,6 +1,8 @@
 //! What the figures come to.
 
 use crate::Medians;
+use drop_activation::Dtype;
+
 use crate::works::{Config, Work};
 
 pub struct Results {
@@ -68,6 +70,42 @@ impl Results {
                 medians.get(&Work::Draw).map_or("-".into(), |t| format!("{:.1}Gb/s", config.n as f64 / t / 1e9)),
                 ratio(Work::DrawUniform, Work::Draw),
                 ratio(Work::DropStepAlone, Work::DropStep),
+            );
+        }
+    }
+
+    /// What it comes to: from the least to the greatest, at p = 0.95. Large tensors are those of 2^26 elements or more,
+    /// those in cache warm ones of 2^16 to 2^20; the mask's bits are of one thread.
+    pub fn print_summary(&self) {
+        println!("\nin short      large (2^26 on)                                in cache      mask");
+        println!("type          step    forward of copy  backward of copy      step          Gb/s    uniform / mask");
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+            let large = |c: &Config| c.n >= 1 << 26;
+            let cached = |c: &Config| !c.cold && (1 << 16..=1 << 20).contains(&c.n);
+            let range = |which: &dyn Fn(&Config) -> bool, figure: &dyn Fn(&Config, &Medians) -> Option<f64>| {
+                let rows = self.rows.iter().filter(|(c, _)| c.dtype == dtype && c.p == 0.95 && which(c));
+                let figures: Vec<f64> = rows.filter_map(|(c, medians)| figure(c, medians)).collect();
+                let (least, most) =
+                    (figures.iter().copied().reduce(f64::min), figures.iter().copied().reduce(f64::max));
+                least.zip(most).map_or("-".into(), |(least, most)| format!("{least:.2}-{most:.2}"))
+            };
+            let time = |a, b| move |_: &Config, medians: &Medians| Some(medians.get(&a)? / medians.get(&b)?);
+            let of_copy = |work: Work| {
+                move |c: &Config, medians: &Medians| {
+                    let bytes = |work: Work| work.bytes(c.dtype.size() as f64);
+                    Some(bytes(work) / medians.get(&work)? / (bytes(Work::Copy) / medians.get(&Work::Copy)?))
+                }
+            };
+            println!(
+                "{:<10}{:<12}{:<17}{:<18}{:<14}{:<12}{}",
+                dtype.name(),
+                range(&large, &time(Work::DropStep, Work::ReluStep)),
+                range(&large, &of_copy(Work::DropForward)),
+                range(&large, &of_copy(Work::DropBackward)),
+                range(&cached, &time(Work::DropStep, Work::ReluStep)),
+                // No more elements than one thread takes alone.
+                range(&|c| !c.cold && c.n == 1 << 16, &|c, m| Some(c.n as f64 / m.get(&Work::Draw)? / 1e9)),
+                range(&|c| c.n >= 1 << 16, &time(Work::DrawUniform, Work::Draw)),
             );
         }
     }
