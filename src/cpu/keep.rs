@@ -314,15 +314,13 @@ impl KeepStream {
     /// The call's four planes, from the last to the first: an earlier plane overrules a later one.
     #[inline(always)]
     fn compare<S: Simd>(&self, simd: S, call: usize, r: &[[S::Lanes; 4]; 2], states: &mut [Comparison<S>; 2]) {
-        for (r, state) in r.iter().zip(states) {
-            let (mut less, mut equal) = (simd.splat(0), state.undecided);
-            for j in (0..4).rev() {
-                let plane = simd.splat(self.planes[4 * call + j]);
-                less = simd.less(plane, r[j], less);
-                equal = simd.equal(plane, r[j], equal);
-            }
-            state.keep = simd.or_and(state.keep, state.undecided, less);
-            state.undecided = equal;
+        let (mut not_less, mut equal) = ([simd.splat(u64::MAX); 2], [states[0].undecided, states[1].undecided]);
+        for j in (0..4).rev() {
+            simd.compare(self.planes[4 * call + j], [r[0][j], r[1][j]], &mut not_less, &mut equal);
+        }
+        for i in 0..2 {
+            states[i].keep = simd.or_and_not(states[i].keep, states[i].undecided, not_less[i]);
+            states[i].undecided = equal[i];
         }
     }
 }

@@ -78,14 +78,12 @@ pub trait Simd: Copy {
 
     fn xor3(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes;
 
-    /// `a | (b & c)`.
-    fn or_and(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes;
+    /// `a | (b & !c)`.
+    fn or_and_not(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes;
 
-    /// One bit plane of 32 comparisons `r < plane` in each lane: `(plane & !r) | (!(plane ^ r) & less)`.
-    fn less(self, plane: Self::Lanes, r: Self::Lanes, less: Self::Lanes) -> Self::Lanes;
-
-    /// Where all planes so far are equal: `!(plane ^ r) & equal`.
-    fn equal(self, plane: Self::Lanes, r: Self::Lanes, equal: Self::Lanes) -> Self::Lanes;
+    /// One bit plane, all ones or zero, of 32 comparisons `r < plane` in each lane of two vectors. `not_less` becomes
+    /// `plane ? not_less & r : not_less | r`, and `equal`, where all planes so far are, `plane ? equal & r : equal & !r`.
+    fn compare(self, plane: u64, r: [Self::Lanes; 2], not_less: &mut [Self::Lanes; 2], equal: &mut [Self::Lanes; 2]);
 
     /// Does nothing; but the first and the third words of both are computed by then, and so are the products of which
     /// they were made, the second and fourth. Without it, compilers undo an order of instructions that goes back and

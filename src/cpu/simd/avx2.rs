@@ -266,23 +266,26 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn or_and(self, a: __m256i, b: __m256i, c: __m256i) -> __m256i {
+    fn or_and_not(self, a: __m256i, b: __m256i, c: __m256i) -> __m256i {
         // SAFETY: 1.
-        unsafe { _mm256_or_si256(a, _mm256_and_si256(b, c)) }
+        unsafe { _mm256_or_si256(a, _mm256_andnot_si256(c, b)) }
     }
 
     #[inline(always)]
-    fn less(self, plane: __m256i, r: __m256i, less: __m256i) -> __m256i {
-        // Where plane and r differ the plane decides, elsewhere it stays.
-        let differ = self.xor(plane, r);
-        // SAFETY: 1.
-        unsafe { _mm256_or_si256(_mm256_and_si256(differ, plane), _mm256_andnot_si256(differ, less)) }
-    }
-
-    #[inline(always)]
-    fn equal(self, plane: __m256i, r: __m256i, equal: __m256i) -> __m256i {
-        // SAFETY: 1.
-        unsafe { _mm256_andnot_si256(self.xor(plane, r), equal) }
+    fn compare(self, plane: u64, r: [__m256i; 2], not_less: &mut [__m256i; 2], equal: &mut [__m256i; 2]) {
+        // A branch that always goes the same way saves three of five instructions.
+        for i in 0..2 {
+            // SAFETY: 1.
+            unsafe {
+                if plane != 0 {
+                    not_less[i] = _mm256_and_si256(not_less[i], r[i]);
+                    equal[i] = _mm256_and_si256(equal[i], r[i]);
+                } else {
+                    not_less[i] = _mm256_or_si256(not_less[i], r[i]);
+                    equal[i] = _mm256_andnot_si256(r[i], equal[i]);
+                }
+            }
+        }
     }
 
     #[inline(always)]

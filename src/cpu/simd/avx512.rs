@@ -220,21 +220,21 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn or_and(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+    fn or_and_not(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
         // SAFETY: 1.
-        unsafe { _mm512_ternarylogic_epi64::<0b1111_1000>(a, b, c) }
+        unsafe { _mm512_ternarylogic_epi64::<0b1111_0100>(a, b, c) }
     }
 
     #[inline(always)]
-    fn less(self, plane: __m512i, r: __m512i, less: __m512i) -> __m512i {
-        // SAFETY: 1.
-        unsafe { _mm512_ternarylogic_epi64::<0b1011_0010>(plane, r, less) }
-    }
-
-    #[inline(always)]
-    fn equal(self, plane: __m512i, r: __m512i, equal: __m512i) -> __m512i {
-        // SAFETY: 1.
-        unsafe { _mm512_ternarylogic_epi64::<0b1000_0010>(plane, r, equal) }
+    fn compare(self, plane: u64, r: [__m512i; 2], not_less: &mut [__m512i; 2], equal: &mut [__m512i; 2]) {
+        let plane = self.splat(plane);
+        for i in 0..2 {
+            // SAFETY: 1.
+            unsafe {
+                not_less[i] = _mm512_ternarylogic_epi64::<0b1000_1110>(plane, r[i], not_less[i]);
+                equal[i] = _mm512_ternarylogic_epi64::<0b1000_0010>(plane, r[i], equal[i]);
+            }
+        }
     }
 
     #[inline(always)]

@@ -167,18 +167,22 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn or_and(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes {
-        std::array::from_fn(|i| a[i] | (b[i] & c[i]))
+    fn or_and_not(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| a[i] | (b[i] & !c[i]))
     }
 
     #[inline(always)]
-    fn less(self, plane: Self::Lanes, r: Self::Lanes, less: Self::Lanes) -> Self::Lanes {
-        std::array::from_fn(|i| (plane[i] & !r[i]) | (!(plane[i] ^ r[i]) & less[i]))
-    }
-
-    #[inline(always)]
-    fn equal(self, plane: Self::Lanes, r: Self::Lanes, equal: Self::Lanes) -> Self::Lanes {
-        std::array::from_fn(|i| !(plane[i] ^ r[i]) & equal[i])
+    fn compare(self, plane: u64, r: [Self::Lanes; 2], not_less: &mut [Self::Lanes; 2], equal: &mut [Self::Lanes; 2]) {
+        let (r, not_less, equal) = (r.as_flattened(), not_less.as_flattened_mut(), equal.as_flattened_mut());
+        for i in 0..2 * LANES {
+            if plane != 0 {
+                not_less[i] &= r[i];
+                equal[i] &= r[i];
+            } else {
+                not_less[i] |= r[i];
+                equal[i] &= !r[i];
+            }
+        }
     }
 
     #[inline(always)]
