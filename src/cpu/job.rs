@@ -17,6 +17,7 @@
 use std::ops::Range;
 
 use crate::cpu::keep::{BATCH, Batch, GROUP, KeepStream, Meanwhile};
+use crate::cpu::room::Room;
 use crate::cpu::share::share;
 use crate::cpu::simd::{self, Fence, LINE, Lines, Simd, Task};
 use crate::cpu::tuning::{AHEAD, ALIGNED, LARGEST_TASK, MASK_AHEAD, STREAM_BYTES, TASK, TASKS_A_THREAD, WRITE_AHEAD};
@@ -186,11 +187,9 @@ impl<T: Element, P: BlockPass<T>, const STREAM: bool> Task for Compiled<'_, T, P
         let _fence = STREAM.then(|| Fence(simd));
         let mut walk = Walk::<T, P, STREAM>::new(pass, start, io, second);
         let blocks = walk.blocks();
-        let mut room = Room::new();
-        let mut drawn = match keep {
-            Some(keep) if P::BITS == Bits::Draw => {
-                Some(Drawn::new(simd, keep, &mut room, start / 32, blocks, walk.lead))
-            }
+        let mut room = if P::BITS == Bits::Draw { Some(Room::take()) } else { None };
+        let mut drawn = match (keep, &mut room) {
+            (Some(keep), Some(room)) => Some(Drawn::new(simd, keep, room, start / 32, blocks, walk.lead)),
             _ => None,
         };
         for first in (0..blocks).step_by(GROUP) {
@@ -242,6 +241,9 @@ impl<T: Element, P: BlockPass<T>, const STREAM: bool> Task for Compiled<'_, T, P
             for word in mask {
                 (*word, before) = (*word << lead | before >> (32 - lead), *word);
             }
+        }
+        if let Some(room) = room {
+            room.give_back();
         }
     }
 }
@@ -453,19 +455,6 @@ struct Drawn<'a> {
     lead: usize,
     /// The last word before, for that.
     before: u32,
-}
-
-/// The memory of a [`Drawn`], some kilobytes: lent to it, so that it is not moved.
-struct Room {
-    batch: Batch,
-    words: [[u32; BATCH]; 2],
-}
-
-impl Room {
-    #[inline(always)]
-    fn new() -> Self {
-        Self { batch: Batch::new(), words: [[0; BATCH]; 2] }
-    }
 }
 
 impl<'a> Drawn<'a> {

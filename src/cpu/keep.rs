@@ -11,6 +11,7 @@
 use std::ops::Range;
 
 use crate::cpu::philox::{Branch, Philox, Start};
+use crate::cpu::room::Room;
 use crate::cpu::share::share;
 use crate::cpu::simd::{self, MAX_LANES, Simd, Task};
 use crate::cpu::tuning::TASK;
@@ -302,13 +303,15 @@ impl KeepStream {
     /// The tensor's keep words from `first` on.
     #[inline(always)]
     pub(crate) fn draw<S: Simd>(&self, simd: S, first: u64, words: &mut [u32]) {
-        let (mut batch, mut drawn) = (Batch::new(), [0; BATCH]);
+        let mut room = Room::take();
+        let Room { batch, words: [drawn, _] } = &mut *room;
         for (i, words) in words.chunks_mut(BATCH).enumerate() {
-            self.begin(&mut batch, &mut drawn, first + (BATCH * i) as u64, words.len());
-            simd.groups(self, &mut batch, &mut drawn, 0..words.len());
-            simd.finish(self, &mut batch, &mut drawn);
+            self.begin(batch, drawn, first + (BATCH * i) as u64, words.len());
+            simd.groups(self, batch, drawn, 0..words.len());
+            simd.finish(self, batch, drawn);
             words.copy_from_slice(&drawn[..words.len()]);
         }
+        room.give_back();
     }
 
     /// The call's four planes, from the last to the first: an earlier plane overrules a later one.

@@ -15,6 +15,7 @@ pub(crate) mod job;
 mod keep;
 pub(crate) mod passes;
 mod philox;
+mod room;
 mod share;
 #[allow(unsafe_code)] // vector instructions
 pub(crate) mod simd;
