@@ -31,7 +31,8 @@ fn main() {
         Ok(device) => device,
         Err(why) => panic!("{why}"),
     };
-    println!("passes on {}", device.name());
+    let cache = device.cache().map_or("unknown".to_owned(), |bytes| format!("{} MiB", bytes >> 20));
+    println!("passes on {}; last-level cache: {cache}", device.name());
     let mut criterion = Criterion::default()
         .sample_size(10)
         .warm_up_time(Duration::from_millis(100))

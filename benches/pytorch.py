@@ -119,7 +119,7 @@ def main():
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("PyTorch sees no CUDA device")
 
-    sizes, rounds = ((16, 20), 3) if arguments.quick else ((18, 20, 22, 24, 26, 27), 21)
+    sizes, rounds = ((16, 20), 3) if arguments.quick else ((18, 20, 22, 24, 26, 28), 21)
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     results = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "rows": []}
     for dtype, short in ((torch.float32, "f32"), (torch.bfloat16, "bf16"), (torch.float16, "f16")):

@@ -2,8 +2,8 @@
 //!
 //!     cargo bench --bench ratios -- [--device cpu|cuda] [--quick] [--json FILE]
 //!
-//! All works of a configuration take turns, round after round, so that what disturbs the machine disturbs them
-//! alike; the figures are medians over the rounds. The bench `passes` measures the same works one by one.
+//! All works of a configuration take turns, round after round in another order, so that what disturbs the machine
+//! disturbs them alike; the figures are medians over the rounds. The bench `passes` measures the same works one by one.
 
 mod table;
 #[path = "../works/mod.rs"]
@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 
 use drop_activation::Dtype;
+use drop_activation::reference::philox4x32_10;
 use works::{Config, Device, Work};
 
 /// Median seconds of each work.
@@ -24,8 +25,11 @@ fn measure(device: &dyn Device, config: &Config) -> Result<Medians, Box<dyn Erro
     let calls = (1 << 24 >> config.n.ilog2().min(24)).clamp(1, 128);
     let rounds = if config.n >= 1 << 24 { 15 } else { 51 };
     let mut times: BTreeMap<Work, Vec<f64>> = BTreeMap::new();
+    let mut works: Vec<Work> = Work::ALL.into_iter().filter(|work| device.has(*work, config)).collect();
     for round in 0..=rounds {
-        for work in Work::ALL.into_iter().filter(|work| device.has(*work, config)) {
+        // Another order each time: what the work before left in the caches belongs to none.
+        works.sort_by_cached_key(|work| philox4x32_10([round, *work as u32, 0, 0], [0, 0])[0]);
+        for &work in &works {
             let time = tensors.time(work, calls)?.as_secs_f64() / calls as f64;
             // The first round warms up.
             if round > 0 {
@@ -60,11 +64,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("ratios on {}", device.name());
 
     let sizes: &[u32] = if quick { &[16, 20, 26] } else { &[10, 12, 14, 16, 18, 20, 22, 24, 26, 28] };
-    let mut results = table::Results::new(device.name());
+    let mut results = table::Results::new(device.name(), device.cache());
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
         for &log in sizes {
             for cold in [false, true] {
-                let other_p: &[f64] = if quick || !matches!(log, 20 | 26) { &[] } else { &[0.6, 0.5, 0.999] };
+                let other_p: &[f64] = if quick || !matches!(log, 20 | 26 | 28) { &[] } else { &[0.6, 0.5, 0.999] };
                 for &p in [0.95].iter().chain(other_p) {
                     let config = Config { dtype, n: 1 << log, p, cold };
                     results.add(config, measure(&*device, &config)?);

@@ -1,18 +1,20 @@
 //! What the figures come to.
 
-use crate::Medians;
 use drop_activation::Dtype;
 
+use crate::Medians;
 use crate::works::{Config, Work};
 
 pub struct Results {
     device: String,
+    /// Bytes of its last-level cache.
+    cache: Option<usize>,
     rows: Vec<(Config, Medians)>,
 }
 
 impl Results {
-    pub fn new(device: String) -> Self {
-        Self { device, rows: Vec::new() }
+    pub fn new(device: String, cache: Option<usize>) -> Self {
+        Self { device, cache, rows: Vec::new() }
     }
 
     pub fn add(&mut self, config: Config, medians: Medians) {
@@ -74,20 +76,28 @@ impl Results {
         }
     }
 
-    /// What it comes to: from the least to the greatest, at p = 0.95. Large tensors are those of 2^26 elements or more,
-    /// those in cache warm ones of 2^16 to 2^20; the mask's bits are of one thread.
+    /// What it comes to: from the least to the greatest, at p = 0.95. Large tensors are at least four times the
+    /// last-level cache, or 2^26 elements where that is not known; those in cache are warm ones of 2^16 to 2^20. The
+    /// mask's bits are one thread's.
     pub fn print_summary(&self) {
-        println!("\nin short      large (2^26 on)                                in cache      mask");
-        println!("type          step    forward of copy  backward of copy      step          Gb/s    uniform / mask");
+        println!("\nin short    large tensors                               in cache      mask      mask");
+        println!("type        step        forward/copy  backward/copy     step          Gb/s      uniform/mask");
         for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
-            let large = |c: &Config| c.n >= 1 << 26;
+            let large = |c: &Config| match self.cache {
+                Some(bytes) => c.n * c.dtype.size() >= 4 * bytes,
+                None => c.n >= 1 << 26,
+            };
             let cached = |c: &Config| !c.cold && (1 << 16..=1 << 20).contains(&c.n);
             let range = |which: &dyn Fn(&Config) -> bool, figure: &dyn Fn(&Config, &Medians) -> Option<f64>| {
                 let rows = self.rows.iter().filter(|(c, _)| c.dtype == dtype && c.p == 0.95 && which(c));
                 let figures: Vec<f64> = rows.filter_map(|(c, medians)| figure(c, medians)).collect();
                 let (least, most) =
                     (figures.iter().copied().reduce(f64::min), figures.iter().copied().reduce(f64::max));
-                least.zip(most).map_or("-".into(), |(least, most)| format!("{least:.2}-{most:.2}"))
+                match least.zip(most) {
+                    Some((least, most)) if figures.len() > 1 => format!("{least:.2}-{most:.2}"),
+                    Some((figure, _)) => format!("{figure:.2}"),
+                    None => "-".to_owned(),
+                }
             };
             let time = |a, b| move |_: &Config, medians: &Medians| Some(medians.get(&a)? / medians.get(&b)?);
             let of_copy = |work: Work| {
@@ -97,7 +107,7 @@ impl Results {
                 }
             };
             println!(
-                "{:<10}{:<12}{:<17}{:<18}{:<14}{:<12}{}",
+                "{:<12}{:<12}{:<14}{:<18}{:<14}{:<10}{}",
                 dtype.name(),
                 range(&large, &time(Work::DropStep, Work::ReluStep)),
                 range(&large, &of_copy(Work::DropForward)),
@@ -110,7 +120,8 @@ impl Results {
         }
     }
 
-    /// One object: the device, and for each configuration the median seconds of each work.
+    /// One object: the device, the bytes of its last-level cache, and for each configuration the median seconds of each
+    /// work.
     pub fn json(&self) -> String {
         let rows: Vec<String> = self
             .rows
@@ -128,6 +139,7 @@ impl Results {
                 )
             })
             .collect();
-        format!("{{\"device\": {:?}, \"rows\": [\n{}\n]}}\n", self.device, rows.join(",\n"))
+        let cache = self.cache.map_or("null".to_owned(), |bytes| bytes.to_string());
+        format!("{{\"device\": {:?}, \"cache\": {cache}, \"rows\": [\n{}\n]}}\n", self.device, rows.join(",\n"))
     }
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drop_activation::cuda::cudarc::driver::sys::CUevent_flags;
+use drop_activation::cuda::cudarc::driver::sys::{CUdevice_attribute, CUevent_flags};
 use drop_activation::cuda::cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, DeviceRepr};
 use drop_activation::cuda::{self, DeviceMask, Kernels};
 use drop_activation::half::{bf16, f16};
@@ -51,9 +51,14 @@ impl Device for Cuda {
         self.context.name().unwrap_or_else(|_| "a CUDA device".to_owned())
     }
 
+    fn cache(&self) -> Option<usize> {
+        let bytes = self.context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE).ok()?;
+        usize::try_from(bytes).ok()
+    }
+
     fn has(&self, work: Work, _: &Config) -> bool {
         // No kernel draws a mask alone.
-        !matches!(work, Work::DropStepAlone | Work::Draw | Work::DrawUniform | Work::NdarrayRelu)
+        !matches!(work, Work::StreamedCopy | Work::DropStepAlone | Work::Draw | Work::DrawUniform | Work::NdarrayRelu)
     }
 
     fn tensors(&self, config: &Config) -> Result<Box<dyn Tensors>, Box<dyn Error>> {
@@ -115,7 +120,7 @@ impl<T: Element + DeviceRepr> Rotation<T> {
                 k.rrelu_forward_into(stream, rrelu, key, (&*x, y), signs)?;
                 k.rrelu_backward(stream, rrelu, signs, (&*dy, dx))?;
             }
-            Work::DropStepAlone | Work::Draw | Work::DrawUniform | Work::NdarrayRelu => {
+            Work::StreamedCopy | Work::DropStepAlone | Work::Draw | Work::DrawUniform | Work::NdarrayRelu => {
                 return Err(format!("a GPU has no {}", work.name()).into());
             }
         }

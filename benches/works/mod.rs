@@ -13,13 +13,15 @@ use drop_activation::Dtype;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
     Copy,
+    /// A copy that is written past the cache as large outputs are: the inference pass of p = 0, which is the identity.
+    StreamedCopy,
     ReluForward,
     ReluBackward,
     ReluStep,
     DropForward,
     DropBackward,
     DropStep,
-    /// The step by the calling thread alone.
+    /// The step in a pool of one thread.
     DropStepAlone,
     DropInfer,
     RreluForward,
@@ -34,8 +36,9 @@ pub enum Work {
 }
 
 impl Work {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Copy,
+        Self::StreamedCopy,
         Self::ReluForward,
         Self::ReluBackward,
         Self::ReluStep,
@@ -55,6 +58,7 @@ impl Work {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Copy => "copy",
+            Self::StreamedCopy => "streamed_copy",
             Self::ReluForward => "relu_forward",
             Self::ReluBackward => "relu_backward",
             Self::ReluStep => "relu_step",
@@ -76,7 +80,7 @@ impl Work {
     pub fn bytes(self, s: f64) -> f64 {
         const BIT: f64 = 0.125;
         match self {
-            Self::Copy | Self::ReluForward | Self::NdarrayRelu | Self::DropInfer => 2.0 * s,
+            Self::Copy | Self::StreamedCopy | Self::ReluForward | Self::NdarrayRelu | Self::DropInfer => 2.0 * s,
             Self::ReluBackward => 3.0 * s,
             Self::ReluStep => 5.0 * s,
             Self::DropForward | Self::DropBackward | Self::RreluForward | Self::RreluBackward => 2.0 * s + BIT,
@@ -107,6 +111,9 @@ impl Config {
 /// A device that measures.
 pub trait Device {
     fn name(&self) -> String;
+
+    /// Bytes of the last-level cache, if that is known.
+    fn cache(&self) -> Option<usize>;
 
     /// Whether it has such a work on such tensors.
     fn has(&self, work: Work, config: &Config) -> bool;

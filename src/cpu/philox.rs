@@ -103,6 +103,7 @@ impl Philox {
         }
         words
     }
+
     /// A number for each of the 32 elements from `e` on, a multiple of 32: the stream of RReLU's slopes. Eight calls of
     /// the generator give four each.
     #[inline(always)]

@@ -1,7 +1,5 @@
-//! The vector operations that plain loops do not compile well to, and the choice of an instruction
-//! set at run time.
-//!
-//! A [`Task`] is written once, generic over [`Simd`], and compiled for each instruction set.
+//! The vector operations that plain loops do not compile well to. A [`Task`] is written once, generic over [`Simd`],
+//! and compiled for each instruction set.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -82,7 +80,8 @@ pub trait Simd: Copy {
     fn or_and_not(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes;
 
     /// One bit plane, all ones or zero, of 32 comparisons `r < plane` in each lane of two vectors. `not_less` becomes
-    /// `plane ? not_less & r : not_less | r`, and `equal`, where all planes so far are, `plane ? equal & r : equal & !r`.
+    /// `plane ? not_less & r : not_less | r`; and `equal`, set where all planes so far are, becomes
+    /// `plane ? equal & r : equal & !r`.
     fn compare(self, plane: u64, r: [Self::Lanes; 2], not_less: &mut [Self::Lanes; 2], equal: &mut [Self::Lanes; 2]);
 
     /// Does nothing; but the first and the third words of both are computed by then, and so are the products of which
@@ -95,8 +94,8 @@ pub trait Simd: Copy {
     fn pairs(self, words: &[u32]) -> Self::Lanes;
 
     /// Moves those of 2 [`Simd::LANES`] words that are not zero to the front of `to`, in order, and what `others` has
-    /// in the same places to that of `others_to`; gives how many there are. Both have room for all 2 [`Simd::LANES`], and
-    /// behind what was moved the room holds anything.
+    /// in the same places to that of `others_to`; gives how many there are. Both have room for all 2
+    /// [`Simd::LANES`], and behind what was moved the room holds anything.
     fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize;
 
     /// The low halves, in turn from either; `to` has room for these 2 [`Simd::LANES`].

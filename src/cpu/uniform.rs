@@ -11,7 +11,8 @@ use crate::error::Result;
 use crate::key::MaskKey;
 use crate::operation::DropActivation;
 
-/// Bit i: the number of element i, of those that an [`RRelu`](crate::RRelu) makes its slopes of, is at most p.
+/// Bit i: the upper 24 bits of element i's number, of those that an [`RRelu`](crate::RRelu) makes its slopes of, are at
+/// most p as a fraction, p being rounded to f32.
 ///
 /// # Errors
 /// As [`keep_words`](super::keep_words) has them.
@@ -43,7 +44,7 @@ impl Task for Uniform<'_> {
         for word in self.words {
             let mut differences = [0.0; 32];
             for (difference, number) in differences.iter_mut().zip(self.philox.numbers(simd, e)) {
-                // 24 bits, which a float holds. No difference is zero by rounding, so its sign is that of the exact one.
+                // 24 bits, which a float holds. No difference is rounded to zero, so it has the exact one's sign.
                 *difference = (number >> 8) as i32 as f32 / 16_777_216.0 - self.p;
             }
             *word = simd.at_most_zero(u32::MAX, &differences);

@@ -100,7 +100,7 @@ pub fn keep_words(op: &DropActivation, key: MaskKey, len: usize, words: &mut [u3
     Ok(())
 }
 
-/// Of the last word.
+/// Clears the unused bits of the last word.
 pub(super) fn clear_unused(words: &mut [u32], len: usize) {
     if let (Some(last), used @ 1..) = (words.last_mut(), len % 32) {
         *last &= (1 << used) - 1;

@@ -102,7 +102,8 @@ impl Simd for Avx2 {
     fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32 {
         let at = block.as_ptr().cast::<__m256i>();
         let limit = T::NEGATIVE_INFINITY;
-        // There is no unsigned compare. Read as signed, what is beyond negative infinity and not zero is positive or NaN.
+        // There is no unsigned compare. Read as signed, what is beyond negative infinity and not zero is positive or
+        // NaN.
         let others = match size_of::<T>() {
             // SAFETY: 1; 2, for two vectors of 16 elements of 2 bytes.
             2 => unsafe {
@@ -273,7 +274,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn compare(self, plane: u64, r: [__m256i; 2], not_less: &mut [__m256i; 2], equal: &mut [__m256i; 2]) {
-        // A branch that always goes the same way saves three of five instructions.
+        // Each plane's branch goes the same way for all words of a tensor, and saves three of five instructions.
         for i in 0..2 {
             // SAFETY: 1.
             unsafe {

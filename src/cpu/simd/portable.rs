@@ -174,11 +174,14 @@ impl Simd for Portable {
     #[inline(always)]
     fn compare(self, plane: u64, r: [Self::Lanes; 2], not_less: &mut [Self::Lanes; 2], equal: &mut [Self::Lanes; 2]) {
         let (r, not_less, equal) = (r.as_flattened(), not_less.as_flattened_mut(), equal.as_flattened_mut());
-        for i in 0..2 * LANES {
-            if plane != 0 {
+        // As in AVX2's.
+        if plane != 0 {
+            for i in 0..2 * LANES {
                 not_less[i] &= r[i];
                 equal[i] &= r[i];
-            } else {
+            }
+        } else {
+            for i in 0..2 * LANES {
                 not_less[i] |= r[i];
                 equal[i] &= !r[i];
             }
