@@ -7,7 +7,7 @@ use std::hint::spin_loop;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Rounds of waiting that took about as long as a thread took to wake, some 20 microseconds, on the virtual machine of
+/// Rounds of waiting that took about as long as a thread took to wake, some 20 microseconds, on the Xeon of
 /// docs/performance.md. Elsewhere it may be a tenth of that: then the caller sleeps sooner.
 const SPINS: usize = 500;
 
