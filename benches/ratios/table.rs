@@ -38,8 +38,8 @@ impl Results {
             "infer",
             "rrelu",
             "copy",
-            "forward",
-            "backward",
+            "fwd/copy",
+            "bwd/copy",
             "relu fwd",
             "relu bwd",
             "draw",
@@ -80,8 +80,8 @@ impl Results {
     /// last-level cache, or 2^26 elements where that is not known; those in cache are warm ones of 2^16 to 2^20. The
     /// mask's bits are one thread's.
     pub fn print_summary(&self) {
-        println!("\nin short    large tensors                               in cache      mask      mask");
-        println!("type        step        forward/copy  backward/copy     step          Gb/s      uniform/mask");
+        println!("\nin short    large tensors                               in cache      mask of   mask");
+        println!("type        step        forward/copy  backward/copy     step          2^16 Gb/s uniform/mask");
         for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
             let large = |c: &Config| match self.cache {
                 Some(bytes) => c.n * c.dtype.size() >= 4 * bytes,

@@ -2,7 +2,8 @@
 //!
 //! Results are those of [`crate::reference`], bit for bit, whatever the number of threads, the
 //! [instruction set](instruction_set) or the length. The calling thread shares the work with the others of its rayon
-//! pool, the global one if it is in none; tensors of up to 2^16 elements it does alone.
+//! pool, the global one if it is in none; tensors of up to 2^16 elements it does alone. (Which NaN the smooth
+//! nonlinearities give is not specified.)
 //!
 //! As with everything in rayon, a thread that waits for its part may meanwhile run other work of the pool: hold
 //! no lock that such work takes. A calling thread needs 128 KiB of stack, as rayon's and Rust's own have by far.

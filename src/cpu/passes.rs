@@ -105,13 +105,13 @@ fn select<S: Simd, T: Element>(simd: S, x: &[T; 32], pass: u32) -> [T; 32] {
 /// `slope v`; a NaN stays the NaN it was.
 #[inline(always)]
 fn scaled<S: Simd, T: Element>(simd: S, v: &[T; 32], slope: T::Real) -> [T; 32] {
-    simd.blend(numbers(simd, v), &T::scale(simd, v, slope), v)
+    simd.blend(numbers(simd, v), &simd.hide(T::scale(simd, v, slope)), v)
 }
 
 /// [`scaled`], each by a slope of its own.
 #[inline(always)]
 fn scaled_each<S: Simd, T: Element>(simd: S, v: &[T; 32], slopes: &[T::Real; 32]) -> [T; 32] {
-    simd.blend(numbers(simd, v), &map(simd, v, |i, value| slopes[i] * value), v)
+    simd.blend(numbers(simd, v), &simd.hide(map(simd, v, |i, value| slopes[i] * value)), v)
 }
 
 /// Bit i: element i is not NaN.
@@ -224,7 +224,7 @@ impl<T: Element> BlockPass<T> for LeakyRelu<T::Real> {
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
-        (simd.blend(simd.at_most_zero(u32::MAX, x), &T::scale(simd, x, self.0), x), word)
+        (simd.blend(simd.at_most_zero(u32::MAX, x), &simd.hide(T::scale(simd, x, self.0)), x), word)
     }
 }
 

@@ -40,6 +40,10 @@ pub trait Simd: Copy {
     /// Element i of `set` where bit i is set, of `clear` elsewhere.
     fn blend<T: Element>(self, bits: u32, set: &[T; 32], clear: &[T; 32]) -> [T; 32];
 
+    /// The block itself. But the compiler does not see what it is made of: for a choice between products and their
+    /// factors it would put the product of the factor and a choice, of which a signalling NaN comes out quiet.
+    fn hide<T: Element>(self, block: [T; 32]) -> [T; 32];
+
     /// Exact.
     fn widen(self, block: &[f16; 32]) -> [f32; 32];
 

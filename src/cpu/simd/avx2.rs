@@ -91,6 +91,15 @@ const ORDERS: [u64; 256] = {
     orders
 };
 
+/// [`Simd::hide`] for a vector, apart likewise.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn hide(mut v: __m256i) -> __m256i {
+    // SAFETY: there are no instructions.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) v, options(nomem, nostack, preserves_flags, pure)) };
+    v
+}
+
 // The contract that each block below leans on:
 // 1. An `Avx2` is made by `run`, `groups` and `finish` alone, which have the instructions and whose callers vouch for
 //    them.
@@ -187,6 +196,16 @@ impl Simd for Avx2 {
             }
         }
         out
+    }
+
+    #[inline(always)]
+    fn hide<T: Element>(self, mut block: [T; 32]) -> [T; 32] {
+        let at = block.as_mut_ptr().cast::<__m256i>();
+        for i in 0..size_of::<T>() {
+            // SAFETY: 1; 2, for all vectors of the block.
+            unsafe { _mm256_storeu_si256(at.add(i), hide(_mm256_loadu_si256(at.add(i)))) };
+        }
+        block
     }
 
     #[inline(always)]

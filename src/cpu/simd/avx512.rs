@@ -73,6 +73,15 @@ fn pin([[a0, _, a2, _], [b0, _, b2, _]]: &mut [[__m512i; 4]; 2]) {
     }
 }
 
+/// [`Simd::hide`] for a vector, apart likewise.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn hide(mut v: __m512i) -> __m512i {
+    // SAFETY: there are no instructions.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) v, options(nomem, nostack, preserves_flags, pure)) };
+    v
+}
+
 // The contract that each block below leans on:
 // 1. An `Avx512` is made by `run`, `groups` and `finish` alone, which have the instructions and whose callers vouch for
 //    them.
@@ -136,6 +145,16 @@ impl Simd for Avx512 {
             }
         }
         out
+    }
+
+    #[inline(always)]
+    fn hide<T: Element>(self, mut block: [T; 32]) -> [T; 32] {
+        let at = block.as_mut_ptr().cast::<__m512i>();
+        for i in 0..size_of::<T>() / 2 {
+            // SAFETY: 1; 2, for all vectors of the block.
+            unsafe { _mm512_storeu_si512(at.add(i), hide(_mm512_loadu_si512(at.add(i)))) };
+        }
+        block
     }
 
     #[inline(always)]
