@@ -126,18 +126,18 @@ impl<T: Element> Rotation<T> {
 
 impl<T: Element> Tensors for Rotation<T> {
     fn time(&mut self, work: Work, calls: u64) -> Result<Duration, Box<dyn Error>> {
-        let mut time = || {
+        let mut time = || -> drop_activation::Result<Duration> {
             let start = Instant::now();
             for _ in 0..calls {
                 self.run(work)?;
             }
             Ok(start.elapsed())
         };
-        if work != Work::DropStepAlone {
-            return time();
-        }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
-        pool.install(|| time().map_err(|error: Box<dyn Error>| error.to_string())).map_err(Into::into)
+        Ok(if work == Work::DropStepAlone {
+            rayon::ThreadPoolBuilder::new().num_threads(1).build()?.install(time)?
+        } else {
+            time()?
+        })
     }
 }
 
