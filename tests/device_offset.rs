@@ -7,7 +7,7 @@ mod emulator;
 use drop_activation::cuda::launch::{plan, plan_advance};
 use drop_activation::cuda::{Addresses, Pass};
 use drop_activation::{Activation, DropActivation, Dtype, MaskKey, RRelu};
-use emulator::{Buffer, Emulator, Order, device_address};
+use emulator::{Buffer, Emulator, Machine, Order, device_address};
 
 /// One full tile and a rest.
 const N: usize = 1100;

@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use emulator::{Buffer, BuildError, Emulator, Order, device_address};
+use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
 use half::{bf16, f16};
 use layout::da_args;
 

@@ -22,7 +22,7 @@ use data::{Bits, Rng, same_bits};
 use drop_activation::cuda::{Addresses, Pass, launch::plan};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{DropActivation, MaskKey, RRelu, reference};
-use emulator::{Buffer, BuildError, Emulator, Order, device_address};
+use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
 use guarded::Guarded;
 
 /// One change to one file of `kernels/`.
