@@ -1,6 +1,6 @@
-//! Kernels broken in the ways people get wrong. The emulation must catch each of them, either by its report on
-//! a launch or because the numbers are not the reference's; and it must find nothing in the kernels as
-//! they are, by the same probe.
+//! Kernels broken in the ways people get wrong. The emulation of the sources must catch each of them, either by its
+//! report on a launch or because the numbers are not the reference's, and so must the machine that runs what nvcc
+//! makes of them; and they must find nothing in the kernels as they are, by the same probe.
 //!
 //! The kernels use no shared memory, so there is no `__syncwarp` in them to leave out: what a missing one does
 //! is shown on a kernel of its own in `emulator_self.rs`.
@@ -15,8 +15,9 @@ mod emulator;
 #[path = "suite/guarded.rs"]
 #[allow(dead_code)]
 mod guarded;
+mod ptx_machine;
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use data::{Bits, Rng, same_bits};
 use drop_activation::cuda::{Addresses, Pass, launch::plan};
@@ -24,6 +25,7 @@ use drop_activation::half::{bf16, f16};
 use drop_activation::{DropActivation, MaskKey, RRelu, reference};
 use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
 use guarded::Guarded;
+use ptx_machine::Ptx;
 
 /// One change to one file of `kernels/`.
 struct Mutant {
@@ -56,15 +58,42 @@ macro_rules! mutants {
         #[derive(Clone, Copy)]
         enum Name { $($name),+ }
 
-        $($(#[$meta])+
-        #[test]
-        fn $name() {
-            is_caught(stringify!($name), &MUTANTS[Name::$name as usize]);
-        })+
+        mod as_source {
+            use super::*;
+
+            $($(#[$meta])+
+            #[test]
+            fn $name() {
+                let name = stringify!($name);
+                is_caught(name, &MUTANTS[Name::$name as usize], build(name, &MUTANTS[Name::$name as usize]));
+            })+
+        }
+
+        mod as_compiled {
+            use super::*;
+
+            $($(#[$meta])+
+            #[test]
+            fn $name() {
+                let name = stringify!($name);
+                is_caught(name, &MUTANTS[Name::$name as usize], compile(name, &MUTANTS[Name::$name as usize]));
+            })+
+        }
     };
 }
 
 mutants! {
+    // prmt.cuh
+
+    /// CUDA's intrinsic for PTX's instruction, of which it has no sign mode: what the kernels did until the compiled
+    /// code was first executed.
+    byte_perm_for_prmt_in_pairs: "select.cuh" "return prmt(shifted[2 * j], " => "return __byte_perm(shifted[2 * j], ",
+        ["train_forward_relu_bf16", "train_backward_relu_f16"], Numbers;
+    /// The same for f32.
+    byte_perm_for_prmt_in_words: "select.cuh" "return prmt(shifted[4 * (k % 2) + e], " =>
+        "return __byte_perm(shifted[4 * (k % 2) + e], ",
+        ["train_forward_relu_f32", "train_backward_relu_f32"], Numbers;
+
     // warp.cuh: lanes, words and bits
 
     /// A lane mask short by one lane.
@@ -193,15 +222,15 @@ mutants! {
     // select.cuh: whole tiles
 
     /// The high element's mask out of the low one's register.
-    pair_from_one_register: "select.cuh" "high = 8 | (4 + k)" => "high = 8 | k", ["train_backward_relu_f16"], Numbers;
+    pair_from_one_register: "select.cuh" "high = kSignOfByte | (4 + k)" => "high = kSignOfByte | k", ["train_backward_relu_f16"], Numbers;
     /// A bit next to the one that is meant.
-    pair_shift_off_by_one: "select.cuh" "bits << (7 - e)" => "bits << (6 - e)", ["train_backward_relu_bf16"], Numbers;
+    pair_shift_off_by_one: "select.cuh" "bits << (7 - e)" => "bits << (8 - e)", ["train_backward_relu_bf16"], Numbers;
     /// Two packs gather their bits in one place.
     places_collide: "select.cuh" "2 * j + 1;" => "2 * j;", ["train_forward_relu_f16"], Numbers;
     /// The byte of another pack.
-    word_from_the_wrong_byte: "select.cuh" "top = 8 | (k / 2)" => "top = 8 | (k % 4)", ["train_backward_relu_f32"], Numbers;
+    word_from_the_wrong_byte: "select.cuh" "top = kSignOfByte | (k / 2)" => "top = kSignOfByte | (k % 4)", ["train_backward_relu_f32"], Numbers;
     /// A byte that is copied instead of its top bit.
-    word_of_copied_bytes: "select.cuh" "top = 8 | (k / 2)" => "top = k / 2", ["train_backward_relu_f32"], Numbers;
+    word_of_copied_bytes: "select.cuh" "top = kSignOfByte | (k / 2)" => "top = k / 2", ["train_backward_relu_f32"], Numbers;
     /// A bit next to the one that is meant.
     word_shift_off_by_one: "select.cuh" "word_bits << (7 - place)" => "word_bits << (8 - place)",
         ["train_backward_relu_f32"], Numbers;
@@ -314,16 +343,16 @@ enum Finding {
     Numbers(String),
 }
 
-fn probe(emulator: &Emulator, entry: &str) -> Result<(), Finding> {
+fn probe(machine: &impl Machine, entry: &str) -> Result<(), Finding> {
     let (stem, dtype) = entry.rsplit_once('_').expect("an entry ends with its type");
     let run = match dtype {
-        "f32" => run_case::<f32>,
-        "f16" => run_case::<f16>,
-        "bf16" => run_case::<bf16>,
-        "f64" => run_case::<f64>,
+        "f32" => run_case::<f32, _>,
+        "f16" => run_case::<f16, _>,
+        "bf16" => run_case::<bf16, _>,
+        "f64" => run_case::<f64, _>,
         other => panic!("no type {other}"),
     };
-    CASES.iter().try_for_each(|case| run(emulator, stem, case))
+    CASES.iter().try_for_each(|case| run(machine, stem, case))
 }
 
 /// A pass on given numbers and what must come of it.
@@ -383,7 +412,7 @@ impl<T: Bits> Work<T> {
     }
 }
 
-fn run_case<T: Bits>(emulator: &Emulator, stem: &str, case: &Case) -> Result<(), Finding> {
+fn run_case<T: Bits, M: Machine>(machine: &M, stem: &str, case: &Case) -> Result<(), Finding> {
     let work = Work::<T>::new(stem, case);
     let mut input = Guarded::new(&work.input, case.input);
     let mut output = Guarded::garbage(case.n, case.output);
@@ -425,7 +454,7 @@ fn run_case<T: Bits>(emulator: &Emulator, stem: &str, case: &Case) -> Result<(),
         launch.args.offset = launch.args.offset.wrapping_sub(case.base);
         buffers.push(Buffer::input("base", &base));
     }
-    emulator
+    machine
         .launch_blocks(launch.entry.name(), grid, block, blocks, &launch.args, &buffers, case.order)
         .map_err(Finding::Report)?;
 
@@ -444,11 +473,17 @@ fn run_case<T: Bits>(emulator: &Emulator, stem: &str, case: &Case) -> Result<(),
 
 // ---------------------------------------------------------------------------------------------------
 
-/// The kernels with this one change, built with the entries that show it and no others.
-fn build(name: &str, mutant: &Mutant) -> Result<Emulator, BuildError> {
+/// Kernels, or why there are none.
+enum Built<M> {
+    Machine(M),
+    Unavailable(String),
+    Failed(String),
+}
+
+/// The sources with this one change and with the entries that show it, no others.
+fn mutated(name: &str, mutant: &Mutant) -> Result<PathBuf, String> {
     let kernels = emulator::root().join("kernels");
-    let files = fs::read_dir(&kernels)
-        .map_err(|_| BuildError::Unavailable(format!("its sources are not here: {}", kernels.display())))?;
+    let files = fs::read_dir(&kernels).map_err(|_| format!("its sources are not here: {}", kernels.display()))?;
     let folder = emulator::scratch_folder(&format!("mutant-{name}"));
     let mut changed = false;
     for entry in files {
@@ -471,9 +506,36 @@ fn build(name: &str, mutant: &Mutant) -> Result<Emulator, BuildError> {
         fs::write(folder.join(file), text).unwrap();
     }
     assert!(changed, "there is no {}", mutant.file);
-    let built = Emulator::build(&folder);
+    Ok(folder)
+}
+
+/// The emulation of the sources with this one change.
+fn build(name: &str, mutant: &Mutant) -> Built<Emulator> {
+    let folder = match mutated(&format!("{name}-source"), mutant) {
+        Ok(folder) => folder,
+        Err(why) => return Built::Unavailable(why),
+    };
+    let built = match Emulator::build(&folder) {
+        Ok(emulator) => Built::Machine(emulator),
+        Err(BuildError::Unavailable(why)) => Built::Unavailable(why),
+        Err(BuildError::Failed(why)) => Built::Failed(why),
+    };
     let _ = fs::remove_dir_all(&folder);
     built
+}
+
+/// What nvcc makes of them, for sm_90.
+fn compile(name: &str, mutant: &Mutant) -> Built<Ptx> {
+    if let Err(why) = ptx_machine::compile::nvcc() {
+        return Built::Unavailable(why.into());
+    }
+    let folder = match mutated(&format!("{name}-compiled"), mutant) {
+        Ok(folder) => folder,
+        Err(why) => return Built::Unavailable(why),
+    };
+    let built = ptx_machine::compile::of_folder(&folder, 90);
+    let _ = fs::remove_dir_all(&folder);
+    built.map_or_else(Built::Failed, Built::Machine)
 }
 
 /// A source that defines only these entries, `None` if it has none of them.
@@ -493,33 +555,54 @@ fn with_entries(source: &str, entries: &[&str]) -> Option<String> {
     any.then_some(reduced)
 }
 
-fn is_caught(name: &str, mutant: &Mutant) {
-    let emulator = match build(name, mutant) {
-        Ok(emulator) => emulator,
-        Err(BuildError::Unavailable(why)) => return emulator::tell_skipped(&why),
-        Err(BuildError::Failed(why)) => panic!("{name} does not compile: {why}"),
+fn is_caught(name: &str, mutant: &Mutant, built: Built<impl Machine>) {
+    let machine = match built {
+        Built::Machine(machine) => machine,
+        Built::Unavailable(why) => return emulator::tell_skipped(&why),
+        Built::Failed(why) => panic!("{name} does not compile: {why}"),
     };
-    let found = mutant.entries.iter().find_map(|entry| probe(&emulator, entry).err());
-    match (found, &mutant.caught) {
-        (None, _) => panic!("{name} survives"),
-        (Some(Finding::Report(report)), Report(expected)) if report.contains(expected) => {
-            println!("{name}: {report}");
+    // Each entry that is named shows it.
+    for entry in mutant.entries {
+        match (probe(&machine, entry), &mutant.caught) {
+            (Ok(()), _) => panic!("{name} survives in {entry}"),
+            (Err(Finding::Report(report)), Report(expected)) if report.contains(expected) => {
+                println!("{name}: {report}");
+            }
+            (Err(Finding::Numbers(numbers)), Numbers) => println!("{name}: {numbers}"),
+            (Err(Finding::Report(other) | Finding::Numbers(other)), _) => {
+                panic!("{name} is caught by another: {other}");
+            }
         }
-        (Some(Finding::Numbers(numbers)), Numbers) => println!("{name}: {numbers}"),
-        (Some(Finding::Report(other) | Finding::Numbers(other)), _) => panic!("{name} is caught by another: {other}"),
     }
 }
 
 /// The kernels as they are pass the probe that the mutants fail.
-#[test]
-fn nothing_is_found_in_the_kernels_themselves() {
-    let Some(emulator) = Emulator::load_or_tell() else { return };
+fn nothing_is_found(machine: &impl Machine) {
     let mut entries: Vec<_> = MUTANTS.iter().flat_map(|mutant| mutant.entries).collect();
     entries.sort();
     entries.dedup();
     for entry in entries {
-        if let Err(Finding::Report(found) | Finding::Numbers(found)) = probe(emulator, entry) {
+        if let Err(Finding::Report(found) | Finding::Numbers(found)) = probe(machine, entry) {
             panic!("{found}");
         }
+    }
+}
+
+#[test]
+fn nothing_is_found_in_the_sources_themselves() {
+    if let Some(emulator) = Emulator::load_or_tell() {
+        nothing_is_found(emulator);
+    }
+}
+
+#[test]
+fn nothing_is_found_in_what_is_shipped() {
+    nothing_is_found(ptx_machine::compile::shipped());
+}
+
+#[test]
+fn nothing_is_found_in_a_fresh_compile() {
+    if let Some(ptx) = ptx_machine::compile::fresh_90() {
+        nothing_is_found(ptx);
     }
 }

@@ -9,6 +9,7 @@
 
 mod compile;
 mod launch;
+mod words;
 
 use std::{
     ffi::{CStr, CString, c_char, c_void},
@@ -25,6 +26,9 @@ pub use compile::{BuildError, root, scratch_folder};
 #[allow(unused_imports)]
 pub use launch::{Access, Buffer, Machine, Order, device_address};
 
+#[allow(unused_imports)]
+pub use words::untested;
+
 /// A set of kernels, compiled and loaded.
 pub struct Emulator {
     /// Never unloaded: it handles faults for as long as the process lives.
@@ -35,10 +39,15 @@ impl Emulator {
     /// The kernels of this crate, compiled once for all test binaries and loaded once in each.
     ///
     /// `Err` says why this machine can't (no C++ compiler): the reason to give for a skipped test.
-    /// Kernels that don't compile are a failure, and panic.
+    /// Kernels that don't compile, or that call what nobody compares with the compiler, are a failure, and panic.
     pub fn load() -> Result<&'static Emulator, String> {
         static LOADED: OnceLock<Result<Emulator, BuildError>> = OnceLock::new();
-        match LOADED.get_or_init(|| Emulator::build(&root().join("kernels"))) {
+        let kernels = root().join("kernels");
+        let build = || match words::untested(&kernels)[..] {
+            [] => Emulator::build(&kernels),
+            ref words => Err(BuildError::Failed(format!("the kernels call {words:?}, not in tests/emulator/words"))),
+        };
+        match LOADED.get_or_init(build) {
             Ok(emulator) => Ok(emulator),
             Err(BuildError::Unavailable(why)) => Err(why.clone()),
             Err(BuildError::Failed(why)) => panic!("{why}"),

@@ -236,6 +236,12 @@ pub fn decode(opcode: &str) -> Option<Alu> {
             [kind] => width(kind).and_then(|bits| one(bits, bits, |a| a)),
             _ => None,
         },
+        // Data Movement and Conversion Instructions: cvta. Generic addresses of global memory are its own (Generic
+        // Addressing).
+        "cvta" => match modifiers[..] {
+            ["global", "u64"] | ["to", "global", "u64"] => one(64, 64, |a| a),
+            _ => None,
+        },
         "prmt" => permute(&modifiers),
         "cvt" => convert(&modifiers),
         _ => None,

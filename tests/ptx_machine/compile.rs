@@ -118,7 +118,8 @@ fn compiled(nvcc: &Nvcc, sources: &Path, unit: &Path, capability: u32) -> Result
     lock.lock().map_err(|e| e.to_string())?;
     if !file.exists() {
         let temporary = file.with_extension(format!("{}.tmp", process::id()));
-        nvcc.ptx(unit, &temporary, capability)?;
+        let headers = root().join("kernels");
+        nvcc.ptx(unit, &temporary, capability, &["-w", "-I", &headers.to_string_lossy()])?;
         fs::rename(&temporary, &file).map_err(|e| e.to_string())?;
     }
     fs::read_to_string(&file).map_err(|e| e.to_string())
