@@ -1,16 +1,28 @@
-//! What PTX instructions mean, asked of NVIDIA's own tools: `tests/data/ptx-instructions.txt` was written from the text
-//! of the PTX ISA, and here ptxas computes the same cases, as it folds instructions whose operands are constants.
+//! What PTX instructions mean, asked of NVIDIA's own tools. `tests/data/ptx-instructions.txt` was written from the text
+//! of the PTX ISA; where a tool computes one of its cases, it has to come to the same result. Three do:
+//!
+//! - ptxas folds: an instruction whose operands are constants becomes a constant in the machine code.
+//! - ptxas makes the same machine code of an instruction and of a paraphrase, which it folds.
+//! - nvcc folds C++ expressions.
+//!
+//! `cargo test --test ptx_assembler -- --nocapture` prints what was confirmed. `BLESS=1` rewrites
+//! `tests/data/ptx-confirmed.txt`, which records it.
 
+mod cxx;
 #[path = "../../build/nvcc.rs"]
 #[allow(dead_code)]
 mod nvcc;
+mod paraphrase;
 mod ptx;
 mod sass;
 mod table;
 
 use std::{
-    collections::BTreeMap,
-    env, fs,
+    collections::{BTreeMap, BTreeSet},
+    env,
+    ffi::OsString,
+    fmt::Write as _,
+    fs,
     io::{self, Write},
     num::NonZero,
     path::{Path, PathBuf},
@@ -19,20 +31,73 @@ use std::{
     thread,
 };
 
+use nvcc::Nvcc;
 use sass::Stores;
-use table::Case;
+use table::{Case, Expected};
+
+/// What was confirmed by which tool, and by which version.
+const RECORD: &str = include_str!("../data/ptx-confirmed.txt");
+const RECORD_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/ptx-confirmed.txt");
 
 /// Cases of a kernel. More would not stay in registers.
 const CASES: usize = 24;
+
+const WITNESSES: [&str; 3] = ["ptxas folds it", "ptxas makes the same code", "nvcc folds it"];
 
 /// Past the capture of the test harness, which shows the output of failing tests only.
 fn tell(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
+fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The tools, and a folder for their files that goes when this does.
+struct Tools {
+    ptxas: PathBuf,
+    nvdisasm: PathBuf,
+    /// "13.0.88", of ptxas.
+    version: String,
+    nvcc: Result<Nvcc, String>,
+    folder: PathBuf,
+}
+
+impl Tools {
+    fn find() -> Result<Self, String> {
+        let (ptxas, nvdisasm) = (tool("ptxas")?, tool("nvdisasm")?);
+        let answer = run(Command::new(&ptxas).arg("--version"));
+        let version = nvcc::version(&answer).ok_or(format!("no version in: {answer}"))?.into();
+        let newest = |nvcc: Nvcc| match nvcc.knows.contains(&100) {
+            true => Ok(nvcc),
+            false => Err(format!("nvcc {} does not know compute_100", nvcc.version)),
+        };
+        let nvcc = nvcc::find(&variable).ok_or("there is no nvcc".into());
+        let nvcc = nvcc.and_then(|path| Nvcc::ask(&path, &variable)).and_then(newest);
+        let folder = env::temp_dir().join(format!("ptx-assembler-{}", process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder for temporary files");
+        Ok(Self { ptxas, nvdisasm, version, nvcc, folder })
+    }
+
+    /// The machine code of PTX, as nvdisasm prints it.
+    fn assemble(&self, name: &str, kernels: &str) -> String {
+        let source = self.folder.join(name).with_extension("ptx");
+        let cubin = source.with_extension("cubin");
+        fs::write(&source, ptx::HEAD.to_owned() + kernels).expect("a temporary file");
+        run(Command::new(&self.ptxas).args(["-O3", "-arch=sm_90", "-o"]).args([&cubin, &source]));
+        run(Command::new(&self.nvdisasm).arg("-c").arg(&cubin))
+    }
+}
+
+impl Drop for Tools {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
 /// Beside nvcc, or else on PATH.
 fn tool(name: &str) -> Result<PathBuf, String> {
-    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     let beside = nvcc::find(&variable).and_then(|nvcc| Some(nvcc.parent()?.to_owned()));
     let path = variable("PATH").unwrap_or_default();
     let file = format!("{name}{}", env::consts::EXE_SUFFIX);
@@ -47,113 +112,181 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).expect("code is printed in ASCII")
 }
 
+/// What the tools said to the cases, by their places in the table.
+#[derive(Default)]
+struct Answers {
+    confirmed: [BTreeSet<usize>; 3],
+    contradicted: Vec<String>,
+}
+
+impl Answers {
+    /// `None` stands for what a tool left to the GPU.
+    fn hear(&mut self, witness: usize, place: usize, case: &Case, said: &[Option<u64>]) {
+        let Some(said) = said.iter().copied().collect::<Option<Vec<_>>>() else { return };
+        if case.results.iter().zip(&said).all(|(expected, bits)| expected.admits(*bits)) {
+            self.confirmed[witness].insert(place);
+        } else {
+            let digits = |(expected, bits): (&Expected, &u64)| {
+                format!("{bits:#0width$x}", width = 2 + expected.width() as usize / 4)
+            };
+            let said: Vec<_> = case.results.iter().zip(&said).map(digits).collect();
+            self.contradicted.push(format!("{}, but {}: {}", case.line, WITNESSES[witness], said.join(" ")));
+        }
+    }
+}
+
 #[test]
-fn ptxas_computes_what_the_table_says() {
-    let (ptxas, nvdisasm) = match tool("ptxas").and_then(|ptxas| Ok((ptxas, tool("nvdisasm")?))) {
+fn nvidias_tools_compute_what_the_table_says() {
+    let tools = match Tools::find() {
         Ok(tools) => tools,
         Err(why) => return tell(&format!("SKIPPED: the meaning of PTX was not asked of ptxas: {why}\n")),
     };
     let cases = table::cases();
-    let mut groups = BTreeMap::<&str, Vec<&Case>>::new();
-    cases.iter().for_each(|case| groups.entry(case.instruction).or_default().push(case));
-    let kernels: Vec<&[&Case]> = groups.values().flat_map(|group| group.chunks(CASES)).collect();
-
-    let folder = env::temp_dir().join(format!("ptx-assembler-{}", process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).expect("a folder for temporary files");
-    let answers: Vec<Answer> = assembled(&ptxas, &nvdisasm, &folder, &kernels)
-        .iter()
-        .zip(&kernels)
-        .flat_map(|(stores, kernel)| answers(stores, kernel))
-        .collect();
-    let _ = fs::remove_dir_all(&folder);
-
-    let mut counts = BTreeMap::<&str, [usize; 2]>::new();
-    for answer in &answers {
-        let [confirmed, all] = counts.entry(answer.case.instruction).or_default();
-        *confirmed += usize::from(answer.said == Said::Same);
-        *all += 1;
+    let mut answers = Answers::default();
+    folded_by_ptxas(&tools, &cases, &mut answers);
+    same_code(&tools, &cases, &mut answers);
+    match &tools.nvcc {
+        Ok(nvcc) => folded_by_nvcc(nvcc, &tools.folder, &cases, &mut answers),
+        Err(why) => tell(&format!("SKIPPED: the meaning of PTX was not asked of nvcc: {why}\n")),
     }
-    for (instruction, [confirmed, all]) in &counts {
-        println!("{instruction}: {confirmed} of {all}");
-    }
-    let contradicted: Vec<_> = answers
-        .iter()
-        .filter_map(|answer| match &answer.said {
-            Said::Other(words) => Some(format!("{}, ptxas: {words}", answer.case.line)),
-            _ => None,
-        })
-        .collect();
+    let contradicted = &answers.contradicted;
     assert!(contradicted.is_empty(), "{} contradicted:\n{}", contradicted.len(), contradicted.join("\n"));
+
+    let record = record(&tools.version, &cases, &answers);
+    println!("{record}");
+    if env::var_os("BLESS").is_some() {
+        fs::write(RECORD_FILE, record).expect("the record is written");
+    } else if RECORD.lines().next() != record.lines().next() || tools.nvcc.is_err() {
+        tell(&format!("SKIPPED: what was confirmed is not of ptxas and nvcc {}\n", tools.version));
+    } else {
+        // A checkout may have given lines another end.
+        let recorded = RECORD.replace('\r', "");
+        assert!(recorded == record, "confirmed now, to compare with {RECORD_FILE} (BLESS=1 rewrites it):\n{record}");
+    }
 }
 
-/// What ptxas said to a case.
-struct Answer<'a> {
-    case: &'a Case,
-    said: Said,
+/// What each tool confirmed of each instruction's cases.
+fn record(version: &str, cases: &[Case], answers: &Answers) -> String {
+    let mut counts = BTreeMap::<&str, [usize; 5]>::new();
+    let mut sums = [0; 5];
+    for (place, case) in cases.iter().enumerate() {
+        let by = answers.confirmed.each_ref().map(|confirmed| usize::from(confirmed.contains(&place)));
+        let any = by.into_iter().max().unwrap_or_default();
+        let all = [1, any, by[0], by[1], by[2]];
+        let counted = counts.entry(case.instruction).or_default();
+        for (i, one) in all.into_iter().enumerate() {
+            counted[i] += one;
+            sums[i] += one;
+        }
+    }
+    let mut text = format!(
+        "# What ptxas and nvcc {version} confirm of tests/data/ptx-instructions.txt; written by tests/ptx_assembler.\n\
+         # Instruction, cases, confirmed; of these: {}.\n",
+        WITNESSES.join(", ")
+    );
+    for (instruction, [all, any, folded, same, nvcc]) in counts.into_iter().chain([("all", sums)]) {
+        let _ = writeln!(text, "{instruction}: {all}, {any}; {folded}, {same}, {nvcc}");
+    }
+    text
 }
 
-#[derive(PartialEq)]
-enum Said {
-    Same,
-    /// Constants, but not those of the table.
-    Other(String),
-    /// It left the instruction to the GPU.
-    Nothing,
-}
-
-fn answers<'a>(stores: &Stores, cases: &[&'a Case]) -> Vec<Answer<'a>> {
-    let mut place = 0;
-    let mut answer = |case: &'a Case| {
-        let results = case.results.iter().map(|expected| {
-            let word = |offset| stores.get(&offset).copied().unwrap_or_else(|| panic!("no store at {offset:#x}"));
-            let low = word(place).map(u64::from);
-            let high = if expected.width() == 64 { word(place + 4).map(u64::from) } else { Some(0) };
-            place += ptx::STRIDE;
-            Some((*expected, high? << 32 | low?))
-        });
-        let results: Vec<_> = results.collect();
-        let said = match results.into_iter().collect::<Option<Vec<_>>>() {
-            None => Said::Nothing,
-            Some(results) if results.iter().all(|(expected, bits)| expected.admits(*bits)) => Said::Same,
-            Some(results) => {
-                let digits = |(expected, bits): &(table::Expected, u64)| {
-                    format!("{bits:#0width$x}", width = 2 + expected.width() as usize / 4)
-                };
-                Said::Other(results.iter().map(digits).collect::<Vec<_>>().join(" "))
-            }
-        };
-        Answer { case, said }
-    };
-    cases.iter().map(|case| answer(case)).collect()
-}
-
-/// What each kernel stores, once ptxas has assembled it.
-fn assembled(ptxas: &Path, nvdisasm: &Path, folder: &Path, kernels: &[&[&Case]]) -> Vec<Stores> {
-    // One process for many kernels, and one for each processor at a time.
-    const KERNELS: usize = 64;
-    let parts = kernels.chunks(KERNELS).enumerate().collect::<Vec<_>>();
-    let queue = Mutex::new(parts.iter());
+/// Does `work` to all items, one for each processor at a time, and gives what comes of them in order.
+fn parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(usize, &T) -> R + Sync) -> Vec<R> {
+    let queue = Mutex::new(items.iter().enumerate());
     let next = || queue.lock().unwrap().next();
     let worker = || {
-        let mut found = Vec::new();
-        while let Some((part, kernels)) = next() {
-            let text = kernels.iter().enumerate().map(|(i, cases)| ptx::kernel(&format!("k{i}"), cases));
-            let source = folder.join(format!("{part}.ptx"));
-            let cubin = source.with_extension("cubin");
-            fs::write(&source, ptx::HEAD.to_owned() + &text.collect::<String>()).expect("a temporary file");
-            run(Command::new(ptxas).args(["-O3", "-arch=sm_90", "-o"]).args([&cubin, &source]));
-            let mut stores = sass::stores(&run(Command::new(nvdisasm).arg("-c").arg(&cubin)));
-            let in_order = (0..kernels.len()).map(|i| stores.remove(&format!("k{i}")).expect("the kernel's code"));
-            found.push((*part, in_order.collect::<Vec<_>>()));
+        let mut done = Vec::new();
+        while let Some((i, item)) = next() {
+            done.push((i, work(i, item)));
         }
-        found
+        done
     };
-    let mut found = thread::scope(|scope| {
+    let mut done = thread::scope(|scope| {
         let count = thread::available_parallelism().map_or(1, NonZero::get);
         let workers: Vec<_> = (0..count).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
     });
-    found.sort_by_key(|(part, _)| *part);
-    found.into_iter().flat_map(|(_, stores)| stores).collect()
+    done.sort_by_key(|(i, _)| *i);
+    done.into_iter().map(|(_, done)| done).collect()
+}
+
+/// Constants of so many bits at consecutive places of a kernel's results.
+fn results(stores: &Stores, place: &mut u64, case: &Case) -> Vec<Option<u64>> {
+    let word = |offset| stores.get(&offset).copied().unwrap_or_else(|| panic!("no store at {offset:#x}"));
+    let result = |expected: &Expected| {
+        let low = word(*place).map(u64::from);
+        let high = if expected.width() == 64 { word(*place + 4).map(u64::from) } else { Some(0) };
+        *place += ptx::STRIDE;
+        Some(high? << 32 | low?)
+    };
+    case.results.iter().map(result).collect()
+}
+
+fn folded_by_ptxas(tools: &Tools, cases: &[Case], answers: &mut Answers) {
+    // Kernels of one instruction each, many to a process.
+    const KERNELS: usize = 48;
+    let mut groups = BTreeMap::<&str, Vec<(usize, &Case)>>::new();
+    cases.iter().enumerate().for_each(|(place, case)| groups.entry(case.instruction).or_default().push((place, case)));
+    let kernels: Vec<_> = groups.values().flat_map(|group| group.chunks(CASES)).collect();
+    let parts: Vec<_> = kernels.chunks(KERNELS).collect();
+    let stores = parallel(&parts, |part, kernels| {
+        let one = |(i, cases): (usize, &&[(usize, &Case)])| {
+            ptx::kernel(&format!("k{i}"), cases.iter().map(|(_, case)| *case))
+        };
+        let text: String = kernels.iter().enumerate().map(one).collect();
+        sass::stores(&tools.assemble(&format!("folded{part}"), &text))
+    });
+    for (kernels, stores) in parts.iter().zip(&stores) {
+        for (i, kernel) in kernels.iter().enumerate() {
+            let mut offset = 0;
+            for (place, case) in *kernel {
+                answers.hear(0, *place, case, &results(&stores[&format!("k{i}")], &mut offset, case));
+            }
+        }
+    }
+}
+
+/// Instruction and paraphrase are the same machine code where nothing is known of the sources; then the paraphrase is
+/// folded with those of the case.
+fn same_code(tools: &Tools, cases: &[Case], answers: &mut Answers) {
+    let paraphrased: Vec<_> =
+        cases.iter().enumerate().filter_map(|(place, case)| Some((place, case, paraphrase::of(case)?))).collect();
+    let forms = paraphrased.iter().enumerate().map(|(i, (_, case, text))| {
+        let instruction = ptx::unknown_sources(&format!("i{i}"), case, None);
+        instruction + &ptx::unknown_sources(&format!("p{i}"), case, Some(text))
+    });
+    let code = tools.assemble("unknown", &forms.collect::<String>());
+    let code = sass::instructions(&code);
+    let normal = |name: String| paraphrase::normal(&code[&name]);
+    let same = |i: usize| normal(format!("i{i}")) == normal(format!("p{i}"));
+    let same: Vec<_> = paraphrased.into_iter().enumerate().filter(|(i, _)| same(*i)).map(|(_, found)| found).collect();
+
+    let kernels = same.chunks(CASES).enumerate().map(|(i, part)| {
+        let all: Vec<_> = part.iter().map(|(_, case, text)| (*case, text.clone())).collect();
+        ptx::statements(&format!("k{i}"), &all)
+    });
+    let stores = sass::stores(&tools.assemble("paraphrased", &kernels.collect::<String>()));
+    for (i, part) in same.chunks(CASES).enumerate() {
+        let mut offset = 0;
+        for (place, case, _) in part {
+            answers.hear(1, *place, case, &results(&stores[&format!("k{i}")], &mut offset, case));
+        }
+    }
+}
+
+fn folded_by_nvcc(nvcc: &Nvcc, folder: &Path, cases: &[Case], answers: &mut Answers) {
+    let expressions: Vec<_> =
+        cases.iter().enumerate().filter_map(|(i, case)| Some((i, cxx::expression(case)?))).collect();
+    let groups: Vec<_> = expressions.chunks(CASES).map(<[_]>::to_vec).collect();
+    let (source, ptx) = (folder.join("folded.cu"), folder.join("folded.ptx"));
+    fs::write(&source, cxx::source(&groups)).expect("a temporary file");
+    if let Err(why) = nvcc.ptx(&source, &ptx, 100) {
+        return tell(&format!("SKIPPED: the meaning of PTX was not asked of nvcc: {why}\n"));
+    }
+    let stores = cxx::stores(&fs::read_to_string(ptx).expect("what nvcc wrote"));
+    for (kernel, group) in groups.iter().enumerate() {
+        for (i, (place, _)) in group.iter().enumerate() {
+            answers.hear(2, *place, &cases[*place], &[stores.get(&(kernel, i)).copied()]);
+        }
+    }
 }

@@ -10,7 +10,7 @@ pub const STRIDE: u64 = 8;
 pub const HEAD: &str = ".version 8.0\n.target sm_90\n.address_size 64\n";
 
 /// A kernel that stores the results of these cases, `STRIDE` apart, in order.
-pub fn kernel(name: &str, cases: &[&Case]) -> String {
+pub fn kernel<'a>(name: &str, cases: impl Iterator<Item = &'a Case>) -> String {
     let mut text = format!(
         ".visible .entry {name}(.param .u64 out) {{\n\
          .reg .b64 p;\n\
@@ -27,6 +27,55 @@ pub fn kernel(name: &str, cases: &[&Case]) -> String {
     text
 }
 
+/// A kernel of the instruction as it is, or of statements that are to be the same, on sources that nothing is known of.
+/// Immediates stay, and so does a second source of zero.
+pub fn unknown_sources(name: &str, case: &Case, statements: Option<&str>) -> String {
+    let mut text = format!(
+        ".visible .entry {name}(.param .u64 out) {{\n\
+         .reg .b64 p;\n.reg .b32 s<4>, t<8>, d0;\n.reg .b16 h<4>;\n\
+         ld.param.u64 p, [out];\n\
+         cvta.to.global.u64 p, p;\n"
+    );
+    let last = case.sources.len() - 1;
+    for i in 0..last {
+        // What atomics return is neither narrowed nor loaded in another order.
+        let _ = match i == 1 && case.sources[1].bits == 0 {
+            true => writeln!(text, "mov.b32 s1, 0;"),
+            false => writeln!(text, "atom.global.exch.b32 s{i}, [p+{}], 1;", 4 * i),
+        };
+    }
+    match statements {
+        Some(statements) => text.push_str(statements),
+        None => {
+            let sources: String = (0..last).map(|i| format!("s{i}, ")).collect();
+            let _ = writeln!(text, "{} d0, {sources}{:#x};", case.instruction, case.sources[last].bits);
+        }
+    }
+    // All sources are of use, whatever the instruction makes of them.
+    for i in 0..last {
+        let _ = writeln!(text, "st.global.b32 [p+{}], s{i};", 16 + 4 * i);
+    }
+    text + "st.global.b32 [p], d0;\nret;\n}\n"
+}
+
+/// A kernel of statements on constant sources, one after the other.
+pub fn statements(name: &str, all: &[(&Case, String)]) -> String {
+    let mut text = format!(
+        ".visible .entry {name}(.param .u64 out) {{\n\
+         .reg .b64 p;\n\
+         ld.param.u64 p, [out];\n\
+         cvta.to.global.u64 p, p;\n"
+    );
+    for (i, (case, statements)) in all.iter().enumerate() {
+        text.push_str("{\n.reg .b32 s<4>, t<8>, d0;\n.reg .b16 h<4>;\n");
+        for (i, source) in case.sources.iter().enumerate() {
+            let _ = writeln!(text, "mov.b32 s{i}, {:#x};", source.bits);
+        }
+        let _ = writeln!(text, "{statements}st.global.b32 [p+{}], d0;\n}}", i as u64 * STRIDE);
+    }
+    text + "ret;\n}\n"
+}
+
 fn block(text: &mut String, case: &Case, place: &mut u64) -> std::fmt::Result {
     for (i, source) in case.sources.iter().enumerate() {
         match source.width {
@@ -39,7 +88,7 @@ fn block(text: &mut String, case: &Case, place: &mut u64) -> std::fmt::Result {
         let class = if result.width() == 1 { "pred".into() } else { format!("b{}", result.width()) };
         writeln!(text, ".reg .{class} d{i};")?;
     }
-    statements(text, case.instruction, &case.sources, case.results.len())?;
+    instructions(text, case.instruction, &case.sources, case.results.len())?;
     for (i, result) in case.results.iter().enumerate() {
         match result.width() {
             // As a word, so that no store has to put halves together.
@@ -53,7 +102,7 @@ fn block(text: &mut String, case: &Case, place: &mut u64) -> std::fmt::Result {
 }
 
 /// The instructions themselves, from s0, s1, ... to d0, d1, ...
-fn statements(text: &mut String, instruction: &str, sources: &[Value], results: usize) -> std::fmt::Result {
+fn instructions(text: &mut String, instruction: &str, sources: &[Value], results: usize) -> std::fmt::Result {
     let named = |i: usize| match sources[i].width {
         8 => format!("{:#x}", sources[i].bits),
         _ => format!("s{i}"),

@@ -26,6 +26,21 @@ pub fn stores(code: &str) -> HashMap<String, Stores> {
     kernels
 }
 
+/// The instructions of all kernels, without addresses.
+pub fn instructions(code: &str) -> HashMap<String, Vec<&str>> {
+    let mut kernels = HashMap::<String, Vec<&str>>::new();
+    let mut name = None;
+    for line in code.lines() {
+        if let Some(text) = line.strip_prefix(".text.").and_then(|rest| rest.strip_suffix(':')) {
+            name = Some(text.to_owned());
+        } else if let Some((_, text)) = line.trim_start().strip_prefix("/*").and_then(|rest| rest.split_once("*/")) {
+            let Some(name) = &name else { continue };
+            kernels.entry(name.clone()).or_default().push(text.trim());
+        }
+    }
+    kernels
+}
+
 #[derive(Default)]
 struct Machine {
     /// Constants by register: `R5`, `UR4`.

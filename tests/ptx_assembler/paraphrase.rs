@@ -1,0 +1,75 @@
+//! Instructions that ptxas does not fold, told apart in another way: it turns them into the very machine code that it
+//! makes of other instructions, which it does fold. Constants in these give what the instruction gives.
+
+use crate::table::Case;
+
+/// PTX from `s0`, `s1`, `s2` to `d0` that should be the same instruction of the machine; statements may use `t0` to `t7`,
+/// `h0` to `h3` of 16 bits. The instruction's last source is the one that both have as an immediate.
+pub fn of(case: &Case) -> Option<String> {
+    let last = case.sources.last()?.bits;
+    match case.instruction {
+        "lop3.b32" => Some(sum_of_products(last)),
+        "prmt.b32" => bytes(last, case.sources[1].bits == 0).map(Into::into),
+        _ => None,
+    }
+}
+
+/// Of a truth table: for each of its ones a product of the sources or their complements.
+fn sum_of_products(table: u64) -> String {
+    let mut text = "not.b32 t0, s0;\nnot.b32 t1, s1;\nnot.b32 t2, s2;\nmov.b32 t7, 0;\n".to_owned();
+    for row in (0..8).filter(|row| table >> row & 1 == 1) {
+        let factor = |source: usize, bit: u64| if row & bit != 0 { format!("s{source}") } else { format!("t{source}") };
+        let (a, b, c) = (factor(0, 4), factor(1, 2), factor(2, 1));
+        text += &format!("and.b32 t6, {a}, {b};\nand.b32 t6, t6, {c};\nor.b32 t7, t7, t6;\n");
+    }
+    text + "mov.b32 d0, t7;\n"
+}
+
+/// Of a selector, some of them with a second source of zero.
+fn bytes(selector: u64, second_is_zero: bool) -> Option<&'static str> {
+    let one_source = match selector {
+        0x8880 => Some("cvt.s32.s8 d0, s0;\n"),
+        0x9910 => Some("cvt.s32.s16 d0, s0;\n"),
+        0x7771 => Some("bfe.u32 d0, s0, 8, 8;\n"),
+        0x7772 => Some("bfe.u32 d0, s0, 16, 8;\n"),
+        0x7773 => Some("bfe.u32 d0, s0, 24, 8;\n"),
+        _ => None,
+    };
+    match selector {
+        _ if second_is_zero => one_source,
+        0x7604 => Some("bfi.b32 d0, s0, s1, 8, 8;\n"),
+        0x7650 => Some("bfi.b32 d0, s0, s1, 0, 8;\n"),
+        0x7054 => Some("bfi.b32 d0, s0, s1, 16, 8;\n"),
+        0x0654 => Some("bfi.b32 d0, s0, s1, 24, 8;\n"),
+        0x7610 => Some("bfi.b32 d0, s0, s1, 0, 16;\n"),
+        0x5410 => Some("bfi.b32 d0, s1, s0, 16, 16;\n"),
+        0x5432 => Some("mov.b32 {h0, h1}, s0;\nmov.b32 {h2, h3}, s1;\nmov.b32 d0, {h1, h2};\n"),
+        0x7632 => Some("mov.b32 {h0, h1}, s0;\nmov.b32 {h2, h3}, s1;\nmov.b32 d0, {h1, h3};\n"),
+        _ => None,
+    }
+}
+
+/// Machine code in which two ways to write the same LOP3 are the same text: a truth table over the operands that it
+/// depends on, in the order of their names.
+pub fn normal(code: &[&str]) -> Vec<String> {
+    code.iter().map(|instruction| logic(instruction).unwrap_or_else(|| (*instruction).to_owned())).collect()
+}
+
+/// `LOP3.LUT R5, R0, R4.reuse, RZ, 0x3c, !PT ;`
+fn logic(instruction: &str) -> Option<String> {
+    let operands = instruction.strip_prefix("LOP3.LUT ")?.trim_end_matches([';', ' ']);
+    let [to, a, b, c, table, "!PT"] = operands.split(", ").collect::<Vec<_>>()[..] else { return None };
+    let table = u8::from_str_radix(table.strip_prefix("0x")?, 16).ok()?;
+    let sources = [(a, 4), (b, 2), (c, 1)].map(|(name, bit)| (name.trim_end_matches(".reuse"), bit));
+    let at = |row: u8| table >> row & 1 == 1;
+    let zeros: u8 = sources.iter().filter(|(name, _)| *name == "RZ").map(|(_, bit)| bit).sum();
+    let rows = || (0..8).filter(|row| row & zeros == 0);
+    let mut used: Vec<_> = sources.into_iter().filter(|(_, bit)| rows().any(|row| at(row) != at(row & !bit))).collect();
+    used.sort();
+    let names: Vec<_> = used.iter().map(|(name, _)| *name).collect();
+    let ones = (0..1u8 << used.len()).map(|row| {
+        let chosen = used.iter().enumerate().filter(|(i, _)| row >> i & 1 == 1);
+        if at(chosen.map(|(_, (_, bit))| bit).sum()) { '1' } else { '0' }
+    });
+    Some(format!("{to} = {} of {}", ones.collect::<String>(), names.join(" ")))
+}
