@@ -47,7 +47,7 @@ pub fn expression(case: &Case) -> Option<String> {
 fn float(value: Value) -> String {
     match value.width {
         32 => format!("__uint_as_float({:#x}u)", value.bits),
-        _ => format!("__longlong_as_double({:#x}ll)", value.bits),
+        _ => format!("__longlong_as_double((long long){:#x}ull)", value.bits),
     }
 }
 
@@ -58,7 +58,7 @@ fn converted(result: Value, from: &str, source: Value) -> String {
 
 fn wide(sign: &str, case: &Case) -> String {
     let factor = |i: usize| format!("({sign} __int128)({sign} long long){:#x}ull", case.sources[i].bits);
-    format!("({} * {} >> 64)", factor(0), factor(1))
+    format!("{} * {} >> 64", factor(0), factor(1))
 }
 
 /// A source with a kernel of each group, whose results stand `STRIDE` bytes apart.
@@ -67,7 +67,7 @@ pub fn source(groups: &[Vec<(usize, String)>]) -> String {
     for (kernel, group) in groups.iter().enumerate() {
         let _ = writeln!(text, "extern \"C\" __global__ void k{kernel}(unsigned long long *out) {{");
         for (i, (_, expression)) in group.iter().enumerate() {
-            let _ = writeln!(text, "    out[{i}] = {expression};");
+            let _ = writeln!(text, "    out[{i}] = (unsigned long long)({expression});");
         }
         text.push_str("}\n");
     }

@@ -259,6 +259,11 @@ fn same_code(tools: &Tools, cases: &[Case], answers: &mut Answers) {
     let code = sass::instructions(&code);
     let normal = |name: String| paraphrase::normal(&code[&name]);
     let same = |i: usize| normal(format!("i{i}")) == normal(format!("p{i}"));
+    for (i, (_, case, _)) in paraphrased.iter().enumerate() {
+        if !same(i) {
+            println!("DIFF {}\n{:#?}\n{:#?}", case.line, normal(format!("i{i}")), normal(format!("p{i}")));
+        }
+    }
     let same: Vec<_> = paraphrased.into_iter().enumerate().filter(|(i, _)| same(*i)).map(|(_, found)| found).collect();
 
     let kernels = same.chunks(CASES).enumerate().map(|(i, part)| {
@@ -281,6 +286,7 @@ fn folded_by_nvcc(nvcc: &Nvcc, folder: &Path, cases: &[Case], answers: &mut Answ
     let (source, ptx) = (folder.join("folded.cu"), folder.join("folded.ptx"));
     fs::write(&source, cxx::source(&groups)).expect("a temporary file");
     if let Err(why) = nvcc.ptx(&source, &ptx, 100) {
+        fs::copy(&source, "/tmp/15p/folded.cu").unwrap();
         return tell(&format!("SKIPPED: the meaning of PTX was not asked of nvcc: {why}\n"));
     }
     let stores = cxx::stores(&fs::read_to_string(ptx).expect("what nvcc wrote"));

@@ -3,26 +3,53 @@
 
 use crate::table::Case;
 
-/// PTX from `s0`, `s1`, `s2` to `d0` that should be the same instruction of the machine; statements may use `t0` to `t7`,
-/// `h0` to `h3` of 16 bits. The instruction's last source is the one that both have as an immediate.
+/// PTX from `s0`, `s1`, `s2` to `d0` that should be the same instruction of the machine; it may use `t0` to `t7`, and
+/// `h0` to `h3` of 16 bits. The instruction's last source is an immediate, which this puts in other words.
 pub fn of(case: &Case) -> Option<String> {
     let last = case.sources.last()?.bits;
     match case.instruction {
-        "lop3.b32" => Some(sum_of_products(last)),
+        "lop3.b32" => Some(choice(last)),
         "prmt.b32" => bytes(last, case.sources[1].bits == 0).map(Into::into),
         _ => None,
     }
 }
 
-/// Of a truth table: for each of its ones a product of the sources or their complements.
-fn sum_of_products(table: u64) -> String {
-    let mut text = "not.b32 t0, s0;\nnot.b32 t1, s1;\nnot.b32 t2, s2;\nmov.b32 t7, 0;\n".to_owned();
-    for row in (0..8).filter(|row| table >> row & 1 == 1) {
-        let factor = |source: usize, bit: u64| if row & bit != 0 { format!("s{source}") } else { format!("t{source}") };
-        let (a, b, c) = (factor(0, 4), factor(1, 2), factor(2, 1));
-        text += &format!("and.b32 t6, {a}, {b};\nand.b32 t6, t6, {c};\nor.b32 t7, t7, t6;\n");
-    }
-    text + "mov.b32 d0, t7;\n"
+/// Of a truth table: what `s0` chooses, a function of `s1` and `s2` where it is 1 and another where it is 0.
+fn choice(table: u64) -> String {
+    let (ones, zeros) = (table >> 4, table & 15);
+    let chosen = match (ones, zeros) {
+        _ if ones == zeros => "mov.b32 d0, t0;\n",
+        _ if ones == zeros ^ 15 => "xor.b32 d0, s0, t1;\n",
+        (_, 0) => "and.b32 d0, s0, t0;\n",
+        (15, _) => "or.b32 d0, s0, t1;\n",
+        (0, _) => "not.b32 t2, s0;\nand.b32 d0, t2, t1;\n",
+        (_, 15) => "not.b32 t2, s0;\nor.b32 d0, t2, t0;\n",
+        _ => "not.b32 t2, s0;\nand.b32 t3, s0, t0;\nand.b32 t4, t2, t1;\nor.b32 d0, t3, t4;\n",
+    };
+    format!("{}{}{chosen}", of_two("t0", ones), of_two("t1", zeros))
+}
+
+/// A function of `s1` and `s2`, whose bit `2 * s1 + s2` is the result.
+fn of_two(to: &str, table: u64) -> String {
+    let (operation, first, second) = match table {
+        0x0 => return format!("mov.b32 {to}, 0;\n"),
+        0xf => return format!("mov.b32 {to}, 0xffffffff;\n"),
+        0xc => return format!("mov.b32 {to}, s1;\n"),
+        0xa => return format!("mov.b32 {to}, s2;\n"),
+        0x3 => return format!("not.b32 {to}, s1;\n"),
+        0x5 => return format!("not.b32 {to}, s2;\n"),
+        0x1 => ("and", "t5", "t6"),
+        0x2 => ("and", "t5", "s2"),
+        0x4 => ("and", "s1", "t6"),
+        0x8 => ("and", "s1", "s2"),
+        0xe => ("or", "s1", "s2"),
+        0xb => ("or", "t5", "s2"),
+        0xd => ("or", "s1", "t6"),
+        0x7 => ("or", "t5", "t6"),
+        0x6 => ("xor", "s1", "s2"),
+        _ => ("xor", "t5", "s2"),
+    };
+    format!("not.b32 t5, s1;\nnot.b32 t6, s2;\n{operation}.b32 {to}, {first}, {second};\n")
 }
 
 /// Of a selector, some of them with a second source of zero.

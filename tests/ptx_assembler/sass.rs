@@ -26,7 +26,7 @@ pub fn stores(code: &str) -> HashMap<String, Stores> {
     kernels
 }
 
-/// The instructions of all kernels, without addresses.
+/// The instructions of all kernels up to where they end, without addresses.
 pub fn instructions(code: &str) -> HashMap<String, Vec<&str>> {
     let mut kernels = HashMap::<String, Vec<&str>>::new();
     let mut name = None;
@@ -35,7 +35,11 @@ pub fn instructions(code: &str) -> HashMap<String, Vec<&str>> {
             name = Some(text.to_owned());
         } else if let Some((_, text)) = line.trim_start().strip_prefix("/*").and_then(|rest| rest.split_once("*/")) {
             let Some(name) = &name else { continue };
-            kernels.entry(name.clone()).or_default().push(text.trim());
+            let code = kernels.entry(name.clone()).or_default();
+            // What follows is a branch to itself, to a label of its own, and padding.
+            if code.last().is_none_or(|last| !last.starts_with("EXIT")) {
+                code.push(text.trim());
+            }
         }
     }
     kernels
