@@ -249,8 +249,8 @@ fn folded_by_ptxas(tools: &Tools, cases: &[Case], answers: &mut Answers) {
 /// Instruction and paraphrase are the same machine code where nothing is known of the sources; then the paraphrase is
 /// folded with those of the case.
 fn same_code(tools: &Tools, cases: &[Case], answers: &mut Answers) {
-    let paraphrased: Vec<_> =
-        cases.iter().enumerate().filter_map(|(place, case)| Some((place, case, paraphrase::of(case)?))).collect();
+    let of_case = |(place, case)| paraphrase::of(case).into_iter().map(move |text| (place, case, text));
+    let paraphrased: Vec<(usize, &Case, String)> = cases.iter().enumerate().flat_map(of_case).collect();
     let forms = paraphrased.iter().enumerate().map(|(i, (_, case, text))| {
         let instruction = ptx::unknown_sources(&format!("i{i}"), case, None);
         instruction + &ptx::unknown_sources(&format!("p{i}"), case, Some(text))
@@ -259,15 +259,10 @@ fn same_code(tools: &Tools, cases: &[Case], answers: &mut Answers) {
     let code = sass::instructions(&code);
     let normal = |name: String| paraphrase::normal(&code[&name]);
     let same = |i: usize| normal(format!("i{i}")) == normal(format!("p{i}"));
-    for (i, (_, case, _)) in paraphrased.iter().enumerate() {
-        if !same(i) {
-            println!("DIFF {}\n{:#?}\n{:#?}", case.line, normal(format!("i{i}")), normal(format!("p{i}")));
-        }
-    }
-    let same: Vec<_> = paraphrased.into_iter().enumerate().filter(|(i, _)| same(*i)).map(|(_, found)| found).collect();
+    let same: Vec<_> = paraphrased.iter().enumerate().filter(|(i, _)| same(*i)).map(|(_, found)| found).collect();
 
     let kernels = same.chunks(CASES).enumerate().map(|(i, part)| {
-        let all: Vec<_> = part.iter().map(|(_, case, text)| (*case, text.clone())).collect();
+        let all: Vec<_> = part.iter().map(|(_, case, text)| (*case, text.as_str())).collect();
         ptx::statements(&format!("k{i}"), &all)
     });
     let stores = sass::stores(&tools.assemble("paraphrased", &kernels.collect::<String>()));
@@ -286,7 +281,6 @@ fn folded_by_nvcc(nvcc: &Nvcc, folder: &Path, cases: &[Case], answers: &mut Answ
     let (source, ptx) = (folder.join("folded.cu"), folder.join("folded.ptx"));
     fs::write(&source, cxx::source(&groups)).expect("a temporary file");
     if let Err(why) = nvcc.ptx(&source, &ptx, 100) {
-        fs::copy(&source, "/tmp/15p/folded.cu").unwrap();
         return tell(&format!("SKIPPED: the meaning of PTX was not asked of nvcc: {why}\n"));
     }
     let stores = cxx::stores(&fs::read_to_string(ptx).expect("what nvcc wrote"));

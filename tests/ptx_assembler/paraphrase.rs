@@ -1,55 +1,68 @@
 //! Instructions that ptxas does not fold, told apart in another way: it turns them into the very machine code that it
 //! makes of other instructions, which it does fold. Constants in these give what the instruction gives.
 
+use std::collections::HashMap;
+
 use crate::table::Case;
 
-/// PTX from `s0`, `s1`, `s2` to `d0` that should be the same instruction of the machine; it may use `t0` to `t7`, and
-/// `h0` to `h3` of 16 bits. The instruction's last source is an immediate, which this puts in other words.
-pub fn of(case: &Case) -> Option<String> {
-    let last = case.sources.last()?.bits;
-    match case.instruction {
-        "lop3.b32" => Some(choice(last)),
-        "prmt.b32" => bytes(last, case.sources[1].bits == 0).map(Into::into),
-        _ => None,
+/// PTX from `s0`, `s1`, `s2` to `d0`, each of which may be the same instruction of the machine; it may use `t0` to `t7`,
+/// and `h0` to `h3` of 16 bits. The instruction's last source is an immediate, which this puts in other words.
+pub fn of(case: &Case) -> Vec<String> {
+    match (case.instruction, &case.sources[..]) {
+        ("lop3.b32", [.., table]) => (0..3).map(|chooser| choice(table.bits, chooser)).collect(),
+        ("prmt.b32", [_, second, selector]) => {
+            bytes(selector.bits, second.bits == 0).map(Into::into).into_iter().collect()
+        }
+        _ => Vec::new(),
     }
 }
 
-/// Of a truth table: what `s0` chooses, a function of `s1` and `s2` where it is 1 and another where it is 0.
-fn choice(table: u64) -> String {
-    let (ones, zeros) = (table >> 4, table & 15);
+/// Of a truth table: one source chooses between two functions of the others, as it is 1 or 0.
+fn choice(table: u64, chooser: usize) -> String {
+    let (first, second) = [(1, 2), (0, 2), (0, 1)][chooser];
+    let bit = |source: usize| 4 >> source;
+    let function = |chosen: u64| {
+        (0..4).fold(0, |function, row: u64| {
+            let place = chosen * bit(chooser) + (row >> 1) * bit(first) + (row & 1) * bit(second);
+            function | (table >> place & 1) << row
+        })
+    };
+    let (ones, zeros) = (function(1), function(0));
     let chosen = match (ones, zeros) {
         _ if ones == zeros => "mov.b32 d0, t0;\n",
-        _ if ones == zeros ^ 15 => "xor.b32 d0, s0, t1;\n",
-        (_, 0) => "and.b32 d0, s0, t0;\n",
-        (15, _) => "or.b32 d0, s0, t1;\n",
-        (0, _) => "not.b32 t2, s0;\nand.b32 d0, t2, t1;\n",
-        (_, 15) => "not.b32 t2, s0;\nor.b32 d0, t2, t0;\n",
-        _ => "not.b32 t2, s0;\nand.b32 t3, s0, t0;\nand.b32 t4, t2, t1;\nor.b32 d0, t3, t4;\n",
+        _ if ones == zeros ^ 15 => "xor.b32 d0, CHOOSER, t1;\n",
+        (_, 0) => "and.b32 d0, CHOOSER, t0;\n",
+        (15, _) => "or.b32 d0, CHOOSER, t1;\n",
+        (0, _) => "not.b32 t2, CHOOSER;\nand.b32 d0, t2, t1;\n",
+        (_, 15) => "not.b32 t2, CHOOSER;\nor.b32 d0, t2, t0;\n",
+        _ => "not.b32 t2, CHOOSER;\nand.b32 t3, CHOOSER, t0;\nand.b32 t4, t2, t1;\nor.b32 d0, t3, t4;\n",
     };
-    format!("{}{}{chosen}", of_two("t0", ones), of_two("t1", zeros))
+    let [first, second] = [first, second].map(|source| format!("s{source}"));
+    let functions = of_two("t0", ones, &first, &second) + &of_two("t1", zeros, &first, &second);
+    functions + &chosen.replace("CHOOSER", &format!("s{chooser}"))
 }
 
-/// A function of `s1` and `s2`, whose bit `2 * s1 + s2` is the result.
-fn of_two(to: &str, table: u64) -> String {
-    let (operation, first, second) = match table {
+/// A function of two sources, whose bit `2 * first + second` is the result.
+fn of_two(to: &str, table: u64, first: &str, second: &str) -> String {
+    let (operation, one, other) = match table {
         0x0 => return format!("mov.b32 {to}, 0;\n"),
         0xf => return format!("mov.b32 {to}, 0xffffffff;\n"),
-        0xc => return format!("mov.b32 {to}, s1;\n"),
-        0xa => return format!("mov.b32 {to}, s2;\n"),
-        0x3 => return format!("not.b32 {to}, s1;\n"),
-        0x5 => return format!("not.b32 {to}, s2;\n"),
+        0xc => return format!("mov.b32 {to}, {first};\n"),
+        0xa => return format!("mov.b32 {to}, {second};\n"),
+        0x3 => return format!("not.b32 {to}, {first};\n"),
+        0x5 => return format!("not.b32 {to}, {second};\n"),
         0x1 => ("and", "t5", "t6"),
-        0x2 => ("and", "t5", "s2"),
-        0x4 => ("and", "s1", "t6"),
-        0x8 => ("and", "s1", "s2"),
-        0xe => ("or", "s1", "s2"),
-        0xb => ("or", "t5", "s2"),
-        0xd => ("or", "s1", "t6"),
+        0x2 => ("and", "t5", second),
+        0x4 => ("and", first, "t6"),
+        0x8 => ("and", first, second),
+        0xe => ("or", first, second),
+        0xb => ("or", "t5", second),
+        0xd => ("or", first, "t6"),
         0x7 => ("or", "t5", "t6"),
-        0x6 => ("xor", "s1", "s2"),
-        _ => ("xor", "t5", "s2"),
+        0x6 => ("xor", first, second),
+        _ => ("xor", "t5", second),
     };
-    format!("not.b32 t5, s1;\nnot.b32 t6, s2;\n{operation}.b32 {to}, {first}, {second};\n")
+    format!("not.b32 t5, {first};\nnot.b32 t6, {second};\n{operation}.b32 {to}, {one}, {other};\n")
 }
 
 /// Of a selector, some of them with a second source of zero.
@@ -76,10 +89,31 @@ fn bytes(selector: u64, second_is_zero: bool) -> Option<&'static str> {
     }
 }
 
-/// Machine code in which two ways to write the same LOP3 are the same text: a truth table over the operands that it
-/// depends on, in the order of their names.
+/// Machine code in which two ways to write the same are the same text: registers are numbered as they come up, and a
+/// LOP3 is a truth table over the operands that it depends on, in the order of their names.
 pub fn normal(code: &[&str]) -> Vec<String> {
-    code.iter().map(|instruction| logic(instruction).unwrap_or_else(|| (*instruction).to_owned())).collect()
+    let mut numbers = HashMap::new();
+    let renamed = code.iter().map(|instruction| {
+        let mut text = String::new();
+        let mut rest = *instruction;
+        while let Some(at) = rest.find('R') {
+            let (before, name) = rest.split_at(at);
+            let digits = name[1..].len() - name[1..].trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            let (name, after) = name.split_at(1 + digits);
+            let ours = digits > 0 && !before.ends_with(|c: char| c.is_ascii_alphanumeric());
+            text += before;
+            match ours {
+                true => {
+                    let count = numbers.len();
+                    text += &format!("R{}", numbers.entry(name).or_insert(count));
+                }
+                false => text += name,
+            }
+            rest = after;
+        }
+        text + rest
+    });
+    renamed.map(|instruction| logic(&instruction).unwrap_or(instruction)).collect()
 }
 
 /// `LOP3.LUT R5, R0, R4.reuse, RZ, 0x3c, !PT ;`

@@ -52,14 +52,14 @@ pub fn unknown_sources(name: &str, case: &Case, statements: Option<&str>) -> Str
         }
     }
     // All sources are of use, whatever the instruction makes of them.
-    for i in 0..last {
+    for i in (0..last).filter(|i| *i != 1 || case.sources[1].bits != 0) {
         let _ = writeln!(text, "st.global.b32 [p+{}], s{i};", 16 + 4 * i);
     }
     text + "st.global.b32 [p], d0;\nret;\n}\n"
 }
 
 /// A kernel of statements on constant sources, one after the other.
-pub fn statements(name: &str, all: &[(&Case, String)]) -> String {
+pub fn statements(name: &str, all: &[(&Case, &str)]) -> String {
     let mut text = format!(
         ".visible .entry {name}(.param .u64 out) {{\n\
          .reg .b64 p;\n\
