@@ -252,8 +252,9 @@ fn same_code(tools: &Tools, cases: &[Case], answers: &mut Answers) {
     let of_case = |(place, case)| paraphrase::of(case).into_iter().map(move |text| (place, case, text));
     let paraphrased: Vec<(usize, &Case, String)> = cases.iter().enumerate().flat_map(of_case).collect();
     let forms = paraphrased.iter().enumerate().map(|(i, (_, case, text))| {
-        let instruction = ptx::unknown_sources(&format!("i{i}"), case, None);
-        instruction + &ptx::unknown_sources(&format!("p{i}"), case, Some(text))
+        let immediate = paraphrase::has_immediate(case);
+        let instruction = ptx::unknown_sources(&format!("i{i}"), case, immediate, None);
+        instruction + &ptx::unknown_sources(&format!("p{i}"), case, immediate, Some(text))
     });
     let code = tools.assemble("unknown", &forms.collect::<String>());
     let code = sass::instructions(&code);

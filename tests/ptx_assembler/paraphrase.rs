@@ -5,16 +5,48 @@ use std::collections::HashMap;
 
 use crate::table::Case;
 
-/// PTX from `s0`, `s1`, `s2` to `d0`, each of which may be the same instruction of the machine; it may use `t0` to `t7`,
-/// and `h0` to `h3` of 16 bits. The instruction's last source is an immediate, which this puts in other words.
+/// PTX from `s0`, `s1` and so on to `d0` and `d1`, each of which may be the same machine code as the instruction. It may
+/// use `t0` to `t7`, `h0` to `h3` of 16 bits, and `l0` to `l3` of 64.
 pub fn of(case: &Case) -> Vec<String> {
     match (case.instruction, &case.sources[..]) {
         ("lop3.b32", [.., table]) => (0..3).map(|chooser| choice(table.bits, chooser)).collect(),
         ("prmt.b32", [_, second, selector]) => {
             bytes(selector.bits, second.bits == 0).map(Into::into).into_iter().collect()
         }
+        ("mad.hi.u32" | "mad.hi.s32", _) => {
+            let multiply = case.instruction.replace("mad", "mul");
+            vec![format!("{multiply} t0, s0, s1;\nadd.u32 d0, t0, s2;\n")]
+        }
+        ("add.cc.u32; addc.u32", _) => vec![long("add", ["s0", "s2"], ["s1", "s3"])],
+        ("sub.cc.u32; subc.u32", _) => vec![long("sub", ["s0", "s2"], ["s1", "s3"])],
+        ("mad.lo.cc.u32; addc.u32", _) => {
+            vec!["mul.lo.u32 t0, s0, s1;\n".to_owned() + &long("add", ["t0", "s3"], ["s2", "s4"])]
+        }
+        ("mad.hi.cc.u32; addc.u32", _) => {
+            vec!["mul.hi.u32 t0, s0, s1;\n".to_owned() + &long("add", ["t0", "s3"], ["s2", "s4"])]
+        }
+        ("mad.lo.cc.u32; madc.hi.u32", _) => {
+            let products = "mul.lo.u32 t0, s0, s1;\nmul.hi.u32 t1, s3, s4;\n".to_owned();
+            vec![products + &long("add", ["t0", "t1"], ["s2", "s5"])]
+        }
+        ("cvt.rn.bf16x2.f32", _) => {
+            vec!["cvt.rn.bf16.f32 h0, s0;\ncvt.rn.bf16.f32 h1, s1;\nmov.b32 d0, {h1, h0};\n".into()]
+        }
         _ => Vec::new(),
     }
+}
+
+/// Whether the last source is one that instruction and paraphrase have as an immediate.
+pub fn has_immediate(case: &Case) -> bool {
+    matches!(case.instruction, "lop3.b32" | "prmt.b32")
+}
+
+/// A sum or difference of 64-bit numbers, of which there are the lower and the upper halves.
+fn long(operation: &str, first: [&str; 2], second: [&str; 2]) -> String {
+    format!(
+        "mov.b64 l0, {{{}, {}}};\nmov.b64 l1, {{{}, {}}};\n{operation}.u64 l2, l0, l1;\nmov.b64 {{d0, d1}}, l2;\n",
+        first[0], first[1], second[0], second[1]
+    )
 }
 
 /// Of a truth table: one source chooses between two functions of the others, as it is 1 or 0.

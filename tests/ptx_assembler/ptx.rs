@@ -11,12 +11,7 @@ pub const HEAD: &str = ".version 8.0\n.target sm_90\n.address_size 64\n";
 
 /// A kernel that stores the results of these cases, `STRIDE` apart, in order.
 pub fn kernel<'a>(name: &str, cases: impl Iterator<Item = &'a Case>) -> String {
-    let mut text = format!(
-        ".visible .entry {name}(.param .u64 out) {{\n\
-         .reg .b64 p;\n\
-         ld.param.u64 p, [out];\n\
-         cvta.to.global.u64 p, p;\n"
-    );
+    let mut text = head(name);
     let mut place = 0;
     for case in cases {
         text.push_str("{\n");
@@ -28,52 +23,70 @@ pub fn kernel<'a>(name: &str, cases: impl Iterator<Item = &'a Case>) -> String {
 }
 
 /// A kernel of the instruction as it is, or of statements that are to be the same, on sources that nothing is known of.
-/// Immediates stay, and so does a second source of zero.
-pub fn unknown_sources(name: &str, case: &Case, statements: Option<&str>) -> String {
-    let mut text = format!(
-        ".visible .entry {name}(.param .u64 out) {{\n\
-         .reg .b64 p;\n.reg .b32 s<4>, t<8>, d0;\n.reg .b16 h<4>;\n\
-         ld.param.u64 p, [out];\n\
-         cvta.to.global.u64 p, p;\n"
-    );
-    let last = case.sources.len() - 1;
-    for i in 0..last {
-        // A clock is read once for each, in order; a load could become a narrower one.
-        let _ = match i == 1 && case.sources[1].bits == 0 {
-            true => writeln!(text, "mov.b32 s1, 0;"),
-            false => writeln!(text, "mov.u32 s{i}, %clock;"),
+/// The last one may be an immediate in both, and a second source of zero stays.
+pub fn unknown_sources(name: &str, case: &Case, last_is_immediate: bool, statements: Option<&str>) -> String {
+    let mut text = head(name);
+    text.push_str(REGISTERS);
+    let mut sources = case.sources.clone();
+    if last_is_immediate {
+        sources.last_mut().expect("a source").width = 8;
+    }
+    let is_zero = |i: usize| last_is_immediate && i == 1 && sources[1].bits == 0;
+    let unknown: Vec<_> = (0..sources.len()).filter(|i| sources[*i].width != 8 && !is_zero(*i)).collect();
+    if is_zero(1) {
+        text.push_str("mov.b32 s1, 0;\n");
+    }
+    for i in &unknown {
+        let _ = match last_is_immediate {
+            // A load could become a narrower one, of the bytes that are used.
+            true => writeln!(text, "mov.u32 s{i}, %clock;"),
+            // A clock could make the operation one of a warp's.
+            false => writeln!(text, "ld.volatile.global.b32 s{i}, [p+{}];", 4 * i),
         };
     }
     match statements {
         Some(statements) => text.push_str(statements),
-        None => {
-            let sources: String = (0..last).map(|i| format!("s{i}, ")).collect();
-            let _ = writeln!(text, "{} d0, {sources}{:#x};", case.instruction, case.sources[last].bits);
-        }
+        None => instructions(&mut text, case.instruction, &sources, case.results.len()).expect("a string"),
     }
     // All sources are of use, whatever the instruction makes of them.
-    for i in (0..last).filter(|i| *i != 1 || case.sources[1].bits != 0) {
-        let _ = writeln!(text, "st.global.b32 [p+{}], s{i};", 16 + 4 * i);
+    for i in unknown {
+        let _ = writeln!(text, "st.global.b32 [p+{}], s{i};", 64 + 4 * i);
     }
-    text + "st.global.b32 [p], d0;\nret;\n}\n"
+    for i in 0..case.results.len() {
+        let _ = writeln!(text, "st.global.b32 [p+{}], d{i};", i as u64 * STRIDE);
+    }
+    text + "ret;\n}\n"
 }
 
 /// A kernel of statements on constant sources, one after the other.
 pub fn statements(name: &str, all: &[(&Case, &str)]) -> String {
-    let mut text = format!(
+    let mut text = head(name);
+    let mut place = 0;
+    for (case, statements) in all {
+        let _ = writeln!(text, "{{\n{REGISTERS}");
+        for (i, source) in case.sources.iter().enumerate() {
+            let _ = writeln!(text, "mov.b32 s{i}, {:#x};", source.bits);
+        }
+        text.push_str(statements);
+        for i in 0..case.results.len() {
+            let _ = writeln!(text, "st.global.b32 [p+{place}], d{i};");
+            place += STRIDE;
+        }
+        text.push_str("}\n");
+    }
+    text + "ret;\n}\n"
+}
+
+/// What statements may use.
+const REGISTERS: &str = ".reg .b32 s<8>, t<8>, d<2>;\n.reg .b16 h<4>;\n.reg .b64 l<4>;\n";
+
+fn head(name: &str) -> String {
+    format!(
         ".visible .entry {name}(.param .u64 out) {{\n\
          .reg .b64 p;\n\
          ld.param.u64 p, [out];\n\
          cvta.to.global.u64 p, p;\n"
-    );
-    for (i, (case, statements)) in all.iter().enumerate() {
-        text.push_str("{\n.reg .b32 s<4>, t<8>, d0;\n.reg .b16 h<4>;\n");
-        for (i, source) in case.sources.iter().enumerate() {
-            let _ = writeln!(text, "mov.b32 s{i}, {:#x};", source.bits);
-        }
-        let _ = writeln!(text, "{statements}st.global.b32 [p+{}], d0;\n}}", i as u64 * STRIDE);
-    }
-    text + "ret;\n}\n"
+    )
 }
 
 fn block(text: &mut String, case: &Case, place: &mut u64) -> std::fmt::Result {
