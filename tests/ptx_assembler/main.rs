@@ -1,14 +1,16 @@
 //! What PTX instructions mean, asked of NVIDIA's own tools. `tests/data/ptx-instructions.txt` was written from the text
-//! of the PTX ISA; where a tool computes one of its cases, it has to come to the same result. Three do:
+//! of the PTX ISA; where a tool computes one of its cases, it has to come to the same result. They do so in four ways:
 //!
 //! - ptxas folds: an instruction whose operands are constants becomes a constant in the machine code.
 //! - ptxas makes the same machine code of an instruction and of a paraphrase, which it folds.
 //! - nvcc folds C++ expressions.
+//! - NVIDIA's headers have functions that are one instruction on a GPU, and C++ on a CPU.
 //!
 //! `cargo test --test ptx_assembler -- --nocapture` prints what was confirmed. `BLESS=1` rewrites
 //! `tests/data/ptx-confirmed.txt`, which records it.
 
 mod cxx;
+mod host;
 #[path = "../../build/nvcc.rs"]
 #[allow(dead_code)]
 mod nvcc;
@@ -42,7 +44,8 @@ const RECORD_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/ptx-c
 /// Cases of a kernel. More would not stay in registers.
 const CASES: usize = 24;
 
-const WITNESSES: [&str; 3] = ["ptxas folds it", "ptxas makes the same code", "nvcc folds it"];
+const WITNESSES: [&str; 4] =
+    ["folded by ptxas", "the same code by ptxas", "folded by nvcc", "computed by NVIDIA's headers"];
 
 /// Past the capture of the test harness, which shows the output of failing tests only.
 fn tell(text: &str) {
@@ -115,7 +118,7 @@ fn run(command: &mut Command) -> String {
 /// What the tools said to the cases, by their places in the table.
 #[derive(Default)]
 struct Answers {
-    confirmed: [BTreeSet<usize>; 3],
+    confirmed: [BTreeSet<usize>; WITNESSES.len()],
     contradicted: Vec<String>,
 }
 
@@ -145,10 +148,11 @@ fn nvidias_tools_compute_what_the_table_says() {
     let mut answers = Answers::default();
     folded_by_ptxas(&tools, &cases, &mut answers);
     same_code(&tools, &cases, &mut answers);
-    match &tools.nvcc {
-        Ok(nvcc) => folded_by_nvcc(nvcc, &tools.folder, &cases, &mut answers),
-        Err(why) => tell(&format!("SKIPPED: the meaning of PTX was not asked of nvcc: {why}\n")),
-    }
+    let of_cxx = match &tools.nvcc {
+        Ok(nvcc) => folded_by_nvcc(nvcc, &tools.folder, &cases, &mut answers)
+            .and_then(|()| computed_by_headers(&tools.folder, &cases, &mut answers)),
+        Err(why) => Err(why.clone()),
+    };
     let contradicted = &answers.contradicted;
     assert!(contradicted.is_empty(), "{} contradicted:\n{}", contradicted.len(), contradicted.join("\n"));
 
@@ -156,8 +160,10 @@ fn nvidias_tools_compute_what_the_table_says() {
     println!("{record}");
     if env::var_os("BLESS").is_some() {
         fs::write(RECORD_FILE, record).expect("the record is written");
-    } else if RECORD.lines().next() != record.lines().next() || tools.nvcc.is_err() {
-        tell(&format!("SKIPPED: what was confirmed is not of ptxas and nvcc {}\n", tools.version));
+    } else if let Err(why) = of_cxx {
+        tell(&format!("SKIPPED: the meaning of PTX was asked of ptxas only: {why}\n"));
+    } else if RECORD.lines().next() != record.lines().next() {
+        tell(&format!("SKIPPED: the record of what is confirmed is not of ptxas and nvcc {}\n", tools.version));
     } else {
         // A checkout may have given lines another end.
         let recorded = RECORD.replace('\r', "");
@@ -167,14 +173,15 @@ fn nvidias_tools_compute_what_the_table_says() {
 
 /// What each tool confirmed of each instruction's cases.
 fn record(version: &str, cases: &[Case], answers: &Answers) -> String {
-    let mut counts = BTreeMap::<&str, [usize; 5]>::new();
-    let mut sums = [0; 5];
+    // All, those confirmed, and those by each witness.
+    const COLUMNS: usize = 2 + WITNESSES.len();
+    let mut counts = BTreeMap::<&str, [usize; COLUMNS]>::new();
+    let mut sums = [0; COLUMNS];
     for (place, case) in cases.iter().enumerate() {
         let by = answers.confirmed.each_ref().map(|confirmed| usize::from(confirmed.contains(&place)));
         let any = by.into_iter().max().unwrap_or_default();
-        let all = [1, any, by[0], by[1], by[2]];
         let counted = counts.entry(case.instruction).or_default();
-        for (i, one) in all.into_iter().enumerate() {
+        for (i, one) in [1, any].into_iter().chain(by).enumerate() {
             counted[i] += one;
             sums[i] += one;
         }
@@ -184,8 +191,9 @@ fn record(version: &str, cases: &[Case], answers: &Answers) -> String {
          # Instruction, cases, confirmed; of these: {}.\n",
         WITNESSES.join(", ")
     );
-    for (instruction, [all, any, folded, same, nvcc]) in counts.into_iter().chain([("all", sums)]) {
-        let _ = writeln!(text, "{instruction}: {all}, {any}; {folded}, {same}, {nvcc}");
+    for (instruction, [all, any, by @ ..]) in counts.into_iter().chain([("all", sums)]) {
+        let by = by.map(|count| count.to_string()).join(", ");
+        let _ = writeln!(text, "{instruction}: {all}, {any}; {by}");
     }
     text
 }
@@ -275,19 +283,27 @@ fn same_code(tools: &Tools, cases: &[Case], answers: &mut Answers) {
     }
 }
 
-fn folded_by_nvcc(nvcc: &Nvcc, folder: &Path, cases: &[Case], answers: &mut Answers) {
+fn folded_by_nvcc(nvcc: &Nvcc, folder: &Path, cases: &[Case], answers: &mut Answers) -> Result<(), String> {
     let expressions: Vec<_> =
         cases.iter().enumerate().filter_map(|(i, case)| Some((i, cxx::expression(case)?))).collect();
     let groups: Vec<_> = expressions.chunks(CASES).map(<[_]>::to_vec).collect();
     let (source, ptx) = (folder.join("folded.cu"), folder.join("folded.ptx"));
     fs::write(&source, cxx::source(&groups)).expect("a temporary file");
-    if let Err(why) = nvcc.ptx(&source, &ptx, 100) {
-        return tell(&format!("SKIPPED: the meaning of PTX was not asked of nvcc: {why}\n"));
-    }
+    nvcc.ptx(&source, &ptx, 100)?;
     let stores = cxx::stores(&fs::read_to_string(ptx).expect("what nvcc wrote"));
     for (kernel, group) in groups.iter().enumerate() {
         for (i, (place, _)) in group.iter().enumerate() {
             answers.hear(2, *place, &cases[*place], &[stores.get(&(kernel, i)).copied()]);
         }
     }
+    Ok(())
+}
+
+fn computed_by_headers(folder: &Path, cases: &[Case], answers: &mut Answers) -> Result<(), String> {
+    let nvcc = nvcc::find(&variable).ok_or("there is no nvcc")?;
+    let home = nvcc.parent().and_then(Path::parent).ok_or("nvcc is in no folder")?;
+    for (place, result) in host::computed(&home.join("include"), folder, cases)? {
+        answers.hear(3, place, &cases[place], &[Some(result)]);
+    }
+    Ok(())
 }
