@@ -37,6 +37,14 @@ use nvcc::Nvcc;
 use sass::Stores;
 use table::{Case, Expected};
 
+const PTX: [&str; 5] = [
+    include_str!("../../kernels/prebuilt/train.ptx"),
+    include_str!("../../kernels/prebuilt/infer.ptx"),
+    include_str!("../../kernels/prebuilt/rrelu.ptx"),
+    include_str!("../../kernels/prebuilt/relu.ptx"),
+    include_str!("../../kernels/prebuilt/advance.ptx"),
+];
+
 /// What was confirmed by which tool, and by which version.
 const RECORD: &str = include_str!("../data/ptx-confirmed.txt");
 const RECORD_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/ptx-confirmed.txt");
@@ -169,6 +177,37 @@ fn nvidias_tools_compute_what_the_table_says() {
         let recorded = RECORD.replace('\r', "");
         assert!(recorded == record, "confirmed now, to compare with {RECORD_FILE} (BLESS=1 rewrites it):\n{record}");
     }
+}
+
+/// Every instruction of the kernels that computes has its cases.
+#[test]
+fn the_table_has_the_kernels_instructions() {
+    // What moves data, synchronises or branches; and moves of constants, to which there is nothing to know.
+    const OTHERS: [&str; 10] = ["bra", "ret", "ld", "st", "mov", "cvta", "shfl", "vote", "bar", "call"];
+    let known: BTreeSet<_> = table::cases().iter().map(|case| case.instruction).collect();
+    let mut missing = BTreeSet::new();
+    for text in PTX {
+        for line in text.lines() {
+            let mut words = line.split_whitespace().skip_while(|word| word.starts_with(['{', '@']));
+            let Some(opcode) = words.next().filter(|_| line.contains(';')) else { continue };
+            let base = opcode.split('.').next().unwrap_or_default();
+            let is_opcode = base.starts_with(|c: char| c.is_ascii_lowercase());
+            if is_opcode && !OTHERS.contains(&base.trim_end_matches(';')) && !known.contains(opcode) {
+                missing.insert(opcode);
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no cases of {missing:?}");
+}
+
+#[test]
+fn the_table_is_what_the_script_writes() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/ptx-instructions");
+    let answer = match Command::new("python3").arg(&script).arg("--check").output() {
+        Ok(answer) if script.is_file() => answer,
+        _ => return tell("SKIPPED: scripts/ptx-instructions was not run: it or python3 is missing\n"),
+    };
+    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
 }
 
 /// What each tool confirmed of each instruction's cases.
