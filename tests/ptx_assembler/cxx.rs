@@ -29,6 +29,23 @@ pub fn expression(case: &Case) -> Option<String> {
         "cvt.rn.f32.s64" | "cvt.rn.f64.s64" => converted(result, "long long", case.sources[0]),
         "cvt.rn.f64.u32" => converted(result, "unsigned", case.sources[0]),
         "cvt.rn.f64.s32" => converted(result, "int", case.sources[0]),
+        "cvt.rni.f32.f32" => format!("rintf({})", f(0)),
+        "cvt.rzi.f32.f32" => format!("truncf({})", f(0)),
+        "cvt.rmi.f32.f32" => format!("floorf({})", f(0)),
+        "cvt.rpi.f32.f32" => format!("ceilf({})", f(0)),
+        "cvt.rni.f64.f64" => format!("rint({})", f(0)),
+        "cvt.rzi.f64.f64" => format!("trunc({})", f(0)),
+        "cvt.rni.s32.f32" => return Some(format!("(unsigned)__float2int_rn({})", f(0))),
+        "cvt.rzi.s32.f32" => return Some(format!("(unsigned)__float2int_rz({})", f(0))),
+        "cvt.rmi.s32.f32" => return Some(format!("(unsigned)__float2int_rd({})", f(0))),
+        "cvt.rpi.s32.f32" => return Some(format!("(unsigned)__float2int_ru({})", f(0))),
+        "cvt.rzi.u32.f32" => return Some(format!("__float2uint_rz({})", f(0))),
+        "cvt.rzi.s64.f32" => return Some(format!("__float2ll_rz({})", f(0))),
+        "cvt.rzi.u64.f32" => return Some(format!("__float2ull_rz({})", f(0))),
+        "cvt.rzi.s32.f64" => return Some(format!("(unsigned)__double2int_rz({})", f(0))),
+        "cvt.rzi.u32.f64" => return Some(format!("__double2uint_rz({})", f(0))),
+        "cvt.rzi.s64.f64" => return Some(format!("__double2ll_rz({})", f(0))),
+        "cvt.rzi.u64.f64" => return Some(format!("__double2ull_rz({})", f(0))),
         "mul.hi.u64" => wide("unsigned", case),
         "mul.hi.s64" => wide("", case),
         _ => return None,
@@ -41,7 +58,7 @@ pub fn expression(case: &Case) -> Option<String> {
         _ => (0x7ff0_0000_0000_0000, "__double_as_longlong"),
     };
     let magnitude = result.bits & !(1 << (result.width - 1));
-    (magnitude <= infinity).then(|| format!("{bits}({text})"))
+    (magnitude <= infinity || case.instruction.starts_with("copysign")).then(|| format!("{bits}({text})"))
 }
 
 fn float(value: Value) -> String {
