@@ -20,8 +20,8 @@ pub fn computed(include: &Path, folder: &Path, cases: &[Case]) -> Result<Vec<(us
         cases.iter().enumerate().filter_map(|(i, case)| Some((i, case, function(case.instruction)?))).collect();
     let mut source = String::from(
         "#include <cstdio>\n#include <cstring>\n#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n\
-         template <typename T> T of(unsigned bits) { T value; memcpy((void *)&value, &bits, 4); return value; }\n\
-         template <typename T> unsigned bits(T value) { unsigned bits; memcpy(&bits, (const void *)&value, 4); return bits; }\n\
+         template <typename T> T of(unsigned bits) { T t; memcpy((void *)&t, &bits, 4); return t; }\n\
+         template <typename T> unsigned bits(T t) { unsigned bits; memcpy(&bits, (const void *)&t, 4); return bits; }\n\
          int main() {\n",
     );
     for (_, case, function) in &asked {

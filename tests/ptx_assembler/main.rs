@@ -78,7 +78,10 @@ impl Tools {
     fn find() -> Result<Self, String> {
         let (ptxas, nvdisasm) = (tool("ptxas")?, tool("nvdisasm")?);
         let answer = run(Command::new(&ptxas).arg("--version"));
-        let version = nvcc::version(&answer).ok_or(format!("no version in: {answer}"))?.into();
+        let version: String = nvcc::version(&answer).ok_or(format!("no version in: {answer}"))?.into();
+        if version.split('.').next().and_then(|major| major.parse::<u32>().ok()) < Some(12) {
+            return Err(format!("ptxas {version} does not know PTX 8.0"));
+        }
         let newest = |nvcc: Nvcc| match nvcc.knows.contains(&100) {
             true => Ok(nvcc),
             false => Err(format!("nvcc {} does not know compute_100", nvcc.version)),

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use crate::table::Case;
 
-/// PTX from `s0`, `s1` and so on to `d0` and `d1`, each of which may be the same machine code as the instruction. It may
-/// use `t0` to `t7`, `h0` to `h3` of 16 bits, and `l0` to `l3` of 64.
+/// PTX from `s0`, `s1` and so on to `d0` and `d1`, each of which may be the same machine code as the instruction. It
+/// may use `t0` to `t7`, `h0` to `h3` of 16 bits, and `l0` to `l3` of 64.
 pub fn of(case: &Case) -> Vec<String> {
     match (case.instruction, &case.sources[..]) {
         ("lop3.b32", [.., table]) => (0..3).map(|chooser| choice(table.bits, chooser)).collect(),
