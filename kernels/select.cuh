@@ -31,18 +31,22 @@ struct PairMasks {
     }
 };
 
-// Gathers one bit for each element out of 16-bit pair masks. A pair mask offers its low element's
-// bit at any of 0..15 and its high element's at the same place 16 higher; the places are chosen so
-// that half of all bits are where they belong from the start and the others are 15 places off.
+// Gathers one bit for each element out of 16-bit pair masks, by multiplication: the units that multiply have time.
+// A pair mask is L * 0xFFFF + H * 0xFFFF0000, with L and H the bits of its low and its high element. Times
+// -2^place and modulo 2^32 that is L * 2^place + (H - L) * 2^(place + 16). In the sum over all pairs, each at a place of
+// its own from 0 to 15, the low half holds the L; once more added to the upper half it leaves the H there.
+//
+// The places are chosen so that half of all bits are where they belong then, and the others are 15 places off.
 struct PairBits {
-    uint32_t gathered = 0;
+    uint32_t sum = 0;
 
     __device__ __forceinline__ void add(int k, int j, uint32_t pair_mask) {
         const int place = k < 2 ? 8 * k + 2 * j : 8 * (k - 2) + 2 * j + 1;
-        gathered |= pair_mask & (0x00010001u << place);
+        sum += pair_mask * (0u - (1u << place));
     }
 
     __device__ __forceinline__ uint32_t bits() const {
+        const uint32_t gathered = sum * 0x10001u;
         return (gathered & 0xAAAA5555u) | (gathered & 0x0000AAAAu) << 15 | (gathered & 0x55550000u) >> 15;
     }
 };

@@ -82,12 +82,14 @@ fn each_like<In: Copy, Out: Copy + Default + Debug>(
 
 const NO_ARGS: da_args = da_args {
     n: 0,
+    tiles: 0,
+    full_tiles: 0,
     x: ptr::null(),
     dy: ptr::null(),
     out: ptr::null_mut(),
     mask: ptr::null_mut(),
     first: 0,
-    seed: 0,
+    round_keys: [0; 20],
     offset: 0,
     offset_at: ptr::null(),
     offset_out: ptr::null_mut(),
@@ -95,6 +97,7 @@ const NO_ARGS: da_args = da_args {
     planes: 0,
     settled: 0,
     mixture: 0,
+    plane_masks: [0; 12],
     p: 0.0,
     slope: 0.0,
     p_f32: 0.0,

@@ -33,12 +33,14 @@ fn fixtures() -> Option<&'static Emulator> {
 
 const NO_ARGS: da_args = da_args {
     n: 0,
+    tiles: 0,
+    full_tiles: 0,
     x: ptr::null(),
     dy: ptr::null(),
     out: ptr::null_mut(),
     mask: ptr::null_mut(),
     first: 0,
-    seed: 0,
+    round_keys: [0; 20],
     offset: 0,
     offset_at: std::ptr::null(),
     offset_out: std::ptr::null_mut(),
@@ -46,6 +48,7 @@ const NO_ARGS: da_args = da_args {
     planes: 0,
     settled: 0,
     mixture: 0,
+    plane_masks: [0; 12],
     p: 0.0,
     slope: 0.0,
     p_f32: 0.0,

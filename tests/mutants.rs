@@ -170,11 +170,11 @@ mutants! {
         "aligned ? (a.n + DA_TILE_ELEMENTS - 1) / DA_TILE_ELEMENTS",
         ["relu_forward_f64"], Report("outside every buffer");
     /// The output's address is taken for as good as the input's.
-    output_alignment_untested: "tile.cuh" "pack_aligned(Op::first(a)) && pack_aligned(a.out)" =>
-        "pack_aligned(Op::first(a))",
+    output_alignment_untested: "tile.cuh" "address_bits(Op::first(a)) | address_bits(a.out)" =>
+        "address_bits(Op::first(a))",
         ["relu_forward_bf16"], Report("which is no multiple of 16");
     /// So is the saved tensor's.
-    saved_alignment_untested: "tile.cuh" "(Op::kInputs == 1 || pack_aligned(Op::second(a)))" => "true",
+    saved_alignment_untested: "tile.cuh" "addresses |= address_bits(Op::second(a))" => "",
         ["train_backward_relu_from_output_bf16"], Report("which is no multiple of 16");
     /// A tail that is no whole word is left out.
     tail_word_left_out: "tile.cuh" "(count + 31) / 32" => "count / 32",
@@ -259,7 +259,7 @@ mutants! {
         "D::bits(mix.slope * value)",
         ["infer_forward_relu_f32"], Numbers;
     /// The same by pairs.
-    slope_of_zero_by_pairs: "infer.cu" "mix.kind == DA_MIXTURE_SIGMA ? 0 : 0xFFFFFFFFu" => "0xFFFFFFFFu",
+    slope_of_zero_by_pairs: "infer.cu" "IS_SIGMA ? 0 : D::bits(" => "D::bits(",
         ["infer_forward_relu_f16"], Numbers;
     /// The high element's product in the place of the low one's.
     products_exchanged: "infer.cu" "D::bits(mix.slope * low, mix.slope * high)" =>
