@@ -20,7 +20,7 @@ struct Args {
 const PROLOGUE: &str = "\
     .reg .b64 from, to, x, at, l<4>;
     .reg .b32 i, t, block, size, a, b, c, d, e, f;
-    .reg .b16 h<4>;
+    .reg .b16 h<5>;
     .reg .pred p, q, r;
     ld.param.u64 x, [k_param];
     ld.param.u64 to, [k_param+8];
@@ -290,6 +290,33 @@ fn buffers_that_overlap() {
     let args = Args { from: device_address(from), to: device_address(from) + 32 };
     let report = made(COPY).launch("k", 1, 32, &args, &[x, out], Order::Forward).unwrap_err();
     assert!(report.contains("buffers x and out overlap"), "{report}");
+}
+
+/// By its name, and by an address in a register.
+#[test]
+fn the_parameter_can_be_addressed() {
+    let sound = "mov.b64 l0, k_param;\nadd.s64 l1, l0, 8;\nld.param.u64 l2, [l1];\nld.param.v2.u32 {a, b}, [l1+-8];\n\
+                 ld.param.u8 h0, [l1+-7];\nld.param.u8 h1, [k_param+1];\nld.param.b8 h2, [k_param];\n\
+                 ld.param.v2.u16 {h3, h4}, [k_param+4];\nmov.b32 c, {h2, h1};\nadd.s64 to, l2, 0;\n\
+                 mad.lo.u32 i, t, 20, 0;\nmul.wide.u32 at, i, 1;\nadd.s64 to, to, at;\ncvt.u32.u16 d, h0;\n\
+                 mov.b32 e, {h3, h4};\nst.global.wb.u32 [to], a;\nst.global.wb.u32 [to+4], b;\n\
+                 st.global.wb.u32 [to+8], c;\nst.global.wb.u32 [to+12], d;\nst.global.wb.u32 [to+16], e;\nret;";
+    let mut out = [0u32; 15];
+    let args = Args { from: 0x8765_43A1_FEDC_BAF9, to: device_address(out.as_ptr()) };
+    made(sound).launch("k", 1, 3, &args, &[Buffer::output("out", &mut out)], Order::Forward).unwrap();
+    assert_eq!(out, [[0xFEDC_BAF9, 0x8765_43A1, 0x00BA_00F9, 0xBA, 0x8765_43A1]; 3].as_flattened());
+    for (load, words) in [
+        ("ld.param.u64 l1, [l0+16];", "reads 8 bytes at 16 of a parameter of 16"),
+        ("ld.param.u32 a, [l0+-4];", "reads 4 bytes at -4 of a parameter of 16"),
+        ("ld.param.u32 a, [l0+2];", "reads 4 bytes at 2 of a parameter of 16"),
+        ("ld.param.v2.u64 {l1, l2}, [l0+8];", "reads 16 bytes at 8 of a parameter of 16"),
+        ("ld.param.u32 a, [x];", "of a parameter of 16"),
+        ("ld.global.cs.u32 a, [l0];", "outside every buffer"),
+        ("st.global.cs.u32 [l0], t;", "outside every buffer"),
+        ("ld.param.u32 a, [l3];", "reads register l3, which nobody has written"),
+    ] {
+        caught_at(&format!("mov.u64 l0, k_param;\n{load}\nret;"), load, 32, &[words]);
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------
@@ -608,7 +635,9 @@ fn operands_that_do_not_fit_are_refused() {
         "setp.eq.u32 p|q, a, b;",
         "mov.u32 _, a;",
         "mov.u32 a, k;",
-        "mov.u64 l0, k_param;",
+        "mov.u32 a, k_param;",
+        "mov.s64 l0, k_param;",
+        "add.s64 l0, l1, k_param;",
         "mov.u32 a, %tid;",
         "mov.u32 a, %tid.y;",
         "mov.u32 a, %ntid.z;",
@@ -637,13 +666,16 @@ fn operands_that_do_not_fit_are_refused() {
         "ld.global.cs.u32 a, [from]+4;",
         "ld.global.cs.u32 a, [from+9223372036854775808];",
         "st.global.cs.u32 [to, a;",
-        "ld.param.u32 a, [from];",
         "ld.param.u64 l0, [k_param+4];",
         "ld.param.u64 l0, [k_param+16];",
         "ld.param.u64 l0, [k_param-8];",
         "ld.param.u32 l0, [k_param];",
         "ld.param.v2.u64 {l0, l1}, [k_param+8];",
-        "ld.param.u8 h0, [k_param];",
+        "ld.param.u8 a, [k_param];",
+        "ld.param.s8 h0, [k_param];",
+        "ld.param.v2.u8 {h0, h1}, [k_param];",
+        "ld.param.u8 h0, [k_param+16];",
+        "ld.param.u32 a, [b];",
         "ld.param.u32 a, [other];",
         "ld.param.b32 a, k_param;",
         // Counts.

@@ -60,6 +60,8 @@ pub enum Operand {
     Address(usize, i64),
     /// `[parameter + bytes]`
     Param(i64),
+    /// The parameter's name, which stands for its address.
+    ParamAddress,
     /// `_`: a result that nobody wants.
     Sink,
     Label(String),
@@ -378,6 +380,7 @@ fn parse_operand(text: &str, names: &Names) -> Result<Operand> {
         return Ok(Operand::Register(register));
     }
     match text {
+        param if param == names.param => return Ok(Operand::ParamAddress),
         "_" => return Ok(Operand::Sink),
         "%tid.x" => return Ok(Operand::Special(Special::TidX)),
         "%ntid.x" => return Ok(Operand::Special(Special::NtidX)),

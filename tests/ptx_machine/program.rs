@@ -61,6 +61,12 @@ pub enum Action {
         bytes: usize,
         to: Vec<usize>,
     },
+    LoadParamBy {
+        address: usize,
+        offset: i64,
+        bytes: usize,
+        to: Vec<usize>,
+    },
     Load {
         address: usize,
         offset: i64,
@@ -233,8 +239,18 @@ impl Context<'_> {
                 self.distinct(parts.iter().flatten())?;
                 Ok(Action::Split { from, bits, parts })
             }
+            (["mov", "u64" | "b64"], [to, Operand::ParamAddress]) => {
+                let alu = alu::decode(&self.statement.opcode).ok_or(UNKNOWN)?;
+                let sources = vec![Source::Constant([PARAM; LANES].into())];
+                Ok(Action::Compute { alu, sources, to: self.register(to, 64)? })
+            }
+            (["ld", "param", kind @ ..], [to, Operand::Address(address, offset)]) => {
+                let (bytes, to) = self.of_param(kind, to)?;
+                let address = self.of_width(*address, 64, "address")?;
+                Ok(Action::LoadParamBy { address, offset: *offset, bytes, to })
+            }
             (["ld", "param", kind @ ..], [to, Operand::Param(at)]) => {
-                let (bytes, to) = self.transferred(kind, to)?;
+                let (bytes, to) = self.of_param(kind, to)?;
                 let at = usize::try_from(*at).map_err(|_| "before the parameter")?;
                 if at + bytes * to.len() > self.param || !at.is_multiple_of(bytes * to.len()) {
                     return Err(format!("{} bytes at {at} of a parameter of {}", bytes * to.len(), self.param));
@@ -385,6 +401,15 @@ impl Context<'_> {
         twice.next().map_or(Ok(()), |&twice| Err(format!("{} is written twice", self.registers[twice].name)))
     }
 
+    /// As `transferred`. A byte goes to a register of 16 bits, with zeros in front ("Operand Size Exceeding
+    /// Instruction-Type Size").
+    fn of_param(&self, kind: &[&str], to: &Operand) -> parse::Result<(usize, Vec<usize>)> {
+        match kind {
+            ["u8" | "b8"] => Ok((1, vec![self.register(to, 16)?])),
+            kind => self.transferred(kind, to),
+        }
+    }
+
     /// The same, and the registers that the values go to.
     fn transferred(&self, kind: &[&str], to: &Operand) -> parse::Result<(usize, Vec<usize>)> {
         let (bytes, count) = self.transfer(kind)?;
@@ -394,5 +419,8 @@ impl Context<'_> {
         Ok((bytes, to))
     }
 }
+
+/// Where the parameter is among the addresses of its own space. No buffer is there.
+pub const PARAM: u64 = 0x5041_5241_4D00_0000;
 
 const UNKNOWN: &str = "an instruction, type or modifier that is not known here";

@@ -16,7 +16,7 @@
 use super::alu::{self, LANES, Lanes};
 use super::memory::Memory;
 use super::parse::Special;
-use super::program::{Action, Collective, CollectiveKind, Instruction, Kernel, Path, Shuffle, Source, Vote};
+use super::program::{self, Action, Collective, CollectiveKind, Instruction, Kernel, Path, Shuffle, Source, Vote};
 use crate::emulator::Order;
 
 /// Place and size of the launch, as special registers tell them.
@@ -311,6 +311,23 @@ impl<'k> Warp<'k> {
                     let value = from_bytes(&self.param[at + i * bytes..][..*bytes]);
                     self.set(to, lanes, &[value; LANES]);
                 }
+            }
+            Action::LoadParamBy { address, offset, bytes, to } => {
+                self.check_defined(*address, lanes)?;
+                let mut loaded = [[0; LANES]; 4];
+                for lane in lanes_of(lanes) {
+                    let count = bytes * to.len();
+                    let at = self.registers[*address][lane].wrapping_add_signed(*offset).wrapping_sub(program::PARAM);
+                    let whole = usize::try_from(at).ok().filter(|at| at.is_multiple_of(count));
+                    let whole = whole.and_then(|at| self.param.get(at..)?.get(..count)).ok_or_else(|| {
+                        let (at, all) = (at as i64, self.param.len());
+                        (Some(lane as u32), format!("reads {count} bytes at {at} of a parameter of {all}"))
+                    })?;
+                    for (i, value) in whole.chunks(*bytes).enumerate() {
+                        loaded[i][lane] = from_bytes(value);
+                    }
+                }
+                to.iter().zip(&loaded).for_each(|(&to, values)| self.set(to, lanes, values));
             }
             Action::Load { address, offset, bytes, to, path } => {
                 self.check_defined(*address, lanes)?;
