@@ -93,7 +93,7 @@ impl Machine for Ptx {
 }
 
 /// Each of `count` once. A random order is a stride that has no factor in common with the count.
-fn in_order(count: u64, order: Order, salt: u64) -> impl Iterator<Item = u64> {
+pub fn in_order(count: u64, order: Order, salt: u64) -> impl Iterator<Item = u64> {
     let (start, stride) = match order {
         Order::Forward => (0, 1),
         Order::Reversed => (count - 1, count - 1),

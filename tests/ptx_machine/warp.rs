@@ -9,9 +9,11 @@
 //!         if no group can go on
 //!             every complete set of waiting lanes is let go; if there is none, they would wait for ever
 //!
-//! The rank of a block is its place in a reverse postorder of the kernel's graph: what lies before the point where
-//! lanes meet again is run before it, so they do meet. Which side of a branch comes first is the launch's choice
+//! The rank of a block is its place in an order in which whatever lies before the point where lanes meet again comes
+//! before that point, loops included ([`ranks`]), so they do meet. Which side of a branch comes first is the launch's choice
 //! (`Order`); correct kernels can't tell.
+
+use std::collections::HashMap;
 
 use super::alu::{self, LANES, Lanes};
 use super::memory::Memory;
@@ -69,38 +71,97 @@ fn lanes_of(mut set: u32) -> impl Iterator<Item = usize> {
     })
 }
 
-/// The place of each block in a reverse postorder; of two successors the order says which is visited first.
+/// The place of each block in a topological order in which a loop, whole, is one step: its head, then the rest of it, in
+/// such an order again. Where lanes leave it comes behind, so they meet there. (A reverse postorder may put the exit
+/// before the body.) Which of two blocks comes first where nothing tells is up to the order.
 pub fn ranks(kernel: &Kernel, order: Order) -> Vec<usize> {
     let mut random = match order {
         Order::Random(seed) => seed,
         _ => 0,
     };
-    let (mut seen, mut left) = (vec![false; kernel.blocks.len()], Vec::new());
-    let mut ranks = vec![usize::MAX; kernel.blocks.len()];
-    let mut next = kernel.blocks.len();
-    // The blocks on the way, each with the successors that are still to be visited.
-    let visit = |block: usize, seen: &mut [bool], random: &mut u64| {
-        seen[block] = true;
-        let mut successors = kernel.blocks[block].1.clone();
-        *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        if order == Order::Reversed || (matches!(order, Order::Random(_)) && *random >> 63 == 1) {
+    let successors = kernel.blocks.iter().map(|(_, successors)| {
+        let mut successors = successors.clone();
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        if order == Order::Reversed || (matches!(order, Order::Random(_)) && random >> 63 == 1) {
             successors.reverse();
         }
-        (block, successors)
+        successors
+    });
+    let mut graph = Graph {
+        successors: successors.collect(),
+        within: vec![true; kernel.blocks.len()],
+        ranks: vec![usize::MAX; kernel.blocks.len()],
+        next: 0,
     };
-    left.push(visit(0, &mut seen, &mut random));
-    while let Some((block, successors)) = left.last_mut() {
-        match successors.pop() {
-            Some(to) if seen[to] => {}
-            Some(to) => left.push(visit(to, &mut seen, &mut random)),
-            None => {
-                next -= 1;
-                ranks[*block] = next;
-                left.pop();
+    graph.number(&[0]);
+    graph.ranks
+}
+
+/// Of a kernel's blocks.
+struct Graph {
+    successors: Vec<Vec<usize>>,
+    /// What is being numbered: no way leads through the others.
+    within: Vec<bool>,
+    ranks: Vec<usize>,
+    next: usize,
+}
+
+impl Graph {
+    /// Numbers what can be reached from these blocks.
+    fn number(&mut self, from: &[usize]) {
+        let mut search = Search { seen: HashMap::new(), path: Vec::new(), loops: Vec::new() };
+        for &block in from {
+            if self.within[block] && !search.seen.contains_key(&block) {
+                search.visit(block, self);
+            }
+        }
+        // The last that was found leads to none of the others.
+        let all: Vec<usize> = search.loops.iter().flatten().copied().collect();
+        all.iter().for_each(|&block| self.within[block] = false);
+        for whole in search.loops.into_iter().rev() {
+            let head = whole[0];
+            self.ranks[head] = self.next;
+            self.next += 1;
+            if whole.len() > 1 {
+                whole[1..].iter().for_each(|&block| self.within[block] = true);
+                self.number(&self.successors[head].clone());
             }
         }
     }
-    ranks
+}
+
+/// Tarjan's search for strongly connected components, which are loops and single blocks.
+struct Search {
+    /// The number of each block in the order of visits, and `true` while its component is open.
+    seen: HashMap<usize, (usize, bool)>,
+    path: Vec<usize>,
+    /// Each from the block through which it was entered.
+    loops: Vec<Vec<usize>>,
+}
+
+impl Search {
+    /// The lowest number of an open component that can be reached.
+    fn visit(&mut self, block: usize, graph: &Graph) -> usize {
+        let (own, start) = (self.seen.len(), self.path.len());
+        self.seen.insert(block, (own, true));
+        self.path.push(block);
+        let mut lowest = own;
+        for &to in graph.successors[block].iter().filter(|&&to| graph.within[to]) {
+            match self.seen.get(&to) {
+                None => lowest = lowest.min(self.visit(to, graph)),
+                Some(&(number, true)) => lowest = lowest.min(number),
+                Some((_, false)) => {}
+            }
+        }
+        if lowest == own {
+            let whole = self.path.split_off(start);
+            for block in &whole {
+                self.seen.entry(*block).and_modify(|(_, open)| *open = false);
+            }
+            self.loops.push(whole);
+        }
+        lowest
+    }
 }
 
 impl<'k> Warp<'k> {
