@@ -988,6 +988,20 @@ fn the_carry_flag_is_each_lanes_own() {
     let x = numbers(32);
     let expected = (0..32).map(|t| if t > 15 { 0 } else { 2 * (x[t] >> 31) }).collect::<Vec<_>>();
     assert_eq!(outcome(body, 1, 32, &x, 32), expected);
+    // As with registers, nothing is read that nobody has written.
+    for reads in ["addc.u32 a, t, t;", "subc.cc.u32 a, t, t;", "madc.hi.u32 a, t, t, t;"] {
+        let unwritten =
+            format!("setp.ne.u32 p, t, 9;\n@p add.cc.u32 b, t, t;\n{reads}\nst.global.wb.u32 [to], t;\nret;");
+        caught_at(&unwritten, reads, 32, &["lane 9", "reads the carry flag, which nobody has written"]);
+        let unwritten = unwritten.replace("@p add.cc.u32", "@p add.u32");
+        caught_at(&unwritten, reads, 32, &["lane 0", "reads the carry flag"]);
+    }
+    for order in Order::ALL {
+        let first_alone =
+            "setp.eq.u32 p, i, 0;\n@p add.cc.u32 b, t, t;\naddc.u32 a, 0, 0;\nst.global.wb.u32 [to], a;\nret;";
+        let report = launch(first_alone, 2, 1, &[0; 2], &mut [0; 2], order).unwrap_err();
+        assert!(report.contains("block 1, thread 0 (warp 0, lane 0) reads the carry flag"), "{report}");
+    }
 }
 
 /// An inner scope's register hides an outer one of the same name.

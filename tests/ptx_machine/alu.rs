@@ -35,7 +35,10 @@ pub enum Compute {
     Four(Box<Fn4>),
     /// Three operands (the third 0 where there are two) and the carry flag to a result and, if it is written, the
     /// flag.
-    Carry(Box<FnCarry>),
+    Carry {
+        reads: bool,
+        compute: Box<FnCarry>,
+    },
 }
 
 fn one(result: u32, source: u32, f: impl Fn(u64) -> u64 + Send + Sync + 'static) -> Option<Alu> {
@@ -74,8 +77,12 @@ fn four(result: u32, sources: [u32; 4], f: impl Fn([u64; 4]) -> u64 + Send + Syn
     Some(Alu { sources: sources.to_vec(), result, compute })
 }
 
-fn carry(sources: Vec<u32>, f: impl Fn([u64; 3], bool) -> (u64, Option<bool>) + Send + Sync + 'static) -> Option<Alu> {
-    Some(Alu { sources, result: 32, compute: Compute::Carry(Box::new(f)) })
+fn carry(
+    sources: Vec<u32>,
+    reads: bool,
+    f: impl Fn([u64; 3], bool) -> (u64, Option<bool>) + Send + Sync + 'static,
+) -> Option<Alu> {
+    Some(Alu { sources, result: 32, compute: Compute::Carry { reads, compute: Box::new(f) } })
 }
 
 // ---------------------------------------------------------------------------------------------------
@@ -373,17 +380,17 @@ fn extended(base: &str, modifiers: &[&str]) -> Option<Alu> {
         _ => return None,
     };
     match (operation, rest) {
-        ("add", []) => carry(vec![32; 2], move |[a, b, _], flag| {
+        ("add", []) => carry(vec![32; 2], reads, move |[a, b, _], flag| {
             let sum = a + b + u64::from(reads && flag);
             (low(sum, 32), writes.then_some(sum >> 32 != 0))
         }),
-        ("sub", []) => carry(vec![32; 2], move |[a, b, _], flag| {
+        ("sub", []) => carry(vec![32; 2], reads, move |[a, b, _], flag| {
             let subtrahend = b + u64::from(reads && flag);
             (low(a.wrapping_sub(subtrahend), 32), writes.then_some(a < subtrahend))
         }),
         ("mad", [part @ ("lo" | "hi")]) => {
             let product = product(part, 32, is_signed)?;
-            carry(vec![32; 3], move |[a, b, c], flag| {
+            carry(vec![32; 3], reads, move |[a, b, c], flag| {
                 let sum = product(a, b) + c + u64::from(reads && flag);
                 (low(sum, 32), writes.then_some(sum >> 32 != 0))
             })

@@ -41,6 +41,8 @@ pub struct Warp<'k> {
     /// Of each register, the lanes in which something was written.
     defined: Vec<u32>,
     carry: Lanes,
+    /// The lanes in which the carry flag was written.
+    carry_defined: u32,
     groups: Vec<Group>,
     waiting: Vec<Waiting>,
     returned: u32,
@@ -173,6 +175,7 @@ impl<'k> Warp<'k> {
             registers: vec![[0; LANES]; kernel.registers.len()],
             defined: vec![0; kernel.registers.len()],
             carry: [0; LANES],
+            carry_defined: 0,
             groups: Vec::new(),
             waiting: Vec::new(),
             returned: 0,
@@ -184,6 +187,7 @@ impl<'k> Warp<'k> {
     pub fn run(&mut self, position: Position, memory: &mut Memory, budget: &mut u64) -> Result<(), String> {
         self.position = position;
         self.defined.fill(0);
+        self.carry_defined = 0;
         self.returned = 0;
         self.groups.clear();
         self.waiting.clear();
@@ -339,13 +343,21 @@ impl<'k> Warp<'k> {
                         let (a, b) = (self.get(&sources[0], lanes, m0)?, self.get(&sources[1], lanes, m1)?);
                         f([a, b, self.get(&sources[2], lanes, m2)?, self.get(&sources[3], lanes, m3)?], &mut values);
                     }
-                    alu::Compute::Carry(f) => {
+                    alu::Compute::Carry { reads, compute } => {
+                        let missing = if *reads { lanes & !self.carry_defined } else { 0 };
+                        if missing != 0 {
+                            let what = "reads the carry flag, which nobody has written".into();
+                            return Err((Some(missing.trailing_zeros()), what));
+                        }
                         let (a, b) = (*self.get(&sources[0], lanes, m0)?, *self.get(&sources[1], lanes, m1)?);
                         let c = sources.get(2).map_or(Ok([0; LANES]), |c| self.get(c, lanes, m2).copied())?;
                         for lane in lanes_of(lanes) {
-                            let (value, flag) = f([a[lane], b[lane], c[lane]], self.carry[lane] == 1);
+                            let (value, flag) = compute([a[lane], b[lane], c[lane]], self.carry[lane] == 1);
                             values[lane] = value;
-                            self.carry[lane] = flag.map_or(self.carry[lane], u64::from);
+                            if let Some(flag) = flag {
+                                self.carry[lane] = flag.into();
+                                self.carry_defined |= 1 << lane;
+                            }
                         }
                     }
                 }
