@@ -431,6 +431,16 @@ fn a_shuffle_from_a_lane_that_takes_no_part() {
     caught_at(&butterfly, "shfl.sync", 32, &["lane 0", "takes the value of lane 24, which takes no part"]);
 }
 
+#[test]
+fn a_uniform_branch_that_divides_its_lanes() {
+    let body = "setp.lt.u32 p, t, 8;\n@p bra.uni L;\nbra.uni M;\nL:\nM:\nst.global.wb.u32 [to], t;\nret;";
+    caught_at(body, "@p bra.uni", 32, &["of the lanes FFFFFFFF only 000000FF branch"]);
+    for (same, threads) in [("8", 8), ("0", 32), ("32", 32)] {
+        let body = body.replace("t, 8", &format!("t, {same}"));
+        assert_eq!(outcome(&body, 1, threads, &[], threads as usize), (0..threads).collect::<Vec<_>>());
+    }
+}
+
 // ---------------------------------------------------------------------------------------------------
 // Launches
 

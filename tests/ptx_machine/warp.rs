@@ -237,6 +237,11 @@ impl<'k> Warp<'k> {
             let active = self.guarded(instruction, lanes).map_err(|fault| located(instruction, fault))?;
             match &instruction.action {
                 Action::Branch(to) => {
+                    // Control Flow Instructions: bra. With .uni the lanes that execute it have the same guard.
+                    if instruction.opcode == "bra.uni" && active != lanes && active != 0 {
+                        let what = format!("of the lanes {lanes:08X} only {active:08X} branch");
+                        return Err(located(instruction, (None, what)));
+                    }
                     self.part(active, *to);
                     self.part(lanes & !active, at + 1);
                     return Ok(());
