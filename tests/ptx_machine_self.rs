@@ -123,7 +123,7 @@ fn accesses_outside_of_buffers() {
     caught_at(before, "ld.global", 32, &["thread 0 ", "reads 4 bytes outside every buffer", "offset -4 of "]);
     let past = "mov.u32 a, 1;\nst.global.wb.u32 [to + 4], a;\nret;";
     caught_at(past, "st.global", 32, &["thread 31", "writes 4 bytes outside every buffer", "offset 128 of out"]);
-    let before = "mov.u32 a, 1;\nst.global.wb.u32 [to-4], a;\nret;";
+    let before = "mov.u32 a, 1;\nst.global.wb.u32 [to+-4], a;\nret;";
     caught_at(before, "st.global", 32, &["thread 0 ", "writes 4 bytes outside every buffer", "offset -4 of "]);
     let null = "mov.u64 at, 0;\nld.global.cs.u32 a, [at];\nst.global.wb.u32 [to], a;\nret;";
     caught_at(null, "ld.global", 32, &["thread 0 ", "outside every buffer"]);
@@ -671,6 +671,11 @@ fn operands_that_do_not_fit_are_refused() {
         "ld.global.cs.u32 a, [k_param];",
         "ld.global.cs.u32 a, [from+b];",
         "ld.global.cs.u32 a, [from+4+4];",
+        "ld.global.cs.u32 a, [from-4];",
+        "ld.global.cs.u32 a, [from++4];",
+        "ld.global.cs.u32 a, [from+];",
+        "ld.global.cs.u32 a, [+4];",
+        "ld.global.cs.u32 a, [from+4 4];",
         "ld.global.cs.u32 a, [from+4;",
         "ld.global.cs.u32 a, [from+4]];",
         "ld.global.cs.u32 a, [from]+4;",
@@ -678,6 +683,7 @@ fn operands_that_do_not_fit_are_refused() {
         "st.global.cs.u32 [to, a;",
         "ld.param.u64 l0, [k_param+4];",
         "ld.param.u64 l0, [k_param+16];",
+        "ld.param.u64 l0, [k_param+-8];",
         "ld.param.u64 l0, [k_param-8];",
         "ld.param.u32 l0, [k_param];",
         "ld.param.v2.u64 {l0, l1}, [k_param+8];",
@@ -951,7 +957,7 @@ fn loads_and_stores_of_every_width() {
          mov.b32 a, {h2, h3};\nst.global.wb.u32 [to+12], a;",
         "ld.global.cs.u16 h0, [x];\nld.global.cs.s16 h1, [x + 2];\nst.global.wb.v2.s16 [to], {h0, h1};\n\
          ld.global.cs.u32 a, [x+4];\nmov.b32 {h2, h3}, a;\nst.global.wb.u16 [to+6], h3;\nst.global.wb.u16 [to + 4], h2;\n\
-         add.s64 l0, x, 16;\nld.global.cs.u64 l1, [l0+-8];\nadd.s64 to, to, 4096;\nst.global.wb.u64 [to-4088], l1;",
+         add.s64 l0, x, 16;\nld.global.cs.u64 l1, [l0+-8];\nadd.s64 to, to, 4096;\nst.global.wb.u64 [to+-4088], l1;",
     ] {
         let mut out = Aligned([0; 4]);
         launch(&format!("{body}\nret;"), 1, 1, &x.0, &mut out.0, Order::Forward)

@@ -359,14 +359,11 @@ fn parse_operand(text: &str, names: &Names) -> Result<Operand> {
     }
     if let Some(inner) = text.strip_prefix('[') {
         let inner = inner.strip_suffix(']').ok_or("something behind the brackets")?;
-        let (base, offset) = match inner.rfind(['+', '-']).filter(|&i| i > 0) {
-            Some(i) => (inner[..i].trim(), &inner[i..]),
-            None => (inner.trim(), "0"),
-        };
-        // 16, +16, +-16
-        let digits = offset.trim().trim_start_matches('+').replace(' ', "");
-        let base = base.trim_end_matches('+');
-        let offset: i64 = digits.parse().map_err(|_| format!("no offset: {offset}"))?;
+        // 16 or -16 behind a plus sign.
+        let (base, offset) = inner.split_once('+').map_or((inner, "0"), |(base, offset)| (base, offset.trim()));
+        let base = base.trim();
+        let offset: i64 =
+            offset.parse().ok().filter(|_| !offset.starts_with('+')).ok_or_else(|| format!("no offset: {offset}"))?;
         if base == names.param {
             return Ok(Operand::Param(offset));
         }
