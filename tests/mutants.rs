@@ -22,7 +22,7 @@ use std::{fs, path::PathBuf};
 use data::{Bits, Rng, same_bits};
 use drop_activation::cuda::{Addresses, Pass, launch::plan};
 use drop_activation::half::{bf16, f16};
-use drop_activation::{DropActivation, MaskKey, RRelu, reference};
+use drop_activation::{Activation, DropActivation, MaskKey, RRelu, reference};
 use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
 use guarded::Guarded;
 use ptx_machine::Ptx;
@@ -269,6 +269,71 @@ mutants! {
     rounding_by_truncation: "dtype.cuh" "__bfloat16_as_ushort(__float2bfloat16_rn(r))" =>
         "static_cast<Bits>(__float_as_uint(r) >> 16)",
         ["infer_forward_relu_bf16"], Numbers;
+    // activation.cuh, and what calls it
+
+    /// A digit of a coefficient: e^x.
+    exponential_coefficient: "activation.cuh" "0.166665778f" => "0.166565778f", ["infer_forward_sigmoid_f32"], Numbers;
+    /// Two digits of one exchanged, in f64.
+    exponential_coefficient_of_f64: "activation.cuh" "0.04166666666662431" => "0.04166666666626431",
+        ["infer_forward_sigmoid_f64"], Numbers;
+    /// The normal distribution's tail.
+    tail_coefficient: "activation.cuh" "0.230017707f" => "0.230071707f",
+        ["infer_forward_gelu_f32", "infer_backward_gelu_f32"], Numbers;
+    /// The polynomial about the zero of SiLU'.
+    silu_coefficient: "activation.cuh" "0.0188747775f" => "0.0188477775f", ["infer_backward_silu_f32"], Numbers;
+    /// Where e^-x ceases to be a normal number, though not yet 0.
+    exponential_cut_off: "activation.cuh" "kExpLimit = 110.0f" => "kExpLimit = 87.0f",
+        ["infer_forward_sigmoid_f32", "infer_forward_silu_f32"], Numbers;
+    /// GELU has a tail of its own.
+    gelu_cut_off: "activation.cuh" "kGeluLimit = 14.75f" => "kGeluLimit = 12.75f", ["infer_forward_gelu_f32"], Numbers;
+    /// A NaN that comes out as a limit.
+    nan_cut_off: "activation.cuh" "return a > limit ? limit : a" => "return a < limit ? a : limit",
+        ["infer_forward_sigmoid_f32"], Numbers;
+    /// One step of Newton's short.
+    newton_step: "activation.cuh" "i < 3; ++i) y = fmaf" => "i < 2; ++i) y = fmaf", ["infer_forward_tanh_f32"], Numbers;
+    /// The scale of powers of two.
+    power_undone_twice: "activation.cuh" "kUndo = 0x1p-128" => "kUndo = 0x1p-127", ["infer_forward_sigmoid_f64"], Numbers;
+    /// tanh without its sign.
+    sign_lost: "activation.cuh" "return with_sign(quotient(difference, 2 + difference), x)" =>
+        "return quotient(difference, 2 + difference)",
+        ["infer_forward_tanh_f32"], Numbers;
+    /// Sides exchanged.
+    branch_exchanged: "activation.cuh" "quotient(x < 0 ? e : T(1), 1 + e)" => "quotient(x > 0 ? e : T(1), 1 + e)",
+        ["infer_forward_sigmoid_f32"], Numbers;
+    /// -0.0 and what is next to it take the other side.
+    branch_at_the_wrong_place: "activation.cuh" "return x < 0 ? negative : positive" =>
+        "return x < -1 ? negative : positive",
+        ["infer_forward_gelu_f32"], Numbers;
+    /// No branch where the formula cancels.
+    branch_left_out: "activation.cuh" "return absolute(z) < C::kSiluHalfWidth ? z * C::silu(z) : far" => "return far",
+        ["infer_backward_silu_f32"], Numbers;
+    /// The second word of a zero of GELU'.
+    root_of_one_word: "activation.cuh" "(x - C::kGeluRoot) - C::kGeluRootLow" => "(x - C::kGeluRoot)",
+        ["infer_backward_gelu_f32"], Numbers;
+    /// A rounding error that grows with the square.
+    error_of_the_square: "activation.cuh" "T(-0.5) * multiply_add(a, a, -(a * a))" => "T(-0.0)",
+        ["infer_forward_gelu_f32"], Numbers;
+    /// tanh' at half its height.
+    derivative_halved: "activation.cuh" "kExpLimit / 2), T(4))" => "kExpLimit / 2), T(2))",
+        ["infer_backward_tanh_f32"], Numbers;
+    /// The function for its derivative.
+    value_for_derivative: "activation.cuh" "return activation::derivative(A{}, x)" => "return activation::value(A{}, x)",
+        ["train_backward_silu_f32"], Numbers;
+    /// Kept elements pass as they are, and dropped ones go through σ.
+    sigma_of_the_dropped: "train.cu" "return keep ? D::bits(sigma<A>(D::real(x))) : x" =>
+        "return keep ? x : D::bits(sigma<A>(D::real(x)))",
+        ["train_forward_gelu_f32"], Numbers;
+    /// The derivative without the gradient.
+    gradient_left_out: "train.cu" "D::bits(D::real(dy) * sigma_derivative<A>(D::real(x)))" =>
+        "D::bits(sigma_derivative<A>(D::real(x)))",
+        ["train_backward_sigmoid_bf16"], Numbers;
+    /// p and 1 - p exchanged.
+    weights_exchanged: "infer.cu" "fma(mix.p, s, mix.slope * value)" => "fma(mix.slope, s, mix.p * value)",
+        ["infer_forward_silu_f16"], Numbers;
+    /// σ alone, though p is not 1.
+    mixture_left_out: "infer.cu" "mix.kind == DA_MIXTURE_SIGMA ? d : fma(mix.p, d, mix.slope)" => "d",
+        ["infer_backward_tanh_f64"], Numbers;
+
     /// Another 24 of the 32 random bits.
     uniform_shift: "rrelu.cu" "random >> 8" => "random & 0xFFFFFF", ["rrelu_train_forward_f32"], Numbers;
     /// Another word of the four, by elements only.
@@ -332,7 +397,7 @@ const CASES: &[Case] = &[
     Case { n: 40 * 1024 + 40, p: 1.0 - 1e-9, geometry: Some((1, 64)), order: Order::Random(2), ..PLAIN },
     // Across the carry into the upper half of word indices.
     Case { n: 7 * 1024 + 40, geometry: Some((3, 32)), in_place: true, first: (1 << 37) - 2048, ..PLAIN },
-    Case { n: 2048, p: 1.0, ..PLAIN },
+    Case { n: 4096, p: 1.0, ..PLAIN },
     // Element and pack indices beyond 32 bits: the last block of a long tensor.
     Case { before: 1 << 34, ..PLAIN },
 ];
@@ -362,6 +427,8 @@ struct Work<T> {
     saved: Option<Vec<T>>,
     mask_read: Option<Vec<u32>>,
     output: Vec<T>,
+    /// How far from `output` a result may be, element by element; as many zeros where it is exact.
+    tolerance: Vec<f64>,
     mask_written: Option<Vec<u32>>,
 }
 
@@ -374,8 +441,10 @@ impl<T: Bits> Work<T> {
         let (x, dy) = (rng.values::<T>(case.n), rng.values::<T>(case.n));
         let (y, mask) = reference::forward(&op, key, &x).unwrap();
 
-        let exact =
-            |pass, input, output| Self { pass, input, saved: None, mask_read: None, output, mask_written: None };
+        let exact = |pass, input, output| {
+            let tolerance = vec![0.0; case.n];
+            Self { pass, input, saved: None, mask_read: None, output, tolerance, mask_written: None }
+        };
         match stem {
             "train_forward_relu" => {
                 Self { mask_written: Some(mask.into_words()), ..exact(Pass::Forward { op, key: of_all }, x, y) }
@@ -407,9 +476,66 @@ impl<T: Bits> Work<T> {
                 let y = reference::relu_forward(&x);
                 exact(Pass::ReluForward, x, y)
             }
-            other => panic!("the probe does not know {other}"),
+            smooth => Self::smooth(smooth, case, of_all, key),
         }
     }
+
+    /// Of a nonlinearity whose kernel and reference need only both be within the documented bounds.
+    fn smooth(stem: &str, case: &Case, of_all: MaskKey, key: MaskKey) -> Self {
+        let (pass, name) = stem.rsplit_once('_').expect("a pass and a nonlinearity");
+        let activation = Activation::ALL.into_iter().find(|a| a.name().eq_ignore_ascii_case(name));
+        let activation = activation.unwrap_or_else(|| panic!("the probe does not know {stem}"));
+        let op = DropActivation::new(activation, case.p).unwrap();
+        let x: Vec<T> = telling_points(case.n);
+        let dy: Vec<T> = (0..case.n).map(|i| T::rounded([1.0, -1.0, 0.75][i % 3])).collect();
+        let (y, mask) = reference::forward(&op, key, &x).unwrap();
+        let (pass, input, saved, output, reads, writes) = match pass {
+            "train_forward" => (Pass::Forward { op, key: of_all }, x, None, y, false, true),
+            "train_backward" => {
+                let dx = reference::backward(&op, &mask, Some(&x), &dy).unwrap();
+                (Pass::Backward { op }, dy, Some(x), dx, true, false)
+            }
+            "infer_forward" => {
+                let y = reference::infer(&op, &x);
+                (Pass::Infer { op }, x, None, y, false, false)
+            }
+            "infer_backward" => {
+                let dx = reference::infer_backward(&op, &x, &dy).unwrap();
+                (Pass::InferBackward { op }, dy, Some(x), dx, false, false)
+            }
+            other => panic!("the probe does not know {other}"),
+        };
+        // Bounds of 4 ulp for each of the two, 8 for GELU, and where p mixes in the identity their sum may cancel.
+        let ulps = if activation == Activation::Gelu { 16.0 } else { 8.0 };
+        let cancels = case.p != 1.0 && stem.starts_with("infer");
+        let of = |v: &T| ulps * if cancels { ulp::<T>(v.to_f64()).max(ulp::<T>(1.0)) } else { ulp::<T>(v.to_f64()) };
+        let tolerance = output.iter().map(of).collect();
+        let words = mask.into_words();
+        let mask_read = reads.then(|| words.clone());
+        Self { pass, input, saved, mask_read, output, tolerance, mask_written: writes.then_some(words) }
+    }
+}
+
+/// Where smooth nonlinearities bend, vanish, cancel or are cut off, among numbers of every size.
+fn telling_points<T: Bits>(n: usize) -> Vec<T> {
+    let mut rng = Rng::new(n as u64);
+    let beside = |v: f64, rng: &mut Rng| T::from_bits(T::rounded(v).bits().wrapping_add(rng.below(9) as u64) - 4);
+    let value = |i: usize, rng: &mut Rng| match i % 8 {
+        0 => beside(-1.2784645427610737, rng),
+        1 => beside(-0.7517915246935645, rng),
+        2 => T::rounded(-1.2784645427610737 + 0.4 * (rng.unit() - 0.5)),
+        3 => T::rounded(30.0 * (rng.unit() - 0.5)),
+        4 => T::rounded(-75.0 - 40.0 * rng.unit()),
+        5 => rng.values::<T>(1)[0],
+        _ => T::rounded(2.0 * rng.normal()),
+    };
+    (0..n).map(|i| value(i, &mut rng)).collect()
+}
+
+/// From |v| to the next number of the type.
+fn ulp<T: Bits>(v: f64) -> f64 {
+    let (here, next) = (T::rounded(v.abs()), T::from_bits(T::rounded(v.abs()).bits() + 1));
+    next.to_f64() - here.to_f64()
 }
 
 fn run_case<T: Bits, M: Machine>(machine: &M, stem: &str, case: &Case) -> Result<(), Finding> {
@@ -460,7 +586,12 @@ fn run_case<T: Bits, M: Machine>(machine: &M, stem: &str, case: &Case) -> Result
 
     let given = if case.in_place { input.slice() } else { output.slice() };
     let numbers = |message| Err(Finding::Numbers(format!("{} of {} elements: {message}", launch.entry.name(), case.n)));
-    if let Some(i) = (0..case.n).find(|&i| !same_bits(given[i], work.output[i])) {
+    let right = |i: usize| {
+        let (given, expected) = (given[i], work.output[i]);
+        let near = (given.to_f64() - expected.to_f64()).abs() <= work.tolerance[i];
+        same_bits(given, expected) || (work.tolerance[i] != 0.0 && (near || given.is_nan() && expected.is_nan()))
+    };
+    if let Some(i) = (0..case.n).find(|&i| !right(i)) {
         return numbers(format!("element {i} is {:?}, not {:?}", given[i], work.output[i]));
     }
     if let Some(expected) = work.mask_written

@@ -331,7 +331,7 @@ fn folded_by_nvcc(nvcc: &Nvcc, folder: &Path, cases: &[Case], answers: &mut Answ
     let groups: Vec<_> = expressions.chunks(CASES).map(<[_]>::to_vec).collect();
     let (source, ptx) = (folder.join("folded.cu"), folder.join("folded.ptx"));
     fs::write(&source, cxx::source(&groups)).expect("a temporary file");
-    nvcc.ptx(&source, &ptx, 100)?;
+    nvcc.ptx(&source, &ptx, 100, &[])?;
     let stores = cxx::stores(&fs::read_to_string(ptx).expect("what nvcc wrote"));
     for (kernel, group) in groups.iter().enumerate() {
         for (i, (place, _)) in group.iter().enumerate() {

@@ -47,6 +47,14 @@ impl Ptx {
     }
 }
 
+impl Ptx {
+    /// The instructions of all kernels that compute something: the others move data, or steer.
+    pub fn computing(&self) -> impl Iterator<Item = &str> {
+        let instructions = self.kernels.values().flat_map(|kernel| &kernel.code);
+        instructions.filter(|i| matches!(i.action, program::Action::Compute { .. })).map(|i| i.opcode.as_str())
+    }
+}
+
 impl Machine for Ptx {
     fn has(&self, entry: &str) -> bool {
         self.kernels.contains_key(entry)

@@ -16,7 +16,7 @@ pub use cpu::Cpu;
 #[cfg(feature = "cuda")]
 pub use gpu::Gpu;
 #[cfg(feature = "cuda")]
-pub use on_cpu::{Compiled, Emulated};
+pub use on_cpu::{Compiled, Emulated, OnCpu};
 pub use reference::Reference;
 
 /// One pass with all its arguments but the tensor it reads (x, or dy in a backward pass) and the one
