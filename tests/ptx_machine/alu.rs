@@ -26,6 +26,8 @@ type Fn1 = dyn Fn(&Lanes, &mut Lanes) + Send + Sync;
 type Fn2 = dyn Fn(&Lanes, &Lanes, &mut Lanes) + Send + Sync;
 type Fn3 = dyn Fn(&Lanes, &Lanes, &Lanes, &mut Lanes) + Send + Sync;
 type Fn4 = dyn Fn([&Lanes; 4], &mut Lanes) + Send + Sync;
+type CompareIntegers = fn(i128, i128) -> bool;
+type Compare = dyn Fn(u64, u64) -> bool + Send + Sync;
 type FnCarry = dyn Fn([u64; 3], bool) -> (u64, Option<bool>) + Send + Sync;
 
 pub enum Compute {
@@ -157,6 +159,7 @@ fn to_bf16(value: f32) -> u64 {
 
 /// Comparison and Selection Instructions: set, setp. Ordered comparisons are false where an operand is NaN, those
 /// that end in `u` true; `num` holds where neither is, `nan` where one is.
+#[allow(clippy::neg_cmp_op_on_partial_ord, clippy::double_comparisons)] // what is false of a NaN, and its negation
 fn compare_floats(name: &str) -> Option<fn(f64, f64) -> bool> {
     Some(match name {
         "eq" => |a, b| a == b,
@@ -178,13 +181,13 @@ fn compare_floats(name: &str) -> Option<fn(f64, f64) -> bool> {
 }
 
 /// By value for integers; `lo`, `ls`, `hi`, `hs` are of unsigned types alone, and bits are equal or not.
-fn compare_integers(name: &str, kind: &str) -> Option<(u32, fn(i128, i128) -> bool)> {
+fn compare_integers(name: &str, kind: &str) -> Option<(u32, CompareIntegers)> {
     let (bits, is_signed, is_untyped) = match (integer(kind), untyped(kind)) {
         (Some((bits, is_signed)), _) => (bits, is_signed, false),
         (None, Some(bits)) if bits > 1 => (bits, false, true),
         _ => return None,
     };
-    let compare: fn(i128, i128) -> bool = match name {
+    let compare: CompareIntegers = match name {
         "eq" => |a, b| a == b,
         "ne" => |a, b| a != b,
         _ if is_untyped => return None,
@@ -203,7 +206,7 @@ fn compare_integers(name: &str, kind: &str) -> Option<(u32, fn(i128, i128) -> bo
 }
 
 /// `compare` of two values of a type: their width, and whether it holds.
-fn comparison(name: &str, kind: &str) -> Option<(u32, Box<dyn Fn(u64, u64) -> bool + Send + Sync>)> {
+fn comparison(name: &str, kind: &str) -> Option<(u32, Box<Compare>)> {
     Some(match kind {
         "f32" => {
             let holds = compare_floats(name)?;
