@@ -58,9 +58,6 @@ fn lanes_meet_again_after_they_parted() {
         }
     }
     // The measure: four groups would be too much for it.
-    let apart = format!("and.b32 a, t, 3;\nL:\n{}", tail());
-    let apart = apart.replace("TAIL:", "setp.eq.u32 p, a, 0;\nadd.s32 a, a, -1;\n@!p bra L;\nTAIL:");
-    launch(&apart, 1, 32, &[0; 32], &mut [0; 32], Order::Forward).unwrap();
     let four: String = (0..4)
         .map(|k| {
             format!("P{k}:\nsetp.ne.u32 p, a, {k};\n@p bra P{};\n{}\n", k + 1, tail().replace("TAIL", &format!("T{k}")))
