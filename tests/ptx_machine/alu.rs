@@ -26,6 +26,8 @@ type Fn1 = dyn Fn(&Lanes, &mut Lanes) + Send + Sync;
 type Fn2 = dyn Fn(&Lanes, &Lanes, &mut Lanes) + Send + Sync;
 type Fn3 = dyn Fn(&Lanes, &Lanes, &Lanes, &mut Lanes) + Send + Sync;
 type Fn4 = dyn Fn([&Lanes; 4], &mut Lanes) + Send + Sync;
+type CompareIntegers = fn(i128, i128) -> bool;
+type Compare = dyn Fn(u64, u64) -> bool + Send + Sync;
 type FnCarry = dyn Fn([u64; 3], bool) -> (u64, Option<bool>) + Send + Sync;
 
 pub enum Compute {
@@ -35,7 +37,10 @@ pub enum Compute {
     Four(Box<Fn4>),
     /// Three operands (the third 0 where there are two) and the carry flag to a result and, if it is written, the
     /// flag.
-    Carry(Box<FnCarry>),
+    Carry {
+        reads: bool,
+        compute: Box<FnCarry>,
+    },
 }
 
 fn one(result: u32, source: u32, f: impl Fn(u64) -> u64 + Send + Sync + 'static) -> Option<Alu> {
@@ -74,8 +79,12 @@ fn four(result: u32, sources: [u32; 4], f: impl Fn([u64; 4]) -> u64 + Send + Syn
     Some(Alu { sources: sources.to_vec(), result, compute })
 }
 
-fn carry(sources: Vec<u32>, f: impl Fn([u64; 3], bool) -> (u64, Option<bool>) + Send + Sync + 'static) -> Option<Alu> {
-    Some(Alu { sources, result: 32, compute: Compute::Carry(Box::new(f)) })
+fn carry(
+    sources: Vec<u32>,
+    reads: bool,
+    f: impl Fn([u64; 3], bool) -> (u64, Option<bool>) + Send + Sync + 'static,
+) -> Option<Alu> {
+    Some(Alu { sources, result: 32, compute: Compute::Carry { reads, compute: Box::new(f) } })
 }
 
 // ---------------------------------------------------------------------------------------------------
@@ -150,6 +159,7 @@ fn to_bf16(value: f32) -> u64 {
 
 /// Comparison and Selection Instructions: set, setp. Ordered comparisons are false where an operand is NaN, those
 /// that end in `u` true; `num` holds where neither is, `nan` where one is.
+#[allow(clippy::neg_cmp_op_on_partial_ord, clippy::double_comparisons)] // what is false of a NaN, and its negation
 fn compare_floats(name: &str) -> Option<fn(f64, f64) -> bool> {
     Some(match name {
         "eq" => |a, b| a == b,
@@ -171,13 +181,13 @@ fn compare_floats(name: &str) -> Option<fn(f64, f64) -> bool> {
 }
 
 /// By value for integers; `lo`, `ls`, `hi`, `hs` are of unsigned types alone, and bits are equal or not.
-fn compare_integers(name: &str, kind: &str) -> Option<(u32, fn(i128, i128) -> bool)> {
+fn compare_integers(name: &str, kind: &str) -> Option<(u32, CompareIntegers)> {
     let (bits, is_signed, is_untyped) = match (integer(kind), untyped(kind)) {
         (Some((bits, is_signed)), _) => (bits, is_signed, false),
         (None, Some(bits)) if bits > 1 => (bits, false, true),
         _ => return None,
     };
-    let compare: fn(i128, i128) -> bool = match name {
+    let compare: CompareIntegers = match name {
         "eq" => |a, b| a == b,
         "ne" => |a, b| a != b,
         _ if is_untyped => return None,
@@ -196,7 +206,7 @@ fn compare_integers(name: &str, kind: &str) -> Option<(u32, fn(i128, i128) -> bo
 }
 
 /// `compare` of two values of a type: their width, and whether it holds.
-fn comparison(name: &str, kind: &str) -> Option<(u32, Box<dyn Fn(u64, u64) -> bool + Send + Sync>)> {
+fn comparison(name: &str, kind: &str) -> Option<(u32, Box<Compare>)> {
     Some(match kind {
         "f32" => {
             let holds = compare_floats(name)?;
@@ -373,17 +383,17 @@ fn extended(base: &str, modifiers: &[&str]) -> Option<Alu> {
         _ => return None,
     };
     match (operation, rest) {
-        ("add", []) => carry(vec![32; 2], move |[a, b, _], flag| {
+        ("add", []) => carry(vec![32; 2], reads, move |[a, b, _], flag| {
             let sum = a + b + u64::from(reads && flag);
             (low(sum, 32), writes.then_some(sum >> 32 != 0))
         }),
-        ("sub", []) => carry(vec![32; 2], move |[a, b, _], flag| {
+        ("sub", []) => carry(vec![32; 2], reads, move |[a, b, _], flag| {
             let subtrahend = b + u64::from(reads && flag);
             (low(a.wrapping_sub(subtrahend), 32), writes.then_some(a < subtrahend))
         }),
         ("mad", [part @ ("lo" | "hi")]) => {
             let product = product(part, 32, is_signed)?;
-            carry(vec![32; 3], move |[a, b, c], flag| {
+            carry(vec![32; 3], reads, move |[a, b, c], flag| {
                 let sum = product(a, b) + c + u64::from(reads && flag);
                 (low(sum, 32), writes.then_some(sum >> 32 != 0))
             })

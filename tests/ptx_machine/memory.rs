@@ -16,8 +16,9 @@ impl<'a, 'b> Memory<'a, 'b> {
     pub fn new(buffers: &'a [Buffer<'b>]) -> Result<Self, String> {
         for (i, b) in buffers.iter().enumerate() {
             for other in &buffers[..i] {
-                let (end, other_end) = (b.address + b.bytes as u64, other.address + other.bytes as u64);
-                if b.bytes != 0 && other.bytes != 0 && b.address < other_end && other.address < end {
+                let begins_within =
+                    |b: &Buffer, other: &Buffer| b.address.wrapping_sub(other.address) < other.bytes as u64;
+                if b.bytes != 0 && other.bytes != 0 && (begins_within(b, other) || begins_within(other, b)) {
                     return Err(format!(
                         "buffers {} and {} overlap: pass what is worked on in place once",
                         other.name, b.name
@@ -47,8 +48,8 @@ impl<'a, 'b> Memory<'a, 'b> {
                     b.name
                 ));
             }
-            let end = b.address + b.bytes as u64;
-            let apart = if address < b.address { b.address - address } else { address.saturating_sub(end) };
+            // Round the end of the address space too, where a sum of addresses may have gone.
+            let apart = b.address.wrapping_sub(address).min(offset.saturating_sub(b.bytes as u64));
             if nearest.is_none_or(|(least, _)| apart < least) {
                 nearest = Some((apart, b));
             }

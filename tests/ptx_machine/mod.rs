@@ -75,7 +75,7 @@ impl Machine for Ptx {
             let (kernels, callers) = (kernel.param_bytes, size_of::<A>());
             return Err(format!("the argument has {kernels} bytes in the kernel, the caller's has {callers}"));
         }
-        let most = if kernel.most_threads == 0 { 1024 } else { kernel.most_threads };
+        let most = if kernel.most_threads == 0 { 1024 } else { kernel.most_threads.min(1024) };
         if block == 0 || block > most || grid == 0 || grid > 0x7FFF_FFFF || blocks.is_empty() || blocks.end > grid {
             return Err(format!("no such launch of {entry}: 1 to 2147483647 blocks of 1 to {most} threads"));
         }
@@ -101,7 +101,7 @@ impl Machine for Ptx {
 }
 
 /// Each of `count` once. A random order is a stride that has no factor in common with the count.
-fn in_order(count: u64, order: Order, salt: u64) -> impl Iterator<Item = u64> {
+pub fn in_order(count: u64, order: Order, salt: u64) -> impl Iterator<Item = u64> {
     let (start, stride) = match order {
         Order::Forward => (0, 1),
         Order::Reversed => (count - 1, count - 1),

@@ -45,8 +45,12 @@ pub enum Operand {
     Register(usize),
     /// `!%p`
     NotRegister(usize),
-    /// Two's complement of 64 bits, or the bits of an f32 or f64.
+    /// Within what 64 bits hold, with or without a sign.
     Immediate(i128),
+    Float {
+        bits: u64,
+        width: u32,
+    },
     Special(Special),
     /// `{a, b}`
     Vector(Vec<Operand>),
@@ -56,6 +60,8 @@ pub enum Operand {
     Address(usize, i64),
     /// `[parameter + bytes]`
     Param(i64),
+    /// The parameter's name, which stands for its address.
+    ParamAddress,
     /// `_`: a result that nobody wants.
     Sink,
     Label(String),
@@ -164,7 +170,7 @@ impl Reader<'_> {
                     self.at += 1;
                     break;
                 }
-                b':' if !directive && !words.contains(' ') => {
+                b':' if is_identifier(&words) => {
                     self.at += 1;
                     return Ok(Some(Piece { line, kind: Kind::Label(words) }));
                 }
@@ -196,9 +202,11 @@ struct Names {
 }
 
 impl Names {
-    fn declare(&mut self, name: String, bits: u32) {
-        self.scopes.last_mut().expect("a scope is open").insert(name.clone(), self.registers.len());
+    /// `None` where no scope is open, or the scope has such a name.
+    fn declare(&mut self, name: String, bits: u32) -> Option<()> {
+        let twice = self.scopes.last_mut()?.insert(name.clone(), self.registers.len());
         self.registers.push(Register { name, bits });
+        twice.is_none().then_some(())
     }
 
     fn find(&self, name: &str) -> Option<usize> {
@@ -209,14 +217,15 @@ impl Names {
 fn kernel(head: &str, line: usize, reader: &mut Reader) -> Result<Kernel> {
     let strange = || format!("line {line}: not a kernel of one parameter: {head}");
     let (before, inside) = head.split_once('(').ok_or_else(strange)?;
-    let name = before.split_whitespace().last().ok_or_else(strange)?.to_owned();
-    if before.split_whitespace().any(|word| word.starts_with('.') && word != ".visible" && word != ".entry") {
+    let words: Vec<_> = before.split_whitespace().collect();
+    let ([".visible", ".entry", name] | [".entry", name]) = words[..] else { return Err(strange()) };
+    if !is_identifier(name) {
         return Err(strange());
     }
     // .param .align 8 .b8 name[128]
-    let words: Vec<_> = inside.trim_end_matches(')').split_whitespace().collect();
+    let words: Vec<_> = inside.strip_suffix(')').ok_or_else(strange)?.split_whitespace().collect();
     let [".param", ".align", "8", ".b8", array] = words[..] else { return Err(strange()) };
-    let (param, bytes) = array.trim_end_matches(']').split_once('[').ok_or_else(strange)?;
+    let (param, bytes) = array.strip_suffix(']').and_then(|array| array.split_once('[')).ok_or_else(strange)?;
     let bytes = bytes.parse().map_err(|_| strange())?;
 
     let mut names = Names { scopes: Vec::new(), registers: Vec::new(), param: param.to_owned() };
@@ -224,6 +233,9 @@ fn kernel(head: &str, line: usize, reader: &mut Reader) -> Result<Kernel> {
     loop {
         let piece = reader.next_piece()?.ok_or(format!("line {line}: {name} has no end"))?;
         let line = piece.line;
+        if names.scopes.is_empty() && matches!(piece.kind, Kind::Close | Kind::Label(_) | Kind::Instruction(_)) {
+            return Err(format!("line {line}: not expected before the body: {:?}", piece.kind));
+        }
         match piece.kind {
             Kind::Open => names.scopes.push(HashMap::new()),
             Kind::Close => {
@@ -242,8 +254,10 @@ fn kernel(head: &str, line: usize, reader: &mut Reader) -> Result<Kernel> {
                 let (directive, rest) = words.split_once(' ').unwrap_or((&words, ""));
                 match directive {
                     ".maxntid" => {
-                        let of_each: Vec<u32> = rest.split(',').filter_map(|n| n.trim().parse().ok()).collect();
-                        most_threads = of_each.iter().product();
+                        let of_each: Option<Vec<u32>> = rest.split(',').map(|n| n.trim().parse().ok()).collect();
+                        let of_each = of_each.filter(|of_each| of_each.len() <= 3).ok_or_else(unknown)?;
+                        let all = of_each.iter().try_fold(1, |all: u32, &n| all.checked_mul(n));
+                        most_threads = all.filter(|&all| all > 0).ok_or_else(unknown)?;
                     }
                     ".minnctapersm" | ".pragma" | ".loc" => {}
                     ".reg" => registers(rest, &mut names).ok_or_else(unknown)?,
@@ -256,7 +270,7 @@ fn kernel(head: &str, line: usize, reader: &mut Reader) -> Result<Kernel> {
         }
     }
     let Names { registers, param, .. } = names;
-    Ok(Kernel { name, param: (param, bytes), most_threads, registers, instructions, labels })
+    Ok(Kernel { name: name.to_owned(), param: (param, bytes), most_threads, registers, instructions, labels })
 }
 
 /// `.b32 %r<208>` or `.b32 low, high`
@@ -264,21 +278,35 @@ fn registers(text: &str, names: &mut Names) -> Option<()> {
     let (kind, list) = text.trim().split_once(|c: char| c.is_whitespace())?;
     let bits = match kind {
         ".pred" => 1,
-        _ => kind.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().ok()?,
+        ".b16" | ".u16" | ".s16" | ".f16" => 16,
+        ".b32" | ".u32" | ".s32" | ".f32" => 32,
+        ".b64" | ".u64" | ".s64" | ".f64" => 64,
+        _ => return None,
     };
-    if !matches!(bits, 1 | 16 | 32 | 64) || kind.len() > 5 {
-        return None;
-    }
     for name in list.split(',').map(str::trim) {
-        match name.split_once('<') {
-            Some((stem, count)) => {
-                let count: usize = count.trim_end_matches('>').parse().ok()?;
-                (0..count).for_each(|i| names.declare(format!("{stem}{i}"), bits));
-            }
-            None => names.declare(name.to_owned(), bits),
+        let (name, count) = match name.split_once('<') {
+            Some((stem, count)) => (stem, Some(count.strip_suffix('>')?.parse::<usize>().ok()?)),
+            None => (name, None),
+        };
+        if !is_identifier(name) {
+            return None;
+        }
+        match count {
+            Some(count) => (0..count).try_for_each(|i| names.declare(format!("{name}{i}"), bits))?,
+            None => names.declare(name.to_owned(), bits)?,
         }
     }
     Some(())
+}
+
+/// The PTX ISA's "Identifiers".
+fn is_identifier(name: &str) -> bool {
+    let letter = |c: char| c.is_ascii_alphabetic();
+    let follows = |c: char| letter(c) || c.is_ascii_digit() || c == '_' || c == '$';
+    match name.strip_prefix(['_', '$', '%']) {
+        Some(rest) => !rest.is_empty() && rest.chars().all(follows),
+        None => name.starts_with(letter) && name.chars().all(follows),
+    }
 }
 
 fn statement(text: &str, line: usize, names: &Names) -> Result<Statement> {
@@ -292,27 +320,32 @@ fn statement(text: &str, line: usize, names: &Names) -> Result<Statement> {
         None => (None, text),
     };
     let (opcode, list) = rest.split_once(' ').unwrap_or((rest, ""));
-    let operands = split(list).into_iter().map(|operand| parse_operand(operand, names)).collect::<Result<_>>()?;
+    let operands = split(list)?.into_iter().map(|operand| parse_operand(operand, names)).collect::<Result<_>>()?;
     Ok(Statement { line, guard, opcode: opcode.to_owned(), operands })
 }
 
-/// At the commas that stand outside of braces and brackets.
-fn split(list: &str) -> Vec<&str> {
-    let (mut parts, mut depth, mut start) = (Vec::new(), 0, 0);
+/// At the commas that stand outside of braces and brackets, which go in pairs.
+fn split(list: &str) -> Result<Vec<&str>> {
+    let (mut parts, mut open, mut start) = (Vec::new(), Vec::new(), 0);
     for (i, c) in list.char_indices() {
         match c {
-            '{' | '[' => depth += 1,
-            '}' | ']' => depth -= 1,
-            ',' if depth == 0 => {
+            '{' | '[' => open.push(c),
+            '}' | ']' if open.pop() != Some(if c == '}' { '{' } else { '[' }) => return Err(format!("a lone {c}")),
+            ',' if open.is_empty() => {
                 parts.push(list[start..i].trim());
                 start = i + 1;
             }
             _ => {}
         }
     }
-    let last = list[start..].trim();
-    parts.extend((!last.is_empty()).then_some(last));
-    parts
+    if !parts.is_empty() || !list.trim().is_empty() {
+        parts.push(list[start..].trim());
+    }
+    match open.last() {
+        Some(c) => Err(format!("a lone {c}")),
+        None if parts.contains(&"") => Err("a comma too many".into()),
+        None => Ok(parts),
+    }
 }
 
 fn parse_operand(text: &str, names: &Names) -> Result<Operand> {
@@ -321,19 +354,16 @@ fn parse_operand(text: &str, names: &Names) -> Result<Operand> {
         return Ok(Operand::Pair(pair.0.into(), pair.1.into()));
     }
     if let Some(inner) = text.strip_prefix('{') {
-        let parts = split(inner.trim_end_matches('}'));
+        let parts = split(inner.strip_suffix('}').ok_or("something behind the braces")?)?;
         return parts.into_iter().map(|p| parse_operand(p, names)).collect::<Result<_>>().map(Operand::Vector);
     }
     if let Some(inner) = text.strip_prefix('[') {
-        let inner = inner.trim_end_matches(']');
-        let (base, offset) = match inner.rfind(['+', '-']).filter(|&i| i > 0) {
-            Some(i) => (inner[..i].trim(), &inner[i..]),
-            None => (inner.trim(), "0"),
-        };
-        // 16, +16, +-16
-        let digits = offset.trim().trim_start_matches('+').replace(' ', "");
-        let base = base.trim_end_matches('+');
-        let offset: i64 = digits.parse().map_err(|_| format!("no offset: {offset}"))?;
+        let inner = inner.strip_suffix(']').ok_or("something behind the brackets")?;
+        // 16 or -16 behind a plus sign.
+        let (base, offset) = inner.split_once('+').map_or((inner, "0"), |(base, offset)| (base, offset.trim()));
+        let base = base.trim();
+        let offset: i64 =
+            offset.parse().ok().filter(|_| !offset.starts_with('+')).ok_or_else(|| format!("no offset: {offset}"))?;
         if base == names.param {
             return Ok(Operand::Param(offset));
         }
@@ -347,6 +377,7 @@ fn parse_operand(text: &str, names: &Names) -> Result<Operand> {
         return Ok(Operand::Register(register));
     }
     match text {
+        param if param == names.param => return Ok(Operand::ParamAddress),
         "_" => return Ok(Operand::Sink),
         "%tid.x" => return Ok(Operand::Special(Special::TidX)),
         "%ntid.x" => return Ok(Operand::Special(Special::NtidX)),
@@ -355,25 +386,39 @@ fn parse_operand(text: &str, names: &Names) -> Result<Operand> {
         "%laneid" => return Ok(Operand::Special(Special::LaneId)),
         _ => {}
     }
-    if let Some(value) = immediate(text) {
-        return Ok(Operand::Immediate(value));
+    if let Some(value) = float(text).or_else(|| integer(text)) {
+        return Ok(value);
     }
-    let is_label = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '$' || c == '_');
+    let is_label = is_identifier(text) && !text.starts_with('%');
     if is_label { Ok(Operand::Label(text.to_owned())) } else { Err(format!("no operand: {text}")) }
 }
 
-/// Integers, and floating-point numbers by their bits: 0f and 8 digits, 0d and 16 (the PTX ISA's "Constants").
-fn immediate(text: &str) -> Option<i128> {
+/// By the bits: 0f and 8 digits, 0d and 16 (the PTX ISA's "Floating-Point Constants").
+fn float(text: &str) -> Option<Operand> {
+    let of = |prefix: char, width: u32| {
+        let digits = text.strip_prefix('0')?.strip_prefix([prefix, prefix.to_ascii_uppercase()])?;
+        let complete = digits.len() == width as usize / 4 && digits.bytes().all(|c| c.is_ascii_hexdigit());
+        let bits = complete.then(|| u64::from_str_radix(digits, 16).ok()).flatten()?;
+        Some(Operand::Float { bits, width })
+    };
+    of('f', 32).or_else(|| of('d', 64))
+}
+
+/// Decimal, hexadecimal or binary, of 64 bits at most ("Integer Constants"). There are octal ones too, which begin with
+/// a zero; no compiler writes them.
+fn integer(text: &str) -> Option<Operand> {
     let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
     let digits = digits.strip_suffix('U').unwrap_or(digits);
-    let of_base = |prefix: &[&str], base| {
-        let digits = prefix.iter().find_map(|p| digits.strip_prefix(p))?;
-        i128::from_str_radix(digits, base).ok()
+    let (digits, base) = match digits.get(..2) {
+        Some("0x" | "0X") => (&digits[2..], 16),
+        Some("0b" | "0B") => (&digits[2..], 2),
+        Some(octal) if octal.starts_with('0') => return None,
+        _ => (digits, 10),
     };
-    let value = of_base(&["0x", "0X"], 16)
-        .or_else(|| of_base(&["0f", "0F"], 16))
-        .or_else(|| of_base(&["0d", "0D"], 16))
-        .or_else(|| of_base(&["0b", "0B"], 2))
-        .or_else(|| digits.parse().ok().filter(|_| !digits.starts_with('0') || digits == "0"))?;
-    Some(if negative { -value } else { value })
+    if !digits.bytes().all(|c| c.is_ascii_hexdigit()) {
+        return None;
+    }
+    let value = u64::from_str_radix(digits, base).ok().map(i128::from)?;
+    let value = if negative { -value } else { value };
+    (value >= i64::MIN.into()).then_some(Operand::Immediate(value))
 }

@@ -1,7 +1,7 @@
 //! From statements to what the machine executes: operands by kind, widths compared with the registers', the flow of
 //! control as basic blocks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::alu::{self, Alu, LANES, Lanes};
 use super::parse::{self, Operand, Special, Statement};
@@ -58,6 +58,12 @@ pub enum Action {
     /// Values of `bytes` each, one after the other.
     LoadParam {
         at: usize,
+        bytes: usize,
+        to: Vec<usize>,
+    },
+    LoadParamBy {
+        address: usize,
+        offset: i64,
         bytes: usize,
         to: Vec<usize>,
     },
@@ -136,8 +142,13 @@ pub fn kernel(parsed: parse::Kernel) -> parse::Result<Kernel> {
     let mut code = Vec::with_capacity(parsed.instructions.len());
     for statement in &parsed.instructions {
         let Statement { line, opcode, guard, .. } = statement;
-        let context =
-            Context { statement, registers: &parsed.registers, labels: &parsed.labels, param: parsed.param.1 };
+        let context = Context {
+            statement,
+            registers: &parsed.registers,
+            labels: &parsed.labels,
+            param: parsed.param.1,
+            count: parsed.instructions.len(),
+        };
         let action = context.action().map_err(|why| format!("{}, line {line}: {opcode}: {why}", parsed.name))?;
         if let Some((predicate, _)) = guard
             && parsed.registers[*predicate].bits != 1
@@ -196,6 +207,8 @@ struct Context<'a> {
     registers: &'a [parse::Register],
     labels: &'a HashMap<String, usize>,
     param: usize,
+    /// Of the kernel's instructions.
+    count: usize,
 }
 
 impl Context<'_> {
@@ -204,14 +217,15 @@ impl Context<'_> {
         let words: Vec<&str> = self.statement.opcode.split('.').collect();
         match (&words[..], operands) {
             (["bra", ..], [Operand::Label(label)]) if matches!(words[1..], [] | ["uni"]) => {
-                let target = self.labels.get(label).ok_or(format!("there is no label {label}"))?;
-                Ok(Action::Branch(*target))
+                let target = *self.labels.get(label).ok_or(format!("there is no label {label}"))?;
+                let within = target < self.count;
+                within.then_some(Action::Branch(target)).ok_or(format!("{label} leads behind the end"))
             }
             (["ret"], []) => Ok(Action::Return),
             (["mov", kind], [Operand::Register(to), Operand::Vector(parts)]) => {
                 let bits = self.part_bits(kind, parts.len())?;
-                let parts = parts.iter().map(|part| self.source(part, bits)).collect::<Result<_, _>>()?;
-                Ok(Action::Join { parts, bits, to: self.of_width(*to, bits * operands.len() as u32, kind)? })
+                let sources = parts.iter().map(|part| self.source(part, bits)).collect::<Result<_, _>>()?;
+                Ok(Action::Join { bits, to: self.of_width(*to, bits * parts.len() as u32, kind)?, parts: sources })
             }
             (["mov", kind], [Operand::Vector(parts), from]) => {
                 let bits = self.part_bits(kind, parts.len())?;
@@ -221,10 +235,22 @@ impl Context<'_> {
                     _ => Err(format!("{part:?} is no register of {bits} bits")),
                 };
                 let from = self.source(from, bits * parts.len() as u32)?;
-                Ok(Action::Split { from, bits, parts: parts.iter().map(to).collect::<Result<_, _>>()? })
+                let parts = parts.iter().map(to).collect::<Result<Vec<_>, _>>()?;
+                self.distinct(parts.iter().flatten())?;
+                Ok(Action::Split { from, bits, parts })
+            }
+            (["mov", "u64" | "b64"], [to, Operand::ParamAddress]) => {
+                let alu = alu::decode(&self.statement.opcode).ok_or(UNKNOWN)?;
+                let sources = vec![Source::Constant([PARAM; LANES].into())];
+                Ok(Action::Compute { alu, sources, to: self.register(to, 64)? })
+            }
+            (["ld", "param", kind @ ..], [to, Operand::Address(address, offset)]) => {
+                let (bytes, to) = self.of_param(kind, to)?;
+                let address = self.of_width(*address, 64, "address")?;
+                Ok(Action::LoadParamBy { address, offset: *offset, bytes, to })
             }
             (["ld", "param", kind @ ..], [to, Operand::Param(at)]) => {
-                let (bytes, to) = self.transferred(kind, to)?;
+                let (bytes, to) = self.of_param(kind, to)?;
                 let at = usize::try_from(*at).map_err(|_| "before the parameter")?;
                 if at + bytes * to.len() > self.param || !at.is_multiple_of(bytes * to.len()) {
                     return Err(format!("{} bytes at {at} of a parameter of {}", bytes * to.len(), self.param));
@@ -247,13 +273,7 @@ impl Context<'_> {
                     kind => (Path::Plain, kind),
                 };
                 let (bytes, count) = self.transfer(kind)?;
-                let parts = match from {
-                    Operand::Vector(parts) => &parts[..],
-                    single => std::slice::from_ref(single),
-                };
-                if parts.len() != count {
-                    return Err(format!("{} values, not {count}", parts.len()));
-                }
+                let parts = self.parts(from, count)?;
                 let from = parts.iter().map(|part| self.source(part, 8 * bytes as u32)).collect::<Result<_, _>>()?;
                 Ok(Action::Store {
                     address: self.of_width(*address, 64, "address")?,
@@ -288,7 +308,12 @@ impl Context<'_> {
                     ("ballot", "b32") => (Vote::Ballot, 32),
                     _ => return Err(UNKNOWN.into()),
                 };
-                let kind = CollectiveKind::Vote { mode, value: self.source(value, 1)?, to: self.register(to, bits)? };
+                // The one source that may be negated, of those that are known here.
+                let value = match value {
+                    Operand::NotRegister(register) => Source::Not(self.of_width(*register, 1, "operand")?),
+                    value => self.source(value, 1)?,
+                };
+                let kind = CollectiveKind::Vote { mode, value, to: self.register(to, bits)? };
                 Ok(Action::Collective(Collective { kind, members: self.source(members, 32)? }))
             }
             (["bar", "warp", "sync"], [members]) => {
@@ -309,7 +334,8 @@ impl Context<'_> {
 
     fn part_bits(&self, kind: &str, parts: usize) -> parse::Result<u32> {
         let bits = alu::width(kind).ok_or(UNKNOWN)?;
-        matches!((kind.starts_with('b'), parts), (true, 2 | 4)).then_some(bits / parts as u32).ok_or(UNKNOWN.into())
+        let known = matches!((kind, bits / parts.max(1) as u32, parts), ("b32", 16, 2) | ("b64", 32 | 16, 2 | 4));
+        known.then_some(bits / parts as u32).ok_or(UNKNOWN.into())
     }
 
     fn register(&self, operand: &Operand, bits: u32) -> parse::Result<usize> {
@@ -326,16 +352,20 @@ impl Context<'_> {
     }
 
     fn source(&self, operand: &Operand, bits: u32) -> parse::Result<Source> {
+        // Where there are two types, the last is that of the sources.
+        let kind = self.statement.opcode.rsplit('.').next().unwrap_or_default();
         match operand {
             Operand::Register(register) => self.of_width(*register, bits, "operand").map(Source::Register),
-            Operand::NotRegister(register) => self.of_width(*register, 1, "operand").map(Source::Not),
-            Operand::Immediate(value) => {
+            Operand::Immediate(value) if !kind.starts_with('f') => {
                 let value = match bits {
                     1 => u64::from(*value != 0),
                     64 => *value as u64,
                     _ => *value as u64 & ((1 << bits) - 1),
                 };
                 Ok(Source::Constant([value; LANES].into()))
+            }
+            Operand::Float { bits: value, width } if *width == bits && kind.starts_with(['f', 'b']) => {
+                Ok(Source::Constant([*value; LANES].into()))
             }
             Operand::Special(special) if bits == 32 => Ok(Source::Special(*special)),
             other => Err(format!("{other:?} is no operand of {bits} bits")),
@@ -350,20 +380,47 @@ impl Context<'_> {
             [kind] => (1, kind),
             _ => return Err(UNKNOWN.into()),
         };
-        let bits = alu::width(kind).filter(|&bits| bits > 1).ok_or(UNKNOWN)?;
-        Ok((bits as usize / 8, count))
+        // 32 bytes are for GPUs since compute capability 10.0.
+        let bits = alu::width(kind).filter(|&bits| bits > 1 && bits * count <= 128).ok_or(UNKNOWN)?;
+        Ok((bits as usize / 8, count as usize))
+    }
+
+    /// Those of a vector where there is more than one.
+    fn parts<'o>(&self, operand: &'o Operand, count: usize) -> parse::Result<&'o [Operand]> {
+        let (parts, fits) = match operand {
+            Operand::Vector(parts) => (&parts[..], count > 1 && parts.len() == count),
+            single => (std::slice::from_ref(single), count == 1),
+        };
+        fits.then_some(parts).ok_or(format!("{operand:?} is not of {count}"))
+    }
+
+    /// What a register holds that one instruction writes twice is open.
+    fn distinct<'r>(&self, registers: impl Iterator<Item = &'r usize>) -> parse::Result<()> {
+        let mut seen = HashSet::new();
+        let mut twice = registers.filter(|register| !seen.insert(**register));
+        twice.next().map_or(Ok(()), |&twice| Err(format!("{} is written twice", self.registers[twice].name)))
+    }
+
+    /// As `transferred`. A byte goes to a register of 16 bits, with zeros in front ("Operand Size Exceeding
+    /// Instruction-Type Size").
+    fn of_param(&self, kind: &[&str], to: &Operand) -> parse::Result<(usize, Vec<usize>)> {
+        match kind {
+            ["u8" | "b8"] => Ok((1, vec![self.register(to, 16)?])),
+            kind => self.transferred(kind, to),
+        }
     }
 
     /// The same, and the registers that the values go to.
     fn transferred(&self, kind: &[&str], to: &Operand) -> parse::Result<(usize, Vec<usize>)> {
         let (bytes, count) = self.transfer(kind)?;
-        let parts = match to {
-            Operand::Vector(parts) => &parts[..],
-            single => std::slice::from_ref(single),
-        };
-        let to = parts.iter().map(|part| self.register(part, 8 * bytes as u32)).collect::<Result<Vec<_>, _>>()?;
-        if to.len() == count { Ok((bytes, to)) } else { Err(format!("{} registers, not {count}", to.len())) }
+        let parts = self.parts(to, count)?.iter();
+        let to = parts.map(|part| self.register(part, 8 * bytes as u32)).collect::<Result<Vec<_>, _>>()?;
+        self.distinct(to.iter())?;
+        Ok((bytes, to))
     }
 }
+
+/// Where the parameter is among the addresses of its own space. No buffer is there.
+pub const PARAM: u64 = 0x5041_5241_4D00_0000;
 
 const UNKNOWN: &str = "an instruction, type or modifier that is not known here";

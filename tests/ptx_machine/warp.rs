@@ -9,14 +9,16 @@
 //!         if no group can go on
 //!             every complete set of waiting lanes is let go; if there is none, they would wait for ever
 //!
-//! The rank of a block is its place in a reverse postorder of the kernel's graph: what lies before the point where
-//! lanes meet again is run before it, so they do meet. Which side of a branch comes first is the launch's choice
+//! The rank of a block is its place in an order in which whatever lies before the point where lanes meet again comes
+//! before that point, loops included ([`ranks`]), so they do meet. Which side of a branch comes first is the launch's choice
 //! (`Order`); correct kernels can't tell.
+
+use std::collections::HashMap;
 
 use super::alu::{self, LANES, Lanes};
 use super::memory::Memory;
 use super::parse::Special;
-use super::program::{Action, Collective, CollectiveKind, Instruction, Kernel, Path, Shuffle, Source, Vote};
+use super::program::{self, Action, Collective, CollectiveKind, Instruction, Kernel, Path, Shuffle, Source, Vote};
 use crate::emulator::Order;
 
 /// Place and size of the launch, as special registers tell them.
@@ -39,6 +41,8 @@ pub struct Warp<'k> {
     /// Of each register, the lanes in which something was written.
     defined: Vec<u32>,
     carry: Lanes,
+    /// The lanes in which the carry flag was written.
+    carry_defined: u32,
     groups: Vec<Group>,
     waiting: Vec<Waiting>,
     returned: u32,
@@ -69,38 +73,97 @@ fn lanes_of(mut set: u32) -> impl Iterator<Item = usize> {
     })
 }
 
-/// The place of each block in a reverse postorder; of two successors the order says which is visited first.
+/// The place of each block in a topological order in which a loop, whole, is one step: its head, then the rest of it, in
+/// such an order again. Where lanes leave it comes behind, so they meet there. (A reverse postorder may put the exit
+/// before the body.) Which of two blocks comes first where nothing tells is up to the order.
 pub fn ranks(kernel: &Kernel, order: Order) -> Vec<usize> {
     let mut random = match order {
         Order::Random(seed) => seed,
         _ => 0,
     };
-    let (mut seen, mut left) = (vec![false; kernel.blocks.len()], Vec::new());
-    let mut ranks = vec![usize::MAX; kernel.blocks.len()];
-    let mut next = kernel.blocks.len();
-    // The blocks on the way, each with the successors that are still to be visited.
-    let visit = |block: usize, seen: &mut [bool], random: &mut u64| {
-        seen[block] = true;
-        let mut successors = kernel.blocks[block].1.clone();
-        *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        if order == Order::Reversed || (matches!(order, Order::Random(_)) && *random >> 63 == 1) {
+    let successors = kernel.blocks.iter().map(|(_, successors)| {
+        let mut successors = successors.clone();
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        if order == Order::Reversed || (matches!(order, Order::Random(_)) && random >> 63 == 1) {
             successors.reverse();
         }
-        (block, successors)
+        successors
+    });
+    let mut graph = Graph {
+        successors: successors.collect(),
+        within: vec![true; kernel.blocks.len()],
+        ranks: vec![usize::MAX; kernel.blocks.len()],
+        next: 0,
     };
-    left.push(visit(0, &mut seen, &mut random));
-    while let Some((block, successors)) = left.last_mut() {
-        match successors.pop() {
-            Some(to) if seen[to] => {}
-            Some(to) => left.push(visit(to, &mut seen, &mut random)),
-            None => {
-                next -= 1;
-                ranks[*block] = next;
-                left.pop();
+    graph.number(&[0]);
+    graph.ranks
+}
+
+/// Of a kernel's blocks.
+struct Graph {
+    successors: Vec<Vec<usize>>,
+    /// What is being numbered: no way leads through the others.
+    within: Vec<bool>,
+    ranks: Vec<usize>,
+    next: usize,
+}
+
+impl Graph {
+    /// Numbers what can be reached from these blocks.
+    fn number(&mut self, from: &[usize]) {
+        let mut search = Search { seen: HashMap::new(), path: Vec::new(), loops: Vec::new() };
+        for &block in from {
+            if self.within[block] && !search.seen.contains_key(&block) {
+                search.visit(block, self);
+            }
+        }
+        // The last that was found leads to none of the others.
+        let all: Vec<usize> = search.loops.iter().flatten().copied().collect();
+        all.iter().for_each(|&block| self.within[block] = false);
+        for whole in search.loops.into_iter().rev() {
+            let head = whole[0];
+            self.ranks[head] = self.next;
+            self.next += 1;
+            if whole.len() > 1 {
+                whole[1..].iter().for_each(|&block| self.within[block] = true);
+                self.number(&self.successors[head].clone());
             }
         }
     }
-    ranks
+}
+
+/// Tarjan's search for strongly connected components, which are loops and single blocks.
+struct Search {
+    /// The number of each block in the order of visits, and `true` while its component is open.
+    seen: HashMap<usize, (usize, bool)>,
+    path: Vec<usize>,
+    /// Each from the block through which it was entered.
+    loops: Vec<Vec<usize>>,
+}
+
+impl Search {
+    /// The lowest number of an open component that can be reached.
+    fn visit(&mut self, block: usize, graph: &Graph) -> usize {
+        let (own, start) = (self.seen.len(), self.path.len());
+        self.seen.insert(block, (own, true));
+        self.path.push(block);
+        let mut lowest = own;
+        for &to in graph.successors[block].iter().filter(|&&to| graph.within[to]) {
+            match self.seen.get(&to) {
+                None => lowest = lowest.min(self.visit(to, graph)),
+                Some(&(number, true)) => lowest = lowest.min(number),
+                Some((_, false)) => {}
+            }
+        }
+        if lowest == own {
+            let whole = self.path.split_off(start);
+            for block in &whole {
+                self.seen.entry(*block).and_modify(|(_, open)| *open = false);
+            }
+            self.loops.push(whole);
+        }
+        lowest
+    }
 }
 
 impl<'k> Warp<'k> {
@@ -112,6 +175,7 @@ impl<'k> Warp<'k> {
             registers: vec![[0; LANES]; kernel.registers.len()],
             defined: vec![0; kernel.registers.len()],
             carry: [0; LANES],
+            carry_defined: 0,
             groups: Vec::new(),
             waiting: Vec::new(),
             returned: 0,
@@ -123,6 +187,7 @@ impl<'k> Warp<'k> {
     pub fn run(&mut self, position: Position, memory: &mut Memory, budget: &mut u64) -> Result<(), String> {
         self.position = position;
         self.defined.fill(0);
+        self.carry_defined = 0;
         self.returned = 0;
         self.groups.clear();
         self.waiting.clear();
@@ -172,6 +237,11 @@ impl<'k> Warp<'k> {
             let active = self.guarded(instruction, lanes).map_err(|fault| located(instruction, fault))?;
             match &instruction.action {
                 Action::Branch(to) => {
+                    // Control Flow Instructions: bra. With .uni the lanes that execute it have the same guard.
+                    if instruction.opcode == "bra.uni" && active != lanes && active != 0 {
+                        let what = format!("of the lanes {lanes:08X} only {active:08X} branch");
+                        return Err(located(instruction, (None, what)));
+                    }
                     self.part(active, *to);
                     self.part(lanes & !active, at + 1);
                     return Ok(());
@@ -278,13 +348,21 @@ impl<'k> Warp<'k> {
                         let (a, b) = (self.get(&sources[0], lanes, m0)?, self.get(&sources[1], lanes, m1)?);
                         f([a, b, self.get(&sources[2], lanes, m2)?, self.get(&sources[3], lanes, m3)?], &mut values);
                     }
-                    alu::Compute::Carry(f) => {
+                    alu::Compute::Carry { reads, compute } => {
+                        let missing = if *reads { lanes & !self.carry_defined } else { 0 };
+                        if missing != 0 {
+                            let what = "reads the carry flag, which nobody has written".into();
+                            return Err((Some(missing.trailing_zeros()), what));
+                        }
                         let (a, b) = (*self.get(&sources[0], lanes, m0)?, *self.get(&sources[1], lanes, m1)?);
                         let c = sources.get(2).map_or(Ok([0; LANES]), |c| self.get(c, lanes, m2).copied())?;
                         for lane in lanes_of(lanes) {
-                            let (value, flag) = f([a[lane], b[lane], c[lane]], self.carry[lane] == 1);
+                            let (value, flag) = compute([a[lane], b[lane], c[lane]], self.carry[lane] == 1);
                             values[lane] = value;
-                            self.carry[lane] = flag.map_or(self.carry[lane], u64::from);
+                            if let Some(flag) = flag {
+                                self.carry[lane] = flag.into();
+                                self.carry_defined |= 1 << lane;
+                            }
                         }
                     }
                 }
@@ -311,6 +389,23 @@ impl<'k> Warp<'k> {
                     let value = from_bytes(&self.param[at + i * bytes..][..*bytes]);
                     self.set(to, lanes, &[value; LANES]);
                 }
+            }
+            Action::LoadParamBy { address, offset, bytes, to } => {
+                self.check_defined(*address, lanes)?;
+                let mut loaded = [[0; LANES]; 4];
+                for lane in lanes_of(lanes) {
+                    let count = bytes * to.len();
+                    let at = self.registers[*address][lane].wrapping_add_signed(*offset).wrapping_sub(program::PARAM);
+                    let whole = usize::try_from(at).ok().filter(|at| at.is_multiple_of(count));
+                    let whole = whole.and_then(|at| self.param.get(at..)?.get(..count)).ok_or_else(|| {
+                        let (at, all) = (at as i64, self.param.len());
+                        (Some(lane as u32), format!("reads {count} bytes at {at} of a parameter of {all}"))
+                    })?;
+                    for (i, value) in whole.chunks(*bytes).enumerate() {
+                        loaded[i][lane] = from_bytes(value);
+                    }
+                }
+                to.iter().zip(&loaded).for_each(|(&to, values)| self.set(to, lanes, values));
             }
             Action::Load { address, offset, bytes, to, path } => {
                 self.check_defined(*address, lanes)?;
