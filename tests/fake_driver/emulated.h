@@ -36,7 +36,7 @@ struct emulator_launch {
 static void* emulator(void) {
     static void* library;
     const char* path = getenv("FAKE_DRIVER_KERNELS");
-    if (!library && path && !(library = dlopen(path, RTLD_NOW | RTLD_LOCAL))) {
+    if (!library && path && *path && !(library = dlopen(path, RTLD_NOW | RTLD_LOCAL))) {
         fprintf(stderr, "stand-in driver: %s\n", dlerror());
         abort();
     }
