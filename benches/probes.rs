@@ -214,9 +214,8 @@ fn rows(probes: &[Probe], dtype: Dtype, n: usize) -> Vec<String> {
         let (seconds, of_copy) = (median(&probe.seconds), speed(probe) / copy);
         let (dtype, name, gigabytes) = (dtype.name(), &probe.name, speed(probe) / 1e9);
         println!("{dtype:<5}2^{:<3}{name:<24}{:>9.1} us{gigabytes:>9.1} GB/s{of_copy:>6.3}", n.ilog2(), seconds * 1e6);
-        format!(
-            "  {{\"dtype\": \"{dtype}\", \"n\": {n}, \"probe\": \"{name}\", \"seconds\": {seconds:e}, \"of_copy\": {of_copy:.4}}}"
-        )
+        let what = format!("\"dtype\": \"{dtype}\", \"n\": {n}, \"probe\": \"{name}\"");
+        format!("  {{{what}, \"seconds\": {seconds:e}, \"of_copy\": {of_copy:.4}}}")
     };
     probes.iter().map(row).collect()
 }
