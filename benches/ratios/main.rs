@@ -2,8 +2,8 @@
 //!
 //!     cargo bench --bench ratios -- [--device cpu|cuda] [--quick | --headline] [--sizes 28,20] [--json FILE]
 //!
-//! `--headline` takes the configurations alone that the aims speak of, `--sizes` other sizes, as binary logarithms. FILE
-//! holds, at any time, what has been measured.
+//! `--headline` takes the configurations alone that the aims speak of, `--sizes` other sizes, as binary logarithms.
+//! FILE holds, at any time, what has been measured.
 //!
 //! All works of a configuration take turns, round after round in another order, so that what disturbs the machine
 //! disturbs them alike; the figures are medians over the rounds. The bench `passes` measures the same works one by one.
