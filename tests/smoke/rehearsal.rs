@@ -57,6 +57,17 @@ impl StandIn {
     }
 }
 
+#[test]
+#[ignore = "leaves the stand-in driver and its kernels in the folder STAND_IN, for scripts/gpu-rehearse"]
+fn leaves_a_stand_in() {
+    let folder = PathBuf::from(std::env::var_os("STAND_IN").expect("STAND_IN names a folder"));
+    let stand_in = stand_in().expect("compilers");
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        std::fs::copy(stand_in.folder.join("libcuda.so.1"), folder.join(name)).expect("a copy");
+    }
+    std::fs::copy(&stand_in.kernels, folder.join("kernels.so")).expect("a copy");
+}
+
 /// The entry points that were reported with an outcome that `is_such`, as IMAGE NAME.
 fn reported(output: &Output, is_such: impl Fn(&str) -> bool) -> BTreeSet<String> {
     let text = String::from_utf8_lossy(&output.stdout);
