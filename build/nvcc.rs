@@ -77,11 +77,12 @@ impl Nvcc {
         self.compile(source, to, &flags)
     }
 
-    /// Compiles `source` to PTX; a warning is an error.
+    /// Compiles `source` to PTX, with `more` flags.
     #[allow(dead_code)] // scripts/prebuilt-ptx and the tests use it, builds do not
-    pub fn ptx(&self, source: &Path, to: &Path, capability: u32) -> Result<(), String> {
-        let arch = format!("-arch=compute_{capability}");
-        self.compile(source, to, &["-ptx".into(), arch, "-Werror=all-warnings".into()])
+    pub fn ptx(&self, source: &Path, to: &Path, capability: u32, more: &[&str]) -> Result<(), String> {
+        let mut flags = vec!["-ptx".to_owned(), format!("-arch=compute_{capability}")];
+        flags.extend(more.iter().map(|flag| (*flag).to_owned()));
+        self.compile(source, to, &flags)
     }
 
     fn compile(&self, source: &Path, to: &Path, flags: &[String]) -> Result<(), String> {

@@ -2,7 +2,7 @@
 // of which holds one element of f32 or two of f16 or bf16.
 //
 // The types of 16 bits. A lane's bits sit at 8*k + e for element e of pack k. Shifted left by 7 - e, a register has
-// element e of packs 0..3 at the top of its bytes 0..3, and a byte permute that replicates a byte's
+// element e of packs 0..3 at the top of its bytes 0..3, and a byte permute that fills bytes with a byte's
 // top bit spreads two of them, from the registers of e = 2*j and 2*j + 1, into the 16-bit mask of
 // pair j. Seven shifts serve the whole tile.
 //
@@ -14,6 +14,7 @@
 #pragma once
 
 #include "dtype.cuh"
+#include "prmt.cuh"
 
 struct PairMasks {
     uint32_t shifted[8];
@@ -25,9 +26,8 @@ struct PairMasks {
 
     // 0xFFFF in the half whose element's bit is set, for elements 2*j (low) and 2*j + 1 of pack k.
     __device__ __forceinline__ uint32_t of(int k, int j) const {
-        // 8 | i: replicate the top bit of byte i. Bytes 0..3 are the first argument's.
-        const uint32_t low = 8 | k, high = 8 | (4 + k);
-        return __byte_perm(shifted[2 * j], shifted[2 * j + 1], low | low << 4 | high << 8 | high << 12);
+        const uint32_t low = kSignOfByte | k, high = kSignOfByte | (4 + k);
+        return prmt(shifted[2 * j], shifted[2 * j + 1], low | low << 4 | high << 8 | high << 12);
     }
 };
 
@@ -87,8 +87,8 @@ struct WordMasks {
 
     // All ones where the bit of element e of pack k is set.
     __device__ __forceinline__ uint32_t of(int k, int e) const {
-        const uint32_t top = 8 | (k / 2);
-        return __byte_perm(shifted[4 * (k % 2) + e], 0, top * 0x1111u);
+        const uint32_t top = kSignOfByte | (k / 2);
+        return prmt(shifted[4 * (k % 2) + e], 0, top * 0x1111u);
     }
 };
 
