@@ -39,6 +39,8 @@ ROUNDS = 21
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 LIBRARY_DTYPES = {torch.float32: 1, torch.bfloat16: 3}
 CYCLES_A_SECOND = 2e9
+# PyTorch's random numbers of 16 bits have few digits, so its p is not quite p.
+COMPOSITION_SLACK = 0.01
 
 
 class Library:
@@ -66,11 +68,11 @@ def composition(x):
     return torch.where(torch.rand_like(x) < P, torch.relu(x), x)
 
 
-def through_autograd(f, x, dy):
+def through_autograd(f, x, dy, slack=0.0):
     leaf = x.detach().requires_grad_()
     graph = f(leaf)
     (gradient,) = torch.autograd.grad(graph, leaf, dy, retain_graph=True)
-    check(x, dy, graph.detach(), gradient)
+    check(x, dy, graph.detach(), gradient, slack=slack)
     return {
         "forward": lambda: f(leaf),
         "backward": lambda: torch.autograd.grad(graph, leaf, dy, retain_graph=True),
@@ -78,15 +80,16 @@ def through_autograd(f, x, dy):
     }
 
 
-def check(x, dy, y, dx, p=P):
-    """What was kept and is negative is zero, as is its gradient; all else is itself. A part p of it was kept."""
+def check(x, dy, y, dx, p=P, slack=0.0):
+    """What was kept and is negative is zero, as is its gradient; all else is itself. A part p of it was kept, but for
+    the slack."""
     blocked = (y == 0) & (x < 0)
     negative, kept = int((x < 0).sum()), int(blocked.sum())
     # Of a zero the gradient tells whether it was kept, the result does not.
     wrong = (y != x) & ~blocked | (dx != torch.where(blocked, torch.zeros_like(dy), dy)) & (x != 0)
     if bool(wrong.any()):
         raise AssertionError(f"{int(wrong.sum())} of {x.numel()} results are not Drop-Activation's")
-    if abs(kept - p * negative) > 6 * (p * (1 - p) * negative) ** 0.5:
+    if abs(kept - p * negative) > 6 * (p * (1 - p) * negative) ** 0.5 + slack * negative:
         raise AssertionError(f"{kept} of {negative} negative elements were kept, p is {p}")
 
 
@@ -123,10 +126,10 @@ def works(ours, compiled, x, dy):
             "step": lambda: torch_backward(dy, torch.relu(x), 0),
         },
         "module": through_autograd(drop_activation.torch.DropActivation(P), x, dy),
-        "eager": through_autograd(composition, x, dy),
+        "eager": through_autograd(composition, x, dy, COMPOSITION_SLACK),
     }
     if compiled:
-        families["compiled"] = through_autograd(compiled, x, dy)
+        families["compiled"] = through_autograd(compiled, x, dy, COMPOSITION_SLACK)
     named = {f"{family}_{name}": work for family, works in families.items() for name, work in works.items()}
     return {"copy": lambda: y.copy_(x), **named}
 

@@ -197,7 +197,7 @@ class GpuRun(unittest.TestCase):
         self.assertEqual(results["figures"]["passes"], {"group/name": {"median_ns": 2.5, "interval_ns": [2, 3]}})
         for name, image in (("smoke", "embedded"), ("prebuilt", "prebuilt")):
             entries = {image: {"da_relu_forward_f32": "ok", "da_advance": "ok"}}
-            self.assertEqual(results["figures"][name], {"entries": entries})
+            self.assertEqual(results["figures"][name], {"device": "Fake 0", "entries": entries})
         for name in STEPS:
             self.assertIn(name, table)
             self.assertTrue((self.out / f"{name}.log").exists())
