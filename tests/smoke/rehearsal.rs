@@ -61,7 +61,7 @@ impl StandIn {
 #[ignore = "leaves the stand-in driver and its kernels in the folder STAND_IN, for scripts/gpu-rehearse"]
 fn leaves_a_stand_in() {
     let folder = PathBuf::from(std::env::var_os("STAND_IN").expect("STAND_IN names a folder"));
-    let stand_in = stand_in().expect("compilers");
+    let Some(stand_in) = stand_in() else { return };
     for name in ["libcuda.so", "libcuda.so.1"] {
         std::fs::copy(stand_in.folder.join("libcuda.so.1"), folder.join(name)).expect("a copy");
     }
