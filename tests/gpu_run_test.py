@@ -219,6 +219,18 @@ class GpuRun(unittest.TestCase):
         most_needed = ("smoke", "correctness", "headline")
         self.assertLess(sum(step.estimate for step in steps if step.part in most_needed), 4 * 60)
 
+    def test_the_plan_is_the_documented_one(self):
+        _, steps = plan()
+        text = (ROOT / "docs/testing.md").read_text()
+        section = text[text.index("## On a machine with a GPU") :]
+        documented = {line.split()[1]: line for line in section.splitlines() if line.startswith("| ")}
+        for part in dict.fromkeys(step.part for step in steps):
+            mine = [step for step in steps if step.part == part]
+            self.assertTrue(documented[part].endswith(f"| {sum(step.estimate for step in mine)} s |"), documented[part])
+            for step in mine:
+                # Of those over a part of the suite one stands for all.
+                self.assertTrue(f"`{step.name}`" in documented[part] or step.name[:6] == "suite-", step.name)
+
     def test_the_plan_is_shown_and_not_done(self):
         self.environment["LD_LIBRARY_PATH"] = str(self.folder)
         table = self.ends(0, "--plan", "--minutes", "2")
