@@ -373,7 +373,7 @@ SKIPPED [1] ../bundle/python/tests/test_gpu.py:8: SKIPPED: PyTorch is not instal
 
     def test_the_sanitizer_finds_an_error(self):
         found = """[ "$2" = synccheck ] && {
-            for kernel in da_x da_x da_y; do echo "=========     at $kernel+0x5d0"; done
+            for kernel in da_x da_x "da_y(da_args)"; do echo "=========     at $kernel+0x5d0"; done
             echo "========= ERROR SUMMARY: 2 errors"; echo "test every_entry_point ... FAILED"; exit 9; }\n"""
         self.script(self.tools / "compute-sanitizer", found + SANITIZER)
         self.only_these_are(["synccheck", "suite-synccheck"], "failed", "ERROR SUMMARY: 2 errors, da_x, da_y")
