@@ -16,6 +16,7 @@ pub(crate) mod job;
 mod keep;
 pub(crate) mod passes;
 mod philox;
+mod pool;
 mod room;
 mod share;
 #[allow(unsafe_code)] // vector instructions

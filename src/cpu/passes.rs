@@ -1,10 +1,13 @@
 //! The passes: what each does to a block of 32 elements.
 
+use std::hint::black_box;
+
 use crate::cpu::job::{self, Bits, BlockPass, Words};
 use crate::cpu::philox::Philox;
 use crate::cpu::simd::Simd;
 use crate::cpu::smooth::Smooth;
 use crate::element::Element;
+use crate::float_environment::DefaultEnvironment;
 use crate::io::InOut;
 use crate::key::MaskKey;
 use crate::operation::{Activation, DropActivation, Mixture, RRelu};
@@ -32,7 +35,9 @@ pub enum Pass {
 impl Pass {
     /// Runs the pass over a tensor: see [`job::run`].
     pub(crate) fn run<T: Element>(self, io: InOut<'_, T>, second: Option<&[T]>, words: Words<'_>) {
-        match self {
+        let _environment = DefaultEnvironment::enter();
+        // Its numbers need not be in memory: see `float_environment::in_default`.
+        match black_box(self) {
             Self::DropRelu => job::run(&DropRelu, io, second, words),
             Self::Select => job::run(&Select, io, second, words),
             Self::SelectNonzero => job::run(&SelectNonzero, io, second, words),
