@@ -4,9 +4,9 @@ use std::any::Any;
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use drop_activation::{Error, in_default_environment};
 #[cfg(feature = "cuda")]
 use drop_activation::cuda::CudaError;
+use drop_activation::{Error, in_default_environment};
 
 /// How a call ended: one of the DACT_ status codes. Later versions may add others.
 pub type dact_status = i32;

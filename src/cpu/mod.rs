@@ -1,12 +1,15 @@
 //! The CPU implementation: the passes over slices in host memory, shared by rayon's threads.
 //!
 //! Results are those of [`crate::reference`], bit for bit, whatever the number of threads, the
-//! [instruction set](instruction_set) or the length. The calling thread shares the work with the others of its rayon
-//! pool, the global one if it is in none; tensors of up to 2^16 elements it does alone. (Which NaN the smooth
-//! nonlinearities give is not specified.)
+//! [instruction set](instruction_set) or the length, and whatever the floating-point environment of the calling thread,
+//! which is as before when a call returns. (Which NaN the smooth nonlinearities give is not specified.)
 //!
-//! As with everything in rayon, a thread that waits for its part may meanwhile run other work of the pool: hold
-//! no lock that such work takes. A calling thread needs 128 KiB of stack, as rayon's and Rust's own have by far.
+//! The calling thread shares the work with the others of its rayon pool, the global one if it is in none; tensors of up
+//! to 2^16 elements it does alone. It runs no other work of the pool and waits for no thread that has not begun to help:
+//! it does alone what the others have no time for, and all of it where no thread could be started and in a process that
+//! was forked from one that had used this library.
+//!
+//! A calling thread needs 64 KiB of stack, in an unoptimised build 512 KiB; rayon's and Rust's own have more.
 //!
 //! Every pass takes its input and output as [`InOut`]: `(&x, &mut y)`, or `&mut x` to overwrite the
 //! input. Lengths are in elements; any length will do, 0 too. A call that gives an error has written
@@ -28,7 +31,7 @@ mod words;
 
 #[doc(hidden)] // for the benches
 pub use uniform::uniform_words;
-pub use words::{MaskWords, keep_words, run};
+pub use words::{MaskWords, keep_words, run, run_over_saved};
 
 use job::Words;
 use keep::KeepStream;

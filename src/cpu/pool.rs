@@ -2,7 +2,7 @@
 
 use std::panic::catch_unwind;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
@@ -77,10 +77,20 @@ fn started_elsewhere(process: u32) -> bool {
 
 /// Starts the global pool unless somebody has.
 fn start() -> Kind {
-    match ThreadPoolBuilder::new().build_global() {
+    let mut begun = Vec::new();
+    let spawn = |thread: ThreadBuilder| {
+        begun.push(std::thread::Builder::new().spawn(|| thread.run())?);
+        Ok(())
+    };
+    match ThreadPoolBuilder::new().spawn_handler(spawn).build_global() {
         Ok(()) => Kind::Current(rayon::current_num_threads()),
-        // No thread, or fewer than it wanted: rayon gives up then, for good.
-        Err(error) if std::error::Error::source(&error).is_some() => spare(),
+        // No thread, or fewer than it wanted: rayon gives up then, for good, and ends those that began.
+        Err(error) if std::error::Error::source(&error).is_some() => {
+            for thread in begun {
+                let _ = thread.join();
+            }
+            spare()
+        }
         // It was started before, or failed to; then it panics whenever it is asked for.
         Err(_) => catch_unwind(rayon::current_num_threads).map_or_else(|_| spare(), Kind::Current),
     }
@@ -88,19 +98,18 @@ fn start() -> Kind {
 
 /// A pool of the threads that can be had.
 fn spare() -> Kind {
-    let had = AtomicUsize::new(0);
+    let mut begun = 0;
     // A place in the pool for which there is no thread looks like one that is always busy.
     let spawn = |thread: ThreadBuilder| {
-        let spawned = std::thread::Builder::new().spawn(|| thread.run());
-        match spawned {
-            Ok(_) => had.fetch_add(1, Ordering::Relaxed),
-            Err(error) if had.load(Ordering::Relaxed) == 0 => return Err(error),
-            Err(_) => 0,
-        };
+        match std::thread::Builder::new().spawn(|| thread.run()) {
+            Ok(_) => begun += 1,
+            Err(error) if begun == 0 => return Err(error),
+            Err(_) => {}
+        }
         Ok(())
     };
     match ThreadPoolBuilder::new().spawn_handler(spawn).build() {
-        Ok(pool) => Kind::Spare(Box::leak(Box::new(pool)), had.into_inner()),
+        Ok(pool) => Kind::Spare(Box::leak(Box::new(pool)), begun),
         Err(_) => Kind::None,
     }
 }

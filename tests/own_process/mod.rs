@@ -2,7 +2,9 @@
 #![allow(dead_code)] // not every target uses all of it
 
 use std::io::Read;
-use std::process::{Command, Stdio};
+#[cfg(unix)]
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -30,14 +32,16 @@ fn with_arguments(mut command: Command, test: &str) -> Command {
 /// Runs it, and fails with what it printed unless it passes in time. Gives what it printed.
 pub fn passes(mut command: Command) -> String {
     let start = Instant::now();
+    // A group of its own, so that what it forked can be ended with it.
+    #[cfg(unix)]
+    command.process_group(0);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let ended = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status.to_string();
         }
         if start.elapsed() > LONGEST {
-            child.kill().unwrap();
-            child.wait().unwrap();
+            end(&mut child);
             break format!("no end after {LONGEST:?}");
         }
         sleep(Duration::from_millis(5));
@@ -47,4 +51,11 @@ pub fn passes(mut command: Command) -> String {
     child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
     assert!(text.contains("1 passed"), "{command:?}: {ended}\n{text}");
     text
+}
+
+fn end(child: &mut Child) {
+    #[cfg(unix)]
+    let _ = Command::new("sh").args(["-c", &format!("kill -s KILL -- -{}", child.id())]).status();
+    let _ = child.kill();
+    child.wait().unwrap();
 }
