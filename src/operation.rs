@@ -116,7 +116,18 @@ impl DropActivation {
     /// T of the keep stream: an element keeps σ when its 32-bit uniform is below T, so the
     /// probability is p rounded to a multiple of 2^-32. In \[0, 2^32\].
     pub fn threshold(&self) -> u64 {
-        in_default(self.p, |p| (p * 4_294_967_296.0 + 0.5).floor() as u64)
+        // `(p * 2^32 + 0.5).floor()` from the bits of p, for which no floating-point environment makes a difference.
+        // p is `significand / 2^(32 + shift)`.
+        let bits = self.p.to_bits();
+        let (exponent, fraction) = (bits >> 52, bits & ((1 << 52) - 1));
+        let shift = 1075 - 32 - exponent;
+        let significand = fraction | 1 << 52;
+        match shift {
+            0..=53 => (significand + (1 << (shift - 1))) >> shift,
+            // The sum of 1/2 and the number before it is rounded to 1.
+            54 if significand == (1 << 53) - 1 => 1,
+            _ => 0,
+        }
     }
 
     /// How inference mixes identity and nonlinearity (the paper's equation 5), in arithmetic of type R. A p
@@ -213,5 +224,33 @@ impl Default for RRelu {
 impl fmt::Display for RRelu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RReLU({}, {})", self.lower, self.upper)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Around every power of two, around halves between thresholds, and elsewhere.
+    #[test]
+    fn the_threshold_is_that_of_f64_arithmetic() {
+        let check = |p: f64| {
+            let expected = (p * 4_294_967_296.0 + 0.5).floor() as u64;
+            assert_eq!(DropActivation::relu(p).unwrap().threshold(), expected, "p = {p:?}, {:#x}", p.to_bits());
+        };
+        let around = |p: f64| {
+            for bits in (p.to_bits() - 3..=p.to_bits() + 3).filter(|bits| *bits <= 1f64.to_bits()) {
+                check(f64::from_bits(bits));
+            }
+        };
+        check(0.0);
+        (0..=1022).for_each(|i| around(2f64.powi(-i)));
+        let mut state = 1u64;
+        for _ in 0..100_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let threshold = (state >> 32 >> (state % 32)) as f64;
+            around((threshold + 0.5) / 4_294_967_296.0);
+            check((state >> 11) as f64 / (1u64 << 53) as f64);
+        }
     }
 }
