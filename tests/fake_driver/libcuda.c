@@ -5,6 +5,7 @@
 // shows that addresses and lengths have arrived; what the kernels compute is tested elsewhere.
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,8 @@ enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVAL
 static struct {
     const char* name;
     int value;
-} settings[] = {{"devices", 2}, {"capability", 90}, {"alloc", 0}, {"load", 0}, {"wait", 0}, {"launch", 0}};
+} settings[] = {{"devices", 2}, {"capability", 90}, {"alloc", 0},  {"load", 0},       {"wait", 0},
+                {"launch", 0},  {"record", 0},      {"memset", 0}, {"synchronize", 0}};
 
 static int* setting(const char* name) {
     for (size_t i = 0; i < sizeof settings / sizeof *settings; ++i)
@@ -35,21 +37,25 @@ static int calls_are_logged;
 
 void fake_log_calls(int yes) { calls_are_logged = yes; }
 
-static long allocations, modules, loads;
+static long allocations, modules, loads, launches;
 
 long fake_count(const char* name) {
     if (!strcmp(name, "allocations")) return allocations;
     if (!strcmp(name, "modules")) return modules;
     if (!strcmp(name, "loads")) return loads;
+    if (!strcmp(name, "launches")) return launches;
     abort();
 }
 
 static char text[1 << 16];
 static size_t used;
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 
 #define LOG(...)                                                               \
     do {                                                                       \
+        pthread_mutex_lock(&log_lock);                                         \
         if (used < sizeof text) used += (size_t)snprintf(text + used, sizeof text - used, __VA_ARGS__); \
+        pthread_mutex_unlock(&log_lock);                                       \
     } while (0)
 
 // What was logged since the last call.
@@ -100,7 +106,7 @@ Result cuDevicePrimaryCtxRetain(void** context, int device) { return *context = 
 Result cuDevicePrimaryCtxRelease_v2(int device) { LOG("release context of %d\n", device); return SUCCESS; }
 Result cuCtxGetCurrent(void** context) { return *context = current, SUCCESS; }
 Result cuCtxSetCurrent(void* context) { return current = context, SUCCESS; }
-Result cuCtxSynchronize(void) { LOG("synchronize context\n"); return SUCCESS; }
+Result cuCtxSynchronize(void) { LOG("synchronize context\n"); return *setting("synchronize"); }
 
 Result cuModuleLoadData(void** module, const void* image) {
     (void)image;
@@ -123,6 +129,8 @@ struct graph {
     int count;
 };
 static void* capturing;  // the stream, one at a time
+static void* of_capture;  // the last event that was recorded in it
+static void* joined;      // a stream that waited for that
 static struct graph* captured;
 
 static uint64_t offset_of(const struct da_args* a) { return a->offset + (a->offset_at ? *a->offset_at : 0); }
@@ -151,14 +159,15 @@ Result cuLaunchKernel(const char* name, unsigned grid_x, unsigned grid_y, unsign
     if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || shared || extra) return INVALID_VALUE;
     struct da_args a;
     memcpy(&a, parameters[0], sizeof a);
+    __atomic_add_fetch(&launches, 1, __ATOMIC_RELAXED);
     LOG("launch %s n %llu grid %u block %u on %p\n", name, (unsigned long long)a.n, grid_x, block_x, stream);
-    if (stream != capturing || !captured) return execute(name, &a), SUCCESS;
+    if ((stream != capturing && stream != joined) || !captured) return execute(name, &a), SUCCESS;
     if (captured->count == 64) return INVALID_VALUE;
     captured->nodes[captured->count++] = (struct node){name, a};
     return SUCCESS;
 }
 
-Result cuStreamIsCapturing(void* stream, int* status) { return *status = captured && stream == capturing, SUCCESS; }
+Result cuStreamIsCapturing(void* stream, int* status) { return *status = captured && (stream == capturing || stream == joined), SUCCESS; }
 Result cuStreamBeginCapture_v2(void* stream, int mode) {
     (void)mode;
     if (captured) return INVALID_VALUE;
@@ -166,6 +175,7 @@ Result cuStreamBeginCapture_v2(void* stream, int mode) {
 }
 Result cuStreamEndCapture(void* stream, void** graph) {
     if (!captured || stream != capturing) return INVALID_VALUE;
+    of_capture = joined = NULL;
     return *graph = captured, captured = NULL, SUCCESS;
 }
 Result cuGraphInstantiateWithFlags(void** runnable, void* graph, unsigned long long flags) {
@@ -195,7 +205,11 @@ Result cuMemFreeAsync(void* memory, void* stream) {
     free(memory);
     return SUCCESS;
 }
-Result cuMemsetD8Async(void* to, unsigned char byte, size_t n, void* stream) { return (void)stream, memset(to, byte, n), SUCCESS; }
+Result cuMemsetD8Async(void* to, unsigned char byte, size_t n, void* stream) {
+    (void)stream;
+    if (*setting("memset")) return *setting("memset");
+    return memset(to, byte, n), SUCCESS;
+}
 Result cuMemcpyHtoDAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memcpy(to, from, n), SUCCESS; }
 Result cuMemcpyDtoHAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memcpy(to, from, n), SUCCESS; }
 
@@ -206,8 +220,14 @@ Result cuStreamSynchronize(void* stream) { LOG("synchronize %p\n", stream); retu
 Result cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
     (void)flags;
     LOG("wait on %p for %p\n", stream, event);
-    return *setting("wait");
+    if (*setting("wait")) return *setting("wait");
+    if (captured && event == of_capture && stream != capturing) joined = stream;
+    return SUCCESS;
 }
 Result cuEventCreate(void** event, unsigned flags) { return (void)flags, *event = (void*)handles++, SUCCESS; }
 Result cuEventDestroy_v2(void* event) { return (void)event, SUCCESS; }
-Result cuEventRecord(void* event, void* stream) { LOG("record %p on %p\n", event, stream); return SUCCESS; }
+Result cuEventRecord(void* event, void* stream) {
+    LOG("record %p on %p\n", event, stream);
+    if (captured && stream == capturing) of_capture = event;
+    return *setting("record");
+}
