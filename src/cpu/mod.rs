@@ -63,7 +63,8 @@ use crate::operation::{Activation, DropActivation, RRelu};
 ///
 /// # Errors
 /// [`Error::Length`](crate::Error::Length) if y is not as long as x;
-/// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for x.
+/// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for x;
+/// [`Error::MaskMemory`](crate::Error::MaskMemory).
 pub fn forward<'a, T: Element>(op: &DropActivation, key: MaskKey, io: impl Into<InOut<'a, T>>) -> Result<PackedMask> {
     let mut mask = empty_mask(op);
     forward_into(op, key, io, &mut mask)?;
@@ -84,7 +85,7 @@ pub fn forward_into<'a, T: Element>(
     let io = io.into();
     let len = io.checked_len("y", "x")?;
     check::key_covers(key, len)?;
-    let words = mask.renew(MaskOrigin::DropActivation(*op), len);
+    let words = mask.renew(MaskOrigin::DropActivation(*op), len)?;
     let stream = KeepStream::new(op, key);
     let words = Words::DrawStore(&stream, words);
     match op.activation() {
@@ -202,7 +203,7 @@ pub fn rrelu_forward_into<'a, T: Element>(
     let io = io.into();
     let len = io.checked_len("y", "x")?;
     check::key_covers(key, len)?;
-    let words = mask.renew(MaskOrigin::RRelu(*op, key), len);
+    let words = mask.renew(MaskOrigin::RRelu(*op, key), len)?;
     T::run(Pass::DropRRelu(*op, key), io, None, Words::Store(words));
     Ok(())
 }

@@ -170,7 +170,7 @@ impl DeviceKeySequence {
     pub fn read(&self, stream: &Arc<CudaStream>) -> CudaResult<u64> {
         same_context(stream, "keys", &self.base)?;
         not_capturing(stream, "so nothing can be waited for: read it outside the capture")?;
-        let base = order::to_host(stream, self.base.as_view(), "copying an offset to the host")?;
+        let base = order::to_host(stream, self.base.as_view(), vec![0], "copying an offset to the host")?;
         Ok(base[0].wrapping_add(self.handed_out.load(Ordering::Relaxed)))
     }
 

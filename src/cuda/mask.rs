@@ -10,7 +10,7 @@ use super::order;
 use crate::check;
 use crate::error::{Error, Result};
 use crate::key::MaskKey;
-use crate::mask::{MaskKind, MaskOrigin, PackedMask, words_for};
+use crate::mask::{MaskKind, MaskOrigin, PackedMask, resize, words_for};
 use crate::operation::RRelu;
 
 /// A mask in device memory: `ceil(len / 32)` words, element i at bit i % 32 (least significant first)
@@ -94,6 +94,7 @@ impl DeviceMask {
     /// [`CudaError::Context`](super::CudaError::Context) if the stream is of another context than the mask;
     /// [`CudaError::Capturing`](super::CudaError::Capturing) if it is being captured;
     /// [`Error::MaskWords`] if the mask was made by [`DeviceMask::from_words`] and has unused bits set;
+    /// [`Error::MaskMemory`](crate::Error::MaskMemory) if the host has no memory for it;
     /// [`CudaError::Driver`](super::CudaError::Driver).
     pub fn to_host(&self, stream: &Arc<CudaStream>) -> Result<PackedMask> {
         same_context(stream, "mask", &self.words)?;
@@ -104,7 +105,8 @@ impl DeviceMask {
         };
         let mut words = Vec::new();
         if self.len != 0 {
-            words = order::to_host(stream, self.words.slice(..copied), "copying a mask to the host")?;
+            resize(&mut words, copied, self.len)?;
+            words = order::to_host(stream, self.words.slice(..copied), words, "copying a mask to the host")?;
         }
         let origin = match self.origin {
             Origin::Known(origin) => origin,

@@ -130,13 +130,14 @@ pub(super) fn writing<T>(
     Ok(())
 }
 
-/// A copy of a slice in host memory. Waits for all work on the stream.
-pub(super) fn to_host<T: Copy + Default>(
+/// Copies a slice into as many elements of host memory. Waits for all work on the stream.
+pub(super) fn to_host<T>(
     stream: &CudaStream,
     view: CudaView<'_, T>,
+    mut copy: Vec<T>,
     doing: &'static str,
 ) -> CudaResult<Vec<T>> {
-    let mut copy = vec![T::default(); view.len()];
+    debug_assert_eq!(view.len(), copy.len());
     let (turn, waiting) = Turn::begin(stream)?;
     let (address, event) = turn.read(view);
     turn.waited(waiting)?;
