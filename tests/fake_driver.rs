@@ -60,15 +60,20 @@ fn compile() -> Result<PathBuf, String> {
 impl Fake {
     /// With another setting while `action` runs: `fake_set` in `libcuda.c` knows the names.
     fn with<R>(&self, name: &str, value: c_int, action: impl FnOnce() -> R) -> R {
-        let was = match name {
-            "devices" => 2,
-            "capability" => 90,
-            _ => 0,
-        };
+        struct Reset<'a>(&'a Fake, &'a str);
+        impl Drop for Reset<'_> {
+            fn drop(&mut self) {
+                let was = match self.1 {
+                    "devices" => 2,
+                    "capability" => 90,
+                    _ => 0,
+                };
+                self.0.set(self.1, was);
+            }
+        }
+        let _reset = Reset(self, name);
         self.set(name, value);
-        let result = action();
-        self.set(name, was);
-        result
+        action()
     }
 
     fn set(&self, name: &str, value: c_int) {
