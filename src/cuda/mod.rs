@@ -44,9 +44,11 @@
 //! takes a stream of its own and waits for the context once. Where the driver refuses to have the
 //! stream wait, the call is refused; where it refuses an event, the call waits for its work.
 //!
-//! What is cudarc's own stays so: that a write waits, of several streams that read a slice at the same time, for the one
-//! that came last; what it does when the driver refuses one of its own waits; its copies.
-//! Tracking can be turned off, which is `unsafe`: then streams are for the caller to order.
+//! The limits are cudarc's:
+//! - Of several streams that read a slice at the same time, a write and a free wait for the one that came last.
+//! - When the driver refuses one of the waits of cudarc's own copies and frees, these go on all the same.
+//! - Streams that are borrowed from elsewhere (`wrap_borrowed_stream`, `unsafe`) are for the caller to keep alive; and with
+//!   tracking turned off (`disable_event_tracking`, `unsafe`), all streams are for the caller to order.
 //!
 //! Memory for a new mask is allocated on the stream of the call. [`Kernels::forward_into`] allocates only if the mask it
 //! is given has too little memory.
