@@ -65,9 +65,9 @@ fn places(env: Env) -> Vec<(PathBuf, usize)> {
     all
 }
 
-/// What changes when an nvcc appears where [`find`] looks, or the one that it finds is replaced: that file, and for each
-/// place before it the innermost folder that there is. cargo walks all of a folder at each build, so large ones, which
-/// also change for other reasons, are left out; and so are those that hold `out`, which every build changes.
+/// What changes when an nvcc appears where [`find`] looks, or the one that it finds is replaced: that file, and for
+/// each place before it the innermost folder that there is. cargo walks all of a folder at each build, so large ones,
+/// which also change for other reasons, are left out; and so are those that hold `out`, which every build changes.
 pub fn watched(env: Env, out: &Path) -> Vec<PathBuf> {
     const MOST_ENTRIES: usize = 10_000;
     let mut watched = Vec::new();

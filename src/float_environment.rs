@@ -92,7 +92,8 @@ mod control {
     /// `register` was read before, or is [`DEFAULT`]; between this and the next default environment nothing is computed
     /// with floating-point numbers but what the thread's owner wants to be.
     pub(super) unsafe fn write(register: Register) {
-        // SAFETY: loads 4 bytes from the address of as many; of their bits none is reserved, by this function's contract.
+        // SAFETY: loads 4 bytes from the address of as many; of their bits none is reserved, by this function's
+        // contract.
         unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const register, options(nostack, preserves_flags)) };
     }
 }

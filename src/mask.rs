@@ -87,8 +87,8 @@ impl PackedMask {
         Self { origin, len, words }
     }
 
-    /// For backends that fill a caller's mask anew: sets what it is for, and gives out its words. Without memory for them
-    /// it stays the mask that it was.
+    /// For backends that fill a caller's mask anew: sets what it is for, and gives out its words. Without memory for
+    /// them it stays the mask that it was.
     pub(crate) fn renew(&mut self, origin: MaskOrigin, len: usize) -> Result<&mut [u32]> {
         resize(&mut self.words, words_for(len), len)?;
         self.origin = origin;
@@ -172,7 +172,8 @@ impl PackedMask {
     ///
     /// # Errors
     /// [`Error::MaskBytes`] if the bytes are cut short, too long, of another format or damaged;
-    /// [`Error::MaskMemory`]; the errors of [`PackedMask::from_words`] and of the operation's constructor for what they hold.
+    /// [`Error::MaskMemory`]; the errors of [`PackedMask::from_words`] and of the operation's constructor for what they
+    /// hold.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let (origin, len, words) = stored::parse(bytes)?;
         Self::from_words(origin, len, words)

@@ -659,8 +659,8 @@ fn after_a_refused_event_the_work_is_waited_for() {
     assert_eq!(context.check_err(), Err(DriverError(sys::CUresult::CUDA_ERROR_INVALID_HANDLE)));
 }
 
-/// Nothing keeps a graph from being replayed over memory that was freed, but the promise that turning event tracking off
-/// takes.
+/// Nothing keeps a graph from being replayed over memory that was freed, but the promise that turning event tracking
+/// off takes.
 #[test]
 fn no_capture_without_a_promise() {
     let Some(fake) = fake() else { return };

@@ -18,8 +18,8 @@ use own_process::{command, limited, passes};
 const LARGE: usize = 5 * (1 << 16) + 77;
 const SMALL: usize = 5000;
 
-/// Calls of both kinds, compared with the reference: a training step, one over a mask that is used again, and a backward
-/// pass whose output takes the place of the saved tensor.
+/// Calls of both kinds, compared with the reference: a training step, one over a mask that is used again, and a
+/// backward pass whose output takes the place of the saved tensor.
 fn calls_are_right() {
     let (op, key) = (DropActivation::new(Activation::Silu, 0.7).unwrap(), MaskKey::new(1, 2));
     for len in [LARGE, SMALL] {
@@ -50,8 +50,8 @@ unsafe extern "C" {
 
 /// Makes the calls in a forked child.
 fn calls_are_right_in_a_child() {
-    // SAFETY: the child, with this one thread, allocates, which the C library's fork allows for, makes the calls, and ends
-    // without running anything of the parent's.
+    // SAFETY: the child, with this one thread, allocates, which the C library's fork allows for, makes the calls, and
+    // ends without running anything of the parent's.
     let child = unsafe { fork() };
     if child == 0 {
         let right = std::panic::catch_unwind(calls_are_right).is_ok();
@@ -213,8 +213,8 @@ fn blocked_pools() {
 // ---------------------------------------------------------------------------------------------------
 // Stack
 
-/// What `drop_activation::cpu` states, in KiB, of an optimised build, which tests are as well. Of others it states more:
-/// they are tested with that in the environment variable STACK_KIB.
+/// What `drop_activation::cpu` states, in KiB, of an optimised build, which tests are as well. Of others it states
+/// more: they are tested with that in the environment variable STACK_KIB.
 const STACK: usize = 64;
 
 fn every_pass<T: Element>() {

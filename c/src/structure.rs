@@ -11,8 +11,8 @@ pub(crate) unsafe trait Structure: Copy {
     const NAME: &'static str;
     /// Its size in the first version of the binary interface: up to the end of the field that was its last then.
     const FIRST_SIZE: usize;
-    /// Else no caller's structure is taken. To be asked for wherever there is a structure, so that it is checked on every
-    /// target.
+    /// Else no caller's structure is taken. To be asked for wherever there is a structure, so that it is checked on
+    /// every target.
     const SIZES_FIT: () = assert!(Self::FIRST_SIZE <= size_of::<Self>());
 }
 
@@ -55,8 +55,8 @@ pub(crate) unsafe fn read<T: Structure>(from: *const T) -> Result<T, Failure> {
         )));
     }
     let mut copy = std::mem::MaybeUninit::<T>::zeroed();
-    // SAFETY: `known` bytes are readable, are no more than T has, and lie elsewhere; the others are zero, any bytes are a
-    // T, and padding is copied as what it is.
+    // SAFETY: `known` bytes are readable, are no more than T has, and lie elsewhere; the others are zero, any bytes are
+    // a T, and padding is copied as what it is.
     unsafe {
         copy.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(from.cast(), known);
         Ok(copy.assume_init())

@@ -20,9 +20,9 @@ fuzz_target!(|bytes: &[u8]| {
     // The same with the checksum that they should have, behind which nobody gets by chance.
     if let Some(stored) = bytes.len().checked_sub(8) {
         let mut bytes = bytes.to_owned();
-        let sum = bytes[..stored].iter().fold(0xCBF2_9CE4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3)
-        });
+        let sum = bytes[..stored]
+            .iter()
+            .fold(0xCBF2_9CE4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3));
         bytes[stored..].copy_from_slice(&sum.to_le_bytes());
         check(&bytes);
     }

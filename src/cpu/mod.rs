@@ -5,9 +5,9 @@
 //! which is as before when a call returns. (Which NaN the smooth nonlinearities give is not specified.)
 //!
 //! The calling thread shares the work with the others of its rayon pool, the global one if it is in none; tensors of up
-//! to 2^16 elements it does alone. It runs no other work of the pool and waits for no thread that has not begun to help:
-//! it does alone what the others have no time for, and all of it where no thread could be started and in a process that
-//! was forked from one that had used this library.
+//! to 2^16 elements it does alone. It runs no other work of the pool and waits for no thread that has not begun to
+//! help: it does alone what the others have no time for, and all of it where no thread could be started and in a
+//! process that was forked from one that had used this library.
 //!
 //! A calling thread needs 64 KiB of stack, in an unoptimised build 512 KiB; rayon's and Rust's own have more.
 //!

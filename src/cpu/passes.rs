@@ -49,8 +49,8 @@ impl Pass {
         }
     }
 
-    /// Runs a pass that does arithmetic, in the default floating-point environment. Parameters need not be in memory, so
-    /// they go through a black box: see [`in_default`](crate::float_environment::in_default).
+    /// Runs a pass that does arithmetic, in the default floating-point environment. Parameters need not be in memory,
+    /// so they go through a black box: see [`in_default`](crate::float_environment::in_default).
     fn compute<T: Element>(self, io: InOut<'_, T>, second: Option<&[T]>, words: Words<'_>) {
         match self {
             Self::DropRelu | Self::Select | Self::SelectNonzero | Self::Relu | Self::ReluBackward => {

@@ -86,8 +86,8 @@ impl Crew {
     /// Calls `work`, and has up to so many helpers call it as well. Returns when all have returned.
     fn work(self: &Arc<Self>, work: &(dyn Fn() + Sync), helpers: usize, pool: &Pool) {
         // SAFETY: the reference is called while it is in `calls.work`, which `Closing` empties, or by a helper that is
-        // counted in `busy`, which `Closing` waits for. It does so before this function is left, by a panic too. So it is
-        // never called after its lifetime has ended.
+        // counted in `busy`, which `Closing` waits for. It does so before this function is left, by a panic too. So it
+        // is never called after its lifetime has ended.
         let lasting = unsafe { std::mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(work) };
         let missing = {
             let mut calls = self.calls();

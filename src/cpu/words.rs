@@ -94,8 +94,8 @@ pub fn run<'a, T: Element>(
 const PART: usize = 2048;
 
 /// [`run`] for a backward pass whose output takes the place of its saved tensor: `saved` holds x or y, and dx
-/// afterwards. Without a `dy`, it takes the place of dy too, and `saved` holds both. Sets aside a part of the saved tensor at a
-/// time, some kilobytes for each thread.
+/// afterwards. Without a `dy`, it takes the place of dy too, and `saved` holds both. Sets aside a part of the saved
+/// tensor at a time, some kilobytes for each thread.
 ///
 /// A pass that has no saved tensor runs on `dy` as it would by [`run`].
 ///

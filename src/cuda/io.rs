@@ -124,8 +124,8 @@ pub(super) fn not_capturing(stream: &CudaStream, so: &'static str) -> CudaResult
 }
 
 /// Refuses a stream that is being captured, unless cudarc's event tracking was turned off. Events of work outside the
-/// capture would spoil it, and the error show later and elsewhere; and a graph can be replayed when its memory was freed,
-/// against which nothing helps but the promise that `disable_event_tracking` takes.
+/// capture would spoil it, and the error show later and elsewhere; and a graph can be replayed when its memory was
+/// freed, against which nothing helps but the promise that `disable_event_tracking` takes.
 pub(super) fn not_tracking_a_capture(stream: &CudaStream) -> CudaResult<()> {
     if stream.context().is_event_tracking() {
         not_capturing(

@@ -410,8 +410,8 @@ impl Kernels {
         Ok(())
     }
 
-    /// Has cudarc track events for as long as there are these kernels, unless that was turned off. For a stream that was
-    /// checked and is not being captured then.
+    /// Has cudarc track events for as long as there are these kernels, unless that was turned off. For a stream that
+    /// was checked and is not being captured then.
     pub(super) fn track(&self, stream: &CudaStream) -> CudaResult<()> {
         self.anchors.hold(stream.context())
     }
@@ -448,9 +448,9 @@ impl Kernels {
         }
         // SAFETY: 1: `checked` compared the stream's context with the kernels'. 2: both are addresses of slices of n
         // elements of T, in the stream's context. 3: callers give words for n elements. 4: cudarc's borrows keep the
-        // slices apart, unless they are one, and the offset's place is after the mask's words. 5: the turn orders the work.
-        // 6: the base is a word of a sequence of the stream's context, and callers give words for the offset where RReLU has
-        // a base; other passes leave it out.
+        // slices apart, unless they are one, and the offset's place is after the mask's words. 5: the turn orders the
+        // work. 6: the base is a word of a sequence of the stream's context, and callers give words for the offset
+        // where RReLU has a base; other passes leave it out.
         unsafe { self.enqueue(stream.context(), stream.cu_stream(), pass, T::DTYPE, n, at) }?;
         turn.record(events.into_iter().chain([mask_written, base_read.flatten()]));
         Ok(())
@@ -493,8 +493,8 @@ impl Kernels {
         };
         // SAFETY: 1: `checked` compared the stream's context with the kernels'. 2: all three are addresses of slices of
         // n elements of T, in the stream's context. 3: a mask that comes here is for n elements. 4: cudarc's borrows
-        // keep the output apart from the others, unless it is the input. 5: the turn orders the work. 6: the base is a word
-        // of a sequence of the stream's context, or two words of the mask's memory.
+        // keep the output apart from the others, unless it is the input. 5: the turn orders the work. 6: the base is a
+        // word of a sequence of the stream's context, or two words of the mask's memory.
         unsafe { self.enqueue(stream.context(), stream.cu_stream(), &pass, T::DTYPE, n, at) }?;
         turn.record(events.into_iter().chain([saved_read, mask_read, base_read].map(Option::flatten)));
         Ok(())

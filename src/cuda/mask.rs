@@ -48,8 +48,9 @@ pub(super) const fn words_with_offset(len: usize) -> usize {
 pub(super) fn alloc(stream: &Arc<CudaStream>, len: usize) -> CudaResult<CudaSlice<u32>> {
     not_capturing(stream, "so no memory for a mask can be allocated: give forward_into a mask that is large enough")?;
     let words = words_with_offset(len);
-    // SAFETY: any bits are a valid u32, and nobody gets to see them before something was enqueued that writes all of them:
-    // a kernel or a copy the mask's words, and a clearing the others. Only then this memory becomes part of a mask.
+    // SAFETY: any bits are a valid u32, and nobody gets to see them before something was enqueued that writes all of
+    // them: a kernel or a copy the mask's words, and a clearing the others. Only then this memory becomes part of a
+    // mask.
     let mut memory = unsafe { stream.alloc(words) }.map_err(while_doing("allocating a mask"))?;
     if len == 0 {
         order::writing(stream, &mut memory, "allocating a mask", |at| {
@@ -77,8 +78,8 @@ impl DeviceMask {
             let (given, all) = (mask.words(), words.len());
             order::writing(stream, &mut words, "copying a mask to the device", |at| {
                 let rest = (all - given.len()) * size_of::<u32>();
-                // SAFETY: the slice's first words and all others. The driver has copied the host's when it returns, since
-                // they are in memory that it does not know.
+                // SAFETY: the slice's first words and all others. The driver has copied the host's when it returns,
+                // since they are in memory that it does not know.
                 unsafe {
                     result::memset_d8_async(at + size_of_val(given) as u64, 0, rest, stream.cu_stream())?;
                     result::memcpy_htod_async(at, given, stream.cu_stream())

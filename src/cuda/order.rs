@@ -1,9 +1,9 @@
 //! How a call takes its place among the streams: what its stream waits for first, and what others may wait for then.
 //!
 //! The events are those of cudarc's slices, and so are the rules: a tensor that is read waits for its last writer, one
-//! that is written for its last readers and writer. But where the driver refuses, cudarc leaves the error with the context,
-//! for whichever thread looks next, and goes on. Here the call itself gets to know: a refused wait is its error, and
-//! nothing is launched; after a refused record it waits for its work to end.
+//! that is written for its last readers and writer. But where the driver refuses, cudarc leaves the error with the
+//! context, for whichever thread looks next, and goes on. Here the call itself gets to know: a refused wait is its
+//! error, and nothing is launched; after a refused record it waits for its work to end.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,8 +27,8 @@ fn twin_of(context: &CudaContext, twins: &mut Twins) -> Result<Arc<CudaContext>,
     }
     // Then the next call has no reason left to fail after it made the object, which would take the context with it.
     context.bind_to_thread()?;
-    // SAFETY: device and handle are those of a context that is alive. The object would destroy it when it is dropped: it
-    // never is, because of the clone that is forgotten.
+    // SAFETY: device and handle are those of a context that is alive. The object would destroy it when it is dropped:
+    // it never is, because of the clone that is forgotten.
     let twin = unsafe { CudaContext::from_raw_context(context.ordinal(), context.cu_device(), context.cu_ctx()) }?;
     std::mem::forget(twin.clone());
     twins.push(twin.clone());
@@ -159,8 +159,8 @@ pub(super) fn to_host<T>(
     }
 }
 
-/// Streams that keep cudarc's event tracking going: it ends with the last stream that a context object has made, and what
-/// is read or freed after that would wait for nothing.
+/// Streams that keep cudarc's event tracking going: it ends with the last stream that a context object has made, and
+/// what is read or freed after that would wait for nothing.
 #[derive(Debug, Default)]
 pub(super) struct Anchors(Mutex<Vec<Arc<CudaStream>>>);
 

@@ -16,8 +16,8 @@ pub(crate) enum Set {
     Avx512,
 }
 
-/// What [`Set::choose`] came to, which is available: one more than its place in [`Set::ALL`]; 0 at first. Not a lock, which
-/// a fork could find held.
+/// What [`Set::choose`] came to, which is available: one more than its place in [`Set::ALL`]; 0 at first. Not a lock,
+/// which a fork could find held.
 static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
 impl Set {
