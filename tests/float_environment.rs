@@ -173,9 +173,33 @@ fn parameters() -> Vec<u64> {
     ]
 }
 
+/// What they become for kernels.
+#[cfg(feature = "cuda")]
+fn arguments() -> Vec<u64> {
+    use drop_activation::{Dtype, Pass, cuda};
+    let at = cuda::Addresses { input: 0x1000, saved: 0x2000, output: 0x3000, mask: 0x4000, ..Default::default() };
+    let passes = [
+        Pass::Infer { op: DropActivation::relu(0.95).unwrap() },
+        Pass::Infer { op: DropActivation::relu(1e-40).unwrap() },
+        Pass::Infer { op: DropActivation::relu(1e-46).unwrap() },
+        Pass::RreluInfer { op: RRelu::new(0.1, 0.7).unwrap() },
+    ];
+    let of = |pass: &Pass| {
+        let args = cuda::launch::plan(pass, Dtype::F32, 5, at).unwrap().unwrap().args;
+        [args.p_f32.to_bits().into(), args.slope_f32.to_bits().into(), args.slope.to_bits(), args.mixture.into()]
+    };
+    passes.iter().flat_map(of).collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn arguments() -> Vec<u64> {
+    Vec::new()
+}
+
 fn everything(inputs: &Inputs) -> Vec<u64> {
     [
         parameters(),
+        arguments(),
         results(&inputs.f32, |x| x.to_bits().into()),
         results(&inputs.f64, f64::to_bits),
         results(&inputs.f16, |x| x.to_bits().into()),

@@ -42,7 +42,7 @@ pub(super) struct Turn<'a> {
     by_twin: Option<Arc<CudaStream>>,
 }
 
-/// From the first wait to the last: see [`Turn::wait`].
+/// From the first wait to the last: see [`Turn::waited`].
 pub(super) struct Waiting {
     _twins: Option<Twins>,
 }
