@@ -43,6 +43,24 @@ fn words() -> Option<&'static Words> {
     BUILT.get_or_init(build).as_ref()
 }
 
+const GRID: u32 = 4;
+const BLOCK: u32 = 64;
+
+fn launch<In: Copy, Out: Copy + Default>(
+    machine: &impl Machine,
+    entry: &str,
+    x: &[In],
+    n: usize,
+    order: Order,
+) -> Vec<Out> {
+    let mut out = vec![Out::default(); n];
+    let (from, to) = (device_address(x.as_ptr()), device_address(out.as_ptr()));
+    let args = da_args { n: n as u64, x: from as *const _, out: to as *mut _, ..NO_ARGS };
+    let buffers = [Buffer::input("x", x), Buffer::output("out", &mut out)];
+    machine.launch(entry, GRID, BLOCK, &args, &buffers, order).unwrap_or_else(|report| panic!("{report}"));
+    out
+}
+
 /// A word's results, on which all machines agree to the last bit.
 fn each<In: Copy, Out: Copy + Default + PartialEq + Debug>(word: &str, x: &[In], inputs: usize) -> Option<Vec<Out>> {
     each_like(word, x, inputs, |a: &Out, b| a == b)
@@ -55,23 +73,14 @@ fn each_like<In: Copy, Out: Copy + Default + Debug>(
     inputs: usize,
     alike: impl Fn(&Out, &Out) -> bool,
 ) -> Option<Vec<Out>> {
-    const GRID: u32 = 4;
-    const BLOCK: u32 = 64;
     let words = words()?;
     // So many that every lane comes to every meeting: the first again at the end.
     let n = (x.len() / inputs).next_multiple_of((GRID * BLOCK) as usize);
     let x: Vec<In> = x.iter().cycle().copied().take(n * inputs).collect();
     let entry = format!("word_{word}");
-    let run = |machine: &dyn Fn(&da_args, &[Buffer]) -> Result<(), String>| {
-        let mut out = vec![Out::default(); n];
-        let (from, to) = (device_address(x.as_ptr()), device_address(out.as_ptr()));
-        let args = da_args { n: n as u64, x: from as *const _, out: to as *mut _, ..NO_ARGS };
-        machine(&args, &[Buffer::input("x", &x), Buffer::output("out", &mut out)]).unwrap_or_else(|e| panic!("{e}"));
-        out
-    };
-    let meant = run(&|args, buffers| words.sources.launch(&entry, GRID, BLOCK, args, buffers, Order::Reversed));
+    let meant: Vec<Out> = launch(&words.sources, &entry, &x, n, Order::Reversed);
     for (capability, ptx) in &words.compiled {
-        let compiled = run(&|args, buffers| ptx.launch(&entry, GRID, BLOCK, args, buffers, Order::Random(7)));
+        let compiled: Vec<Out> = launch(ptx, &entry, &x, n, Order::Random(7));
         if let Some(i) = (0..n).find(|&i| !alike(&meant[i], &compiled[i])) {
             let (meant, compiled) = (&meant[i], &compiled[i]);
             panic!("{word}: result {i} is {compiled:X?} when compiled for {capability}, not {meant:X?}");
@@ -348,9 +357,9 @@ fn lanes_meet() {
             let (i, by) = (32 * warp + lane, values[2 * lane + 1] as usize);
             let of = |lane: usize| values[2 * lane];
             assert_eq!(by_index[i], of(by % 32));
-            assert_eq!(by_index_apart[i], of((by & !1 | lane & 1) % 32));
-            assert_eq!(by_xor[i], of(lane ^ by % 32));
-            assert_eq!(by_xor_apart[i], of(lane ^ by % 32 & !1));
+            assert_eq!(by_index_apart[i], of(((by & !1) | (lane & 1)) % 32));
+            assert_eq!(by_xor[i], of(lane ^ (by % 32)));
+            assert_eq!(by_xor_apart[i], of(lane ^ (by & 30)));
         }
     }
     let x = &x[..4096];

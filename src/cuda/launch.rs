@@ -13,6 +13,7 @@ use super::layout::{DA_MIXTURE_IDENTITY, DA_MIXTURE_MIXED, DA_MIXTURE_SIGMA, DA_
 use super::raw::Addresses;
 use crate::element::Dtype;
 use crate::error::Result;
+use crate::float_environment::in_default;
 use crate::key::MaskKey;
 use crate::operation::{Activation, DropActivation, Mixture};
 use crate::pass::Pass;
@@ -166,20 +167,23 @@ fn set_threshold(args: &mut da_args, threshold: u64) {
 }
 
 fn set_mixture(args: &mut da_args, op: &DropActivation, dtype: Dtype) {
-    let mixture = if dtype == Dtype::F64 { op.mixture::<f64>() } else { op.mixture::<f32>() };
+    let (mixture, p_f32, slope) = in_default(*op, |op| {
+        let mixture = if dtype == Dtype::F64 { op.mixture::<f64>() } else { op.mixture::<f32>() };
+        (mixture, op.p() as f32, 1.0 - op.p())
+    });
     args.mixture = match mixture {
         Mixture::Identity => DA_MIXTURE_IDENTITY,
         Mixture::Sigma => DA_MIXTURE_SIGMA,
         Mixture::Mixed { .. } => DA_MIXTURE_MIXED,
     };
     args.p = op.p();
-    args.p_f32 = op.p() as f32;
-    set_slope(args, 1.0 - op.p());
+    args.p_f32 = p_f32;
+    set_slope(args, slope);
 }
 
 fn set_slope(args: &mut da_args, slope: f64) {
     args.slope = slope;
-    args.slope_f32 = slope as f32;
+    args.slope_f32 = in_default(slope, |slope| slope as f32);
 }
 
 /// Declares the kernels by the stems of their names: an enumeration, and a table of what each is.

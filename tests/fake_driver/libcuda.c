@@ -11,6 +11,7 @@
 //     FAKE_DRIVER_HANG    the stream is never done
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +33,8 @@ enum {
 static struct {
     const char* name;
     int value;
-} settings[] = {{"devices", 2}, {"capability", 90}, {"alloc", 0}, {"load", 0}, {"wait", 0}, {"launch", 0}};
+} settings[] = {{"devices", 2}, {"capability", 90}, {"alloc", 0},  {"load", 0},       {"wait", 0},
+                {"launch", 0},  {"record", 0},      {"memset", 0}, {"synchronize", 0}};
 
 static int* setting(const char* name) {
     for (size_t i = 0; i < sizeof settings / sizeof *settings; ++i)
@@ -48,21 +50,25 @@ void fake_log_calls(int yes) { calls_are_logged = yes; }
 
 static int state;  // not SUCCESS once an access has failed
 static int hangs;
-static long allocations, modules, loads;
+static long allocations, modules, loads, launches;
 
 long fake_count(const char* name) {
     if (!strcmp(name, "allocations")) return allocations;
     if (!strcmp(name, "modules")) return modules;
     if (!strcmp(name, "loads")) return loads;
+    if (!strcmp(name, "launches")) return launches;
     abort();
 }
 
 static char text[1 << 16];
 static size_t used;
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 
 #define LOG(...)                                                               \
     do {                                                                       \
+        pthread_mutex_lock(&log_lock);                                         \
         if (used < sizeof text) used += (size_t)snprintf(text + used, sizeof text - used, __VA_ARGS__); \
+        pthread_mutex_unlock(&log_lock);                                       \
     } while (0)
 
 // What was logged since the last call.
@@ -113,7 +119,7 @@ Result cuDevicePrimaryCtxRetain(void** context, int device) { return *context = 
 Result cuDevicePrimaryCtxRelease_v2(int device) { LOG("release context of %d\n", device); return SUCCESS; }
 Result cuCtxGetCurrent(void** context) { return *context = current, SUCCESS; }
 Result cuCtxSetCurrent(void* context) { return current = context, SUCCESS; }
-Result cuCtxSynchronize(void) { LOG("synchronize context\n"); return state; }
+Result cuCtxSynchronize(void) { LOG("synchronize context\n"); return state ? state : *setting("synchronize"); }
 
 Result cuModuleLoadData(void** module, const void* image) {
     (void)image;
@@ -137,6 +143,8 @@ struct graph {
     int count;
 };
 static void* capturing;  // the stream, one at a time
+static void* of_capture;  // the last event that was recorded in it
+static void* joined;      // a stream that waited for that
 static struct graph* captured;
 
 static uint64_t offset_of(const struct da_args* a) { return a->offset + (a->offset_at ? *a->offset_at : 0); }
@@ -179,14 +187,15 @@ Result cuLaunchKernel(const char* name, unsigned grid_x, unsigned grid_y, unsign
     if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || shared || extra) return INVALID_VALUE;
     struct da_args a;
     memcpy(&a, parameters[0], sizeof a);
+    __atomic_add_fetch(&launches, 1, __ATOMIC_RELAXED);
     LOG("launch %s n %llu grid %u block %u on %p\n", name, (unsigned long long)a.n, grid_x, block_x, stream);
-    if (stream != capturing || !captured) return execute(name, &a, grid_x, block_x), SUCCESS;
+    if ((stream != capturing && stream != joined) || !captured) return execute(name, &a, grid_x, block_x), SUCCESS;
     if (captured->count == 64) return INVALID_VALUE;
     captured->nodes[captured->count++] = (struct node){name, a, grid_x, block_x};
     return SUCCESS;
 }
 
-Result cuStreamIsCapturing(void* stream, int* status) { return *status = captured && stream == capturing, SUCCESS; }
+Result cuStreamIsCapturing(void* stream, int* status) { return *status = captured && (stream == capturing || stream == joined), SUCCESS; }
 Result cuStreamBeginCapture_v2(void* stream, int mode) {
     (void)mode;
     if (captured) return INVALID_VALUE;
@@ -194,6 +203,7 @@ Result cuStreamBeginCapture_v2(void* stream, int mode) {
 }
 Result cuStreamEndCapture(void* stream, void** graph) {
     if (!captured || stream != capturing) return INVALID_VALUE;
+    of_capture = joined = NULL;
     return *graph = captured, captured = NULL, SUCCESS;
 }
 Result cuGraphInstantiateWithFlags(void** runnable, void* graph, unsigned long long flags) {
@@ -227,7 +237,11 @@ Result cuMemFreeAsync(void* memory, void* stream) {
     free(memory);
     return SUCCESS;
 }
-Result cuMemsetD8Async(void* to, unsigned char byte, size_t n, void* stream) { return (void)stream, memset(to, byte, n), state; }
+Result cuMemsetD8Async(void* to, unsigned char byte, size_t n, void* stream) {
+    (void)stream;
+    if (*setting("memset")) return *setting("memset");
+    return memset(to, byte, n), state;
+}
 Result cuMemcpyHtoDAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memcpy(to, from, n), state; }
 Result cuMemcpyDtoHAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memcpy(to, from, n), state; }
 Result cuMemcpyDtoDAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memmove(to, from, n), state; }
@@ -239,7 +253,9 @@ Result cuStreamSynchronize(void* stream) { LOG("synchronize %p\n", stream); retu
 Result cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
     (void)flags;
     LOG("wait on %p for %p\n", stream, event);
-    return *setting("wait");
+    if (*setting("wait")) return *setting("wait");
+    if (captured && event == of_capture && stream != capturing) joined = stream;
+    return SUCCESS;
 }
 Result cuEventCreate(void** event, unsigned flags) { return (void)flags, *event = (void*)handles++, SUCCESS; }
 Result cuEventDestroy_v2(void* event) { return (void)event, SUCCESS; }
@@ -248,6 +264,8 @@ static double recorded[1 << 12];  // in milliseconds, by the event's number
 static double* time_of(void* event) { return &recorded[(uintptr_t)event % (sizeof recorded / sizeof *recorded)]; }
 Result cuEventRecord(void* event, void* stream) {
     LOG("record %p on %p\n", event, stream);
+    if (captured && stream == capturing) of_capture = event;
+    if (*setting("record")) return *setting("record");
     struct timespec now;
     timespec_get(&now, TIME_UTC);
     *time_of(event) = (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
