@@ -8,7 +8,7 @@ use drop_activation_c::*;
 use libfuzzer_sys::fuzz_target;
 
 /// All tensors lie in here, apart or not.
-const ARENA: usize = 1 << 14;
+const ARENA: usize = 1 << 12;
 
 struct Bytes<'a>(&'a [u8]);
 
@@ -104,10 +104,9 @@ fuzz_target!(|bytes: &[u8]| {
         253 => after[usize::from(bytes.byte())] = bytes.byte(),
         _ => {}
     }
-    // SAFETY: the arena's bytes, which nothing else uses now.
-    for byte in unsafe { std::slice::from_raw_parts_mut(base, ARENA) } {
-        *byte = bytes.byte();
-    }
+    let given = bytes.0.len().min(ARENA);
+    // SAFETY: so many bytes of the input and of the arena, which nothing else uses now.
+    unsafe { base.copy_from_nonoverlapping(bytes.0.as_ptr(), given) };
     let before = arena.clone();
 
     let (pass, tensors) = (Followed(pass, after), Followed(tensors, after));
@@ -127,9 +126,8 @@ fuzz_target!(|bytes: &[u8]| {
         let mask_bytes = if writes_mask { len.div_ceil(32) * 4 } else { 0 };
         let written = [(start(output), len * size), (start(mask.cast()), mask_bytes)];
         let is_written = |i: usize| written.iter().any(|(at, bytes)| (*at..at.wrapping_add(*bytes)).contains(&i));
-        for (i, (given, was)) in given.iter().zip(was).enumerate() {
-            let may = status == DACT_OK && is_written(i);
-            assert!(may || given == was, "byte {i} was written, status {status}");
+        for i in (0..ARENA).filter(|i| given[*i] != was[*i]) {
+            assert!(status == DACT_OK && is_written(i), "byte {i} was written, status {status}");
         }
     }
 });
