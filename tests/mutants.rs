@@ -117,15 +117,22 @@ mutants! {
 
     /// A multiplier with two digits exchanged.
     philox_constant: "philox.cuh" "0xCD9E8D57u * counter.z" => "0xCD9E8D75u * counter.z", ["train_forward_relu_f32"], Numbers;
+    /// The halves of a round's key exchanged.
+    round_key_of_the_other_half: "philox.cuh" "counter.y ^ round_keys[2 * round]," =>
+        "counter.y ^ round_keys[2 * round + 1],",
+        ["train_forward_relu_f32"], Numbers;
     /// Nine rounds of ten.
     philox_rounds: "philox.cuh" "round < 10" => "round < 9", ["train_forward_relu_f32"], Numbers;
     /// A bit of T against the wrong random word.
-    plane_of_the_neighbour: "keep_stream.cuh" "compare(r.z, bits << 2" => "compare(r.z, bits << 1",
+    plane_of_the_neighbour: "keep_stream.cuh" "compare(r.z, planes[2]" => "compare(r.z, planes[1]",
+        ["train_forward_relu_f32"], Numbers;
+    /// The same where the planes are made in the kernel.
+    plane_of_the_neighbour_in_the_loop: "keep_stream.cuh" "plane(bits << 1)" => "plane(bits << 2)",
         ["train_forward_relu_f32"], Numbers;
     /// Two planes exchanged: the one that decides less overrules the other.
     planes_exchanged: "keep_stream.cuh"
-        "compare(r.y, bits << 1, less, equal);\n        compare(r.x, bits, less, equal);" =>
-        "compare(r.x, bits, less, equal);\n        compare(r.y, bits << 1, less, equal);",
+        "compare(r.y, planes[1], less, equal);\n        compare(r.x, planes[0], less, equal);" =>
+        "compare(r.x, planes[0], less, equal);\n        compare(r.y, planes[1], less, equal);",
         ["train_forward_relu_f32"], Numbers;
     /// A later block overrules what an earlier one has settled.
     settled_again: "keep_stream.cuh" "keep |= undecided & less" => "keep |= less", ["train_forward_relu_f32"], Numbers;
@@ -133,13 +140,13 @@ mutants! {
     stops_with_the_first_lane: "keep_stream.cuh" "__any_sync(kFullWarp" => "__all_sync(kFullWarp",
         ["train_forward_relu_f32"], Numbers;
     /// A lane that is done leaves the others alone with the vote.
-    leaves_before_the_vote: "keep_stream.cuh" "4 * block < planes && __any" => "4 * block < planes && undecided && __any",
+    leaves_before_the_vote: "keep_stream.cuh" "4 * block < a.planes && __any" => "4 * block < a.planes && undecided && __any",
         ["train_forward_relu_f32"], Report("deadlock");
     /// Nobody asks for a fourth call.
     leaves_after_three_calls: "keep_stream.cuh" "uint32_t block = 3" => "uint32_t block = 8",
         ["train_forward_relu_f32"], Numbers;
     /// Where two calls are all there can be, the second is left out.
-    leaves_after_one_call: "keep_stream.cuh" "if (planes > 4)" => "if (planes > 8)", ["train_forward_relu_f32"], Numbers;
+    leaves_after_one_call: "keep_stream.cuh" "if (a.planes > 4)" => "if (a.planes > 8)", ["train_forward_relu_f32"], Numbers;
     /// The blocks of one word run into another's.
     block_number_misplaced: "keep_stream.cuh" "block << 29" => "block << 28", ["train_forward_relu_f32"], Numbers;
     /// Word indices of 32 bits: tensors beyond 2^37 elements repeat their masks.
@@ -165,17 +172,9 @@ mutants! {
     /// The warps of a block forget that there are others.
     stride_too_short: "tile.cuh" "uint64_t{gridDim.x} * warps_per_block" => "uint64_t{gridDim.x}",
         ["relu_forward_f32"], Report("some of them for the second time");
-    /// The last tile goes by packs although it is not whole.
-    partial_tile_by_packs: "tile.cuh" "aligned ? a.n / DA_TILE_ELEMENTS" =>
-        "aligned ? (a.n + DA_TILE_ELEMENTS - 1) / DA_TILE_ELEMENTS",
+    /// All tiles go by packs, whole or not.
+    partial_tile_by_packs: "tile.cuh" "tile < a.full_tiles" => "tile < a.tiles",
         ["relu_forward_f64"], Report("outside every buffer");
-    /// The output's address is taken for as good as the input's.
-    output_alignment_untested: "tile.cuh" "address_bits(Op::first(a)) | address_bits(a.out)" =>
-        "address_bits(Op::first(a))",
-        ["relu_forward_bf16"], Report("which is no multiple of 16");
-    /// So is the saved tensor's.
-    saved_alignment_untested: "tile.cuh" "addresses |= address_bits(Op::second(a))" => "",
-        ["train_backward_relu_from_output_bf16"], Report("which is no multiple of 16");
     /// A tail that is no whole word is left out.
     tail_word_left_out: "tile.cuh" "(count + 31) / 32" => "count / 32",
         ["relu_forward_f32"], Report("are never written");
@@ -227,6 +226,8 @@ mutants! {
     pair_shift_off_by_one: "select.cuh" "bits << (7 - e)" => "bits << (8 - e)", ["train_backward_relu_bf16"], Numbers;
     /// Two packs gather their bits in one place.
     places_collide: "select.cuh" "2 * j + 1;" => "2 * j;", ["train_forward_relu_f16"], Numbers;
+    /// The bits of high elements are left as differences.
+    sum_of_differences: "select.cuh" "sum * 0x10001u" => "0u - sum", ["train_forward_relu_f16"], Numbers;
     /// The byte of another pack.
     word_from_the_wrong_byte: "select.cuh" "top = kSignOfByte | (k / 2)" => "top = kSignOfByte | (k % 4)", ["train_backward_relu_f32"], Numbers;
     /// A byte that is copied instead of its top bit.
