@@ -130,6 +130,39 @@ impl DropActivation {
         }
     }
 
+    /// How many calls of the generator 32 keep bits take where many words are drawn together, as on a GPU: 0 for a p that
+    /// is 0 or 1 after rounding to 2^-32, 1 for a multiple of 1/16, 2 for one of 1/256, and 3 for any other (one warp in
+    /// four makes a fourth). `docs/gpu-prediction.md` says what a call costs.
+    ///
+    /// ```
+    /// use drop_activation::DropActivation;
+    /// assert_eq!(DropActivation::relu(0.95)?.generator_calls(), 3);
+    /// assert_eq!(DropActivation::relu(0.95)?.with_p_in_256ths().generator_calls(), 2);
+    /// assert_eq!(DropActivation::relu(0.9375)?.generator_calls(), 1);
+    /// # Ok::<(), drop_activation::Error>(())
+    /// ```
+    pub fn generator_calls(&self) -> u32 {
+        let planes = 32 - self.threshold().trailing_zeros().min(32);
+        planes.div_ceil(4).min(3)
+    }
+
+    /// The same operation with p rounded to the nearest multiple of 1/16 (ties to the even one): one call of the generator
+    /// instead of three. 0.95 becomes 0.9375.
+    pub fn with_p_in_16ths(self) -> Self {
+        self.with_p_in(16.0)
+    }
+
+    /// The same operation with p rounded to the nearest multiple of 1/256 (ties to the even one): two calls of the
+    /// generator instead of three. 0.95 becomes 0.94921875, which is 243/256.
+    pub fn with_p_in_256ths(self) -> Self {
+        self.with_p_in(256.0)
+    }
+
+    fn with_p_in(self, parts: f64) -> Self {
+        let p = in_default(self.p, |p| (p * parts).round_ties_even() / parts);
+        Self { p, ..self }
+    }
+
     /// How inference mixes identity and nonlinearity (the paper's equation 5), in arithmetic of type R. A p
     /// that is zero there is the identity's: times an infinite σ it would be NaN. Callers have entered the default
     /// floating-point environment.
@@ -230,6 +263,20 @@ impl fmt::Display for RRelu {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_of_the_generator_follow_the_bits_of_p() {
+        let calls = |p: f64| DropActivation::relu(p).unwrap().generator_calls();
+        assert_eq!([0.0, 1e-12, 1.0 - 1e-12, 1.0].map(calls), [0; 4]);
+        assert_eq!([0.5, 0.25, 1.0 / 16.0, 15.0 / 16.0].map(calls), [1; 4]);
+        assert_eq!([1.0 / 32.0, 243.0 / 256.0, 1.0 / 256.0].map(calls), [2; 3]);
+        assert_eq!([0.95, 1.0 / 512.0, 0.6, 1.0 - 2f64.powi(-32)].map(calls), [3; 4]);
+        let op = DropActivation::new(Activation::Gelu, 0.95).unwrap();
+        assert_eq!((op.with_p_in_16ths().p(), op.with_p_in_256ths().p()), (0.9375, 243.0 / 256.0));
+        assert_eq!(op.with_p_in_16ths().activation(), Activation::Gelu);
+        let ends = [0.0, 1.0].map(|p| DropActivation::relu(p).unwrap().with_p_in_16ths().p());
+        assert_eq!(ends, [0.0, 1.0]);
+    }
 
     /// Around every power of two, around halves between thresholds, and elsewhere.
     #[test]

@@ -252,6 +252,13 @@ impl Count {
         Ok(Self { capability: kernel.capability, entry: kernel.name, one_tile, next_tile, call, alu: one.alu })
     }
 
+    /// Lane slots for each element of a warp's one tile whose keep bits take this many calls of Philox, 0 to 2.
+    fn of_few_calls(kernel: &Kernel, calls: u32) -> Result<f64, String> {
+        let path = path::of_full_tile(kernel, &Shape::of(kernel.name).full_tile(calls));
+        let (one, _) = path.ok_or_else(|| format!("{}: no path of {calls} calls", kernel.name))?;
+        Ok(f64::from(one.instructions) / 32.0)
+    }
+
     /// Lane slots for each element, for a warp with one tile, which is how they are launched, and the mean
     /// number of calls.
     fn per_element(&self) -> f64 {

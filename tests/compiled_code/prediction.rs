@@ -1,7 +1,11 @@
 //! What the compiled code lets one expect of an H200 and an H100, as `docs/gpu-prediction.md` shows it, and the aims that it
 //! must reach.
 
-use crate::{Count, SLOTS_PER_BYTE, SLOTS_PER_BYTE_OF_H100, WARPS_OF_A_BLOCK, sass::Kernel, shape::Shape};
+use crate::{
+    Count, SLOTS_PER_BYTE, SLOTS_PER_BYTE_OF_H100, WARPS_OF_A_BLOCK,
+    sass::Kernel,
+    shape::{Shape, mean_calls},
+};
 
 /// The page, whose tables are generated, between these two lines.
 pub const PAGE: &str = include_str!("../../docs/gpu-prediction.md");
@@ -124,7 +128,27 @@ pub fn page(kernels: &[&Kernel]) -> Result<String, Vec<String>> {
     }
     let (head, rest) = PAGE.split_once(BEGIN).expect("the line before the tables");
     let (_, tail) = rest.split_once(END).expect("the line after the tables");
-    Ok(format!("{head}{BEGIN}\n{}\n{}\n{END}{tail}", passes(&rows), steps(&rows)))
+    let grids = grids(kernels, &rows).map_err(|why| vec![why])?;
+    Ok(format!("{head}{BEGIN}\n{}\n{}\n{grids}\n{END}{tail}", passes(&rows), steps(&rows)))
+}
+
+/// The training forward for values of p that take fewer calls of the generator.
+fn grids(kernels: &[&Kernel], rows: &[Row]) -> Result<String, String> {
+    let mut text = String::from("| p | calls for 32 elements | f32 | f16 | bf16 |\n|---|--:|--:|--:|--:|\n");
+    let forward =
+        DTYPES.map(|dtype| rows.iter().find(|row| (row.pass, row.dtype) == (0, dtype)).expect("a row of each"));
+    let [f32, f16, bf16] = forward.map(|row| row.instructions);
+    text += &format!("| any | {:.2} | {f32:.1} | {f16:.1} | {bf16:.1} |\n", mean_calls());
+    for (p, calls) in [("k/256", 2), ("k/16", 1), ("0 and 1", 0)] {
+        text += &format!("| {p} | {calls} |");
+        for dtype in DTYPES {
+            let name = format!("da_{}_{dtype}", PASSES[0].0);
+            let kernel = kernels.iter().find(|kernel| kernel.name == name).ok_or(format!("no {name}"))?;
+            text += &format!(" {:.1} |", Count::of_few_calls(kernel, calls)?);
+        }
+        text += "\n";
+    }
+    Ok(text)
 }
 
 fn passes(rows: &[Row]) -> String {

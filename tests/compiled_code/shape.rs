@@ -84,7 +84,7 @@ impl Shape {
     /// made only once for all calls of a word.
     pub fn full_tile(&self, calls: u32) -> Wanted {
         let (votes, products) = match self.kind {
-            _ if self.draws_keep_bits => (calls + 1 - FIRST_VOTE, 16 * calls..=20 * calls),
+            _ if self.draws_keep_bits => ((calls + 1).saturating_sub(FIRST_VOTE), 16 * calls..=20 * calls),
             Kind::Draws => (0, 0..=u32::MAX),
             _ => (0, 0..=0),
         };
