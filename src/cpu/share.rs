@@ -165,16 +165,20 @@ mod tests {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
     }
 
+    fn every_task_of(count: usize) {
+        let runs: Vec<_> = (0..count).map(|_| AtomicU32::new(0)).collect();
+        share(&Pool::of_caller(), runs.iter(), count, |run| {
+            run.fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(runs.iter().all(|run| run.load(Ordering::Relaxed) == 1), "{runs:?}");
+    }
+
     /// Each task is run once, whoever calls.
     #[test]
     fn every_task_is_run_once() {
         let check = || {
             for count in [0, 1, 2, 3, 100] {
-                let runs: Vec<_> = (0..count).map(|_| AtomicU32::new(0)).collect();
-                share(&Pool::of_caller(), runs.iter(), count, |run| {
-                    run.fetch_add(1, Ordering::Relaxed);
-                });
-                assert!(runs.iter().all(|run| run.load(Ordering::Relaxed) == 1), "{runs:?}");
+                every_task_of(count);
             }
         };
         check();
@@ -199,6 +203,35 @@ mod tests {
         if rayon::current_num_threads() > 1 {
             check();
         }
+    }
+
+    /// A pool whose other thread never has time gets no more to do with each call.
+    #[test]
+    fn who_has_not_begun_is_not_asked_again() {
+        pool(2).install(|| {
+            let (go_on, wait) = std::sync::mpsc::channel::<()>();
+            let (begin, begun) = std::sync::mpsc::channel();
+            rayon::spawn(move || {
+                begin.send(()).unwrap();
+                let _ = wait.recv();
+            });
+            begun.recv().unwrap();
+            let asked = || {
+                let crew = KEPT.take().unwrap();
+                let asked = crew.calls().asked;
+                crew.keep();
+                asked
+            };
+            for _ in 0..100 {
+                every_task_of(10);
+                assert_eq!(asked(), 1);
+            }
+            drop(go_on);
+            while asked() != 0 {
+                std::thread::yield_now();
+            }
+            every_task_of(10);
+        });
     }
 
     #[test]
