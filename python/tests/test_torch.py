@@ -1,6 +1,7 @@
 """PyTorch: gradients, transformations, memory formats, and whole models against the unfused composition."""
 
 import copy
+import functools
 
 import pytest
 
@@ -63,45 +64,38 @@ def test_it_is_the_composition_with_the_same_mask(activation, dtype):
     torch.testing.assert_close(dx.double(), expected_dx, rtol=2 * tolerance, atol=2 * tolerance)
 
 
+FUNCTIONS = {name: functools.partial(dt.drop_activation, p=0.7, activation=name) for name in ACTIVATIONS}
+FUNCTIONS["rrelu"] = dt.rrelu
+
+
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients_are_central_differences(activation, training):
-    x = tensor(5, 13).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: dt.drop_activation(x, 0.7, activation, training, key=key_tensor()), x)
-    assert torch.autograd.gradcheck(lambda x: dt.rrelu(x, training=training, key=key_tensor()), x)
-
-
-def test_relu_has_second_derivatives_and_the_others_say_that_they_have_none():
-    x = tensor(5, 13).requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda x: dt.drop_activation(x, 0.7, key=key_tensor()), x)
-    y = dt.drop_activation(x, 0.7, "gelu", key=key_tensor())
-    (dx,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match="relu alone"):
-        dx.sum().backward()
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_derivatives_of_both_orders_and_directions_are_central_differences(name, training):
+    x, function = tensor(5, 13).requires_grad_(), functools.partial(FUNCTIONS[name], training=training, key=key_tensor())
+    both = {"check_batched_grad": True, "check_fwd_over_rev": True}
+    assert torch.autograd.gradcheck(function, x, check_forward_ad=True, check_batched_forward_grad=True)
+    assert torch.autograd.gradgradcheck(function, x, **both)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_operators_keep_pytorch_s_rules(activation):
     x, key = tensor(4, 9, dtype=torch.float32).requires_grad_(), key_tensor()
     with torch.no_grad():
-        y, mask = operators.forward(x, key, 0.7, activation, 0)
-        signs = operators.rrelu_forward(x, key, 0.2, 0.4, 0)[1]
-    saved = None if activation == "relu" else x.detach()
+        y, mask = operators.forward(x, key, 0.7, activation, 0, 0)
+        signs = operators.rrelu_forward(x, key, 0.2, 0.4, 0, 0)[1]
+    saved = None if activation == "relu" else x.detach().requires_grad_()
     dy = torch.ones_like(y).requires_grad_()
     checks = [
-        (operators.forward, (x, key, 0.7, activation, 0)),
-        (operators.infer, (x, 0.7, activation)),
-        (operators.infer_backward, (y, x.detach(), 0.7, activation)),
-        (operators.backward, (dy if saved is None else y, mask, saved, 0.7, activation, 0)),
+        (operators.forward, (x, key, 0.7, activation, 0, 0)),
+        (operators.backward, (dy, mask, saved, 0.7, activation, 0)),
     ]
     if activation == "relu":
         checks += [
-            (operators.forward_, (x.detach().clone(), key, 0.7, 0)),
-            (operators.rrelu_forward, (x, key, 0.2, 0.4, 0)),
-            (operators.rrelu_backward, (y, signs, key, 0.2, 0.4, 0, 0)),
-            (operators.rrelu_infer, (x, 0.2, 0.4)),
-            (operators.rrelu_infer_backward, (y, x.detach(), 0.2, 0.4)),
+            (operators.forward_, (x.detach().clone(), torch.zeros_like(mask), key, 0.7, 0, 0)),
+            (operators.rrelu_forward, (x, key, 0.2, 0.4, 0, 0)),
+            (operators.rrelu_backward, (dy, signs, key, 0.2, 0.4, 0, 0)),
         ]
+        assert {operator for operator, _ in checks} == set(operators.ALL)
     for operator, arguments in checks:
         torch.library.opcheck(operator, arguments)
 
@@ -192,8 +186,7 @@ FORMATS = {
 }
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
-@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("activation, inplace", [("relu", False), ("relu", True), ("gelu", False)])
 @pytest.mark.parametrize("name", FORMATS)
 def test_memory_formats(name, inplace, activation):
     x = FORMATS[name]()
@@ -227,6 +220,48 @@ def test_in_place_it_takes_x_s_memory_and_keeps_nothing_else():
     assert torch.equal(x.grad, (y != 0).float())
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "expanded"])
+def test_in_place_means_over_x_whatever_its_strides(name, training):
+    x = FORMATS[name]()
+    for p, function in ((0.5, functools.partial(dt.drop_activation, key=key_tensor())), (1.0, dt.drop_activation)):
+        expected = function(x, p, training=training)
+        for grad in (False, True):
+            base = x.clone().requires_grad_(grad)
+            z = torch.empty_strided(x.size(), x.stride())
+            z.copy_(base)
+            y = function(z, p, training=training, inplace=True)
+            assert y is z and torch.equal(z, expected), (p, grad)
+            if grad:
+                (dx,) = torch.autograd.grad(z.sum(), base)
+                leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+                (expected_dx,) = torch.autograd.grad(function(leaf, p, training=training).sum(), leaf)
+                assert torch.equal(dx, expected_dx)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_pytorch_refuses_to_overwrite_is_refused_before_anything_is_written(training):
+    def leaf():
+        x = torch.full((4, 8), -1.0, requires_grad=True)
+        return x, x
+
+    def chunk():
+        x = torch.full((4, 8), -1.0, requires_grad=True) * 1
+        return x, x.chunk(2)[0]
+
+    def expanded():
+        x = torch.full((1, 8), -1.0)
+        return x, x.expand(4, 8)
+
+    for make in (leaf, chunk, expanded):
+        with pytest.raises(RuntimeError) as of_pytorch:
+            torch.relu_(make()[1])
+        memory, x = make()
+        with pytest.raises(RuntimeError) as caught:
+            dt.drop_activation(x, 0.5, training=training, inplace=True)
+        assert str(caught.value)[:20] == str(of_pytorch.value)[:20] and (memory == -1).all(), make
+
+
 def test_mistakes_are_named():
     x = torch.ones(4)
     for call, error, words in [
@@ -237,10 +272,63 @@ def test_mistakes_are_named():
         (lambda: dt.drop_activation(x.long()), TypeError, "x has dtype torch.int64"),
         (lambda: dt.drop_activation(x, key=torch.ones(1)), ValueError, "key has dtype torch.float32"),
         (lambda: dt.drop_activation(x, first=5), ValueError, "first is 5"),
+        (lambda: dt.drop_activation(x, 0.5, "gelu", inplace=True), ValueError, "inplace is True"),
+        (lambda: dt.drop_activation([1.0]), TypeError, "x is a list"),
+        (lambda: dt.rrelu(None), TypeError, "x is a NoneType"),
+        (lambda: dt.drop_activation(x, key=5), TypeError, "key is a int"),
+        (lambda: dt.drop_activation(x, 10**400), ValueError, "p is beyond the largest float"),
+        (lambda: dt.drop_activation(x, first=2**64), ValueError, "first is 18446744073709551616"),
+        (lambda: dt.drop_activation(x, first=-32), ValueError, "first is -32"),
         (lambda: dt.replace_relu(nn.ReLU()), TypeError, "itself a ReLU"),
     ]:
         with pytest.raises(error, match=words):
             call()
+
+
+def test_the_last_elements_of_a_tensor_of_2_to_the_64():
+    x = -torch.ones(64)
+    for first in (2**63, 2**64 - 64):
+        y = dt.drop_activation(x, 0.5, key=key_tensor(), first=first)
+        assert torch.equal(y == 0, torch.from_numpy(unpacked(da.keep_mask(64, 0.5, 0, 5, first), 64)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.95, 1.0])
+def test_evaluation_by_pytorch_is_the_library_s_to_the_last_bit(p, dtype):
+    x = torch.cat([tensor(1000), torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 6e-8, -6e-8])]).to(dtype)
+    expected = torch.empty_like(x)
+    da.infer(x, p, out=expected)
+    y = dt.drop_activation(x, p, training=False)
+    assert torch.equal(y.nan_to_num(), expected.nan_to_num()) and torch.equal(y.isnan(), expected.isnan())
+
+
+def test_a_view_with_the_negative_bit_is_what_it_stands_for():
+    x = torch.complex(torch.ones(64), torch.ones(64)).conj().imag
+    assert x.is_neg() and torch.equal(dt.drop_activation(x, 1.0), torch.zeros(64))
+    assert torch.equal(dt.drop_activation(x, 0.0), -torch.ones(64))
+    y = dt.drop_activation(x, 1.0, inplace=True)
+    assert y is x and torch.equal(x, torch.zeros(64))
+
+
+def test_per_sample_gradients_and_mapped_calls():
+    layer = dt.DropActivation(0.5)
+    rows = torch.vmap(layer, randomness="different")(-torch.ones(8, 64))
+    assert len({tuple(row.tolist()) for row in rows}) == 8
+    rows = torch.vmap(layer, randomness="same")(-torch.ones(8, 64))
+    assert len({tuple(row.tolist()) for row in rows}) == 1 and 0 < (rows == 0).float().mean() < 1
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.vmap(layer)(rows)
+
+    x, function = tensor(6, 5), functools.partial(dt.drop_activation, p=0.5, activation="gelu", key=key_tensor())
+    by_sample = torch.vmap(torch.func.grad(lambda x: function(x).sum()))(x)
+    for sample, gradient in zip(x, by_sample):
+        (expected,) = torch.autograd.grad(function(sample.requires_grad_()).sum(), sample)
+        assert torch.equal(gradient, expected)
+    # A sample of images that lie as channels_last is in no such order.
+    images = tensor(3, 4, 5, 6, 7).movedim(2, -1)
+    keep = torch.vmap(functools.partial(dt.drop_activation, p=0.5, key=key_tensor()))(-images.abs())
+    one = dt.drop_activation(-images[0].abs().contiguous(), 0.5, key=key_tensor())
+    assert torch.equal(keep[0], one)
 
 
 class Functional(nn.Module):

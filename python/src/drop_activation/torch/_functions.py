@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from .._operations import LOWER, UPPER, activation_code, index, real
+from . import _evaluation as evaluation
 from . import _operators as operators
+from ._derivatives import Forward, ForwardInPlace, RReluForward, below_autograd
 from ._launch import check_dtype
-from ._layout import is_dense
+from ._layout import is_dense, layout_of
 
 
 def drop_activation(
@@ -21,28 +23,54 @@ def drop_activation(
     key: Tensor | None = None,
     first: int = 0,
 ) -> Tensor:
-    """Drop-Activation: σ(x) with probability p for each element, else x; at inference (1 - p) x + p σ(x).
+    """Drop-Activation: σ(x) with probability p for each element, else x; in evaluation (1 - p) x + p σ(x).
 
     Args:
         x: float16, bfloat16, float32 or float64, on the CPU or on CUDA.
         p: The probability of keeping σ, 0 <= p <= 1.
         activation: "relu", "sigmoid", "tanh", "gelu" or "silu".
-        training: Whether to draw a mask.
-        inplace: Whether y may take x's memory, for ReLU in training. What x holds afterwards is not specified.
+        training: Whether to draw a mask. Without one it is made of PyTorch's own operations: leaky_relu for ReLU.
+        inplace: Whether y is written over x, for ReLU alone, whose backward pass needs no x. As for
+            `torch.relu_`, an x that may not be overwritten is refused.
         key: One int64, on x's device or the CPU, that names the mask: equal keys, equal masks on every device. Drawn by
             the generator of x's device if it is not given. A CUDA graph reads a key on the GPU at each replay; one on
             the CPU is captured as it is.
         first: The global index of x's element 0, a multiple of 32, if x is a shard of a larger tensor.
     """
-    check_parameters(p, activation)
-    check_dtype(x)
+    check_parameters(p, activation, inplace)
+    check_tensor(x)
+    p = float(p)
     if not training:
-        return operators.infer(x, float(p), activation)
-    first = index("first", first)
-    key = _key(x, key)
-    if inplace and activation == "relu" and not torch.compiler.is_compiling() and is_dense(x):
-        return operators.ForwardInPlace.apply(x, key, float(p), first)
-    return operators.forward(x, key, float(p), activation, first)[0]
+        return evaluation.drop_activation(x, p, activation, inplace)
+    key, first, layout = _key(x, key), _first(first), layout_of(x)
+    if inplace:
+        return _over(x, key, p, first, layout)
+    if torch.compiler.is_compiling():
+        return operators.forward(x, key, p, activation, first, layout)[0]
+    return Forward.apply(x, key, p, activation, first, layout)[0]
+
+
+def _over(x: Tensor, key: Tensor, p: float, first: int, layout: int) -> Tensor:
+    if torch.compiler.is_compiling():
+        return x.copy_(operators.forward(x, key, p, "relu", first, layout)[0])
+    unusual = (
+        type(x) is not Tensor
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or x.is_inference()
+        or x.is_neg()
+        or not is_dense(x, layout)
+    )
+    if unusual:  # with PyTorch's rules for whatever x is
+        return x.copy_(Forward.apply(x, key, p, "relu", first, layout)[0])
+    mask = operators.empty_mask(x)
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        operators.forward_(x, mask, key, p, first, layout)
+        return x
+    y = ForwardInPlace.apply(x, mask, p, layout)
+    with below_autograd():
+        operators.forward_(x, mask, key, p, first, layout)
+    return y
 
 
 def rrelu(
@@ -54,25 +82,31 @@ def rrelu(
     key: Tensor | None = None,
     first: int = 0,
 ) -> Tensor:
-    """RReLU: negative elements times a slope uniform in [lower, upper), at inference times the mean.
+    """RReLU: negative elements times a slope uniform in [lower, upper), in evaluation times the mean.
 
     Args:
         x: float16, bfloat16, float32 or float64, on the CPU or on CUDA.
         lower, upper: 0 < lower <= upper <= 1.
-        training: Whether to draw slopes.
+        training: Whether to draw slopes. Without it is PyTorch's leaky_relu.
         key, first: As in `drop_activation`.
     """
     check_slopes(lower, upper)
-    check_dtype(x)
+    check_tensor(x)
+    lower, upper = float(lower), float(upper)
     if not training:
-        return operators.rrelu_infer(x, float(lower), float(upper))
-    return operators.rrelu_forward(x, _key(x, key), float(lower), float(upper), index("first", first))[0]
+        return evaluation.rrelu(x, lower, upper)
+    arguments = x, _key(x, key), lower, upper, _first(first), layout_of(x)
+    if torch.compiler.is_compiling():
+        return operators.rrelu_forward(*arguments)[0]
+    return RReluForward.apply(*arguments)[0]
 
 
-def check_parameters(p: float, activation: str) -> None:
+def check_parameters(p: float, activation: str, inplace: bool = False) -> None:
     activation_code(activation)
     if not 0 <= real("p", p) <= 1:
         raise ValueError(f"p is {p}; allowed is 0 <= p <= 1")
+    if inplace and activation != "relu":
+        raise ValueError(f"inplace is True; it is allowed for relu, but the backward pass of {activation} needs x")
 
 
 def check_slopes(lower: float, upper: float) -> None:
@@ -80,10 +114,26 @@ def check_slopes(lower: float, upper: float) -> None:
         raise ValueError(f"lower is {lower}, upper is {upper}; allowed is 0 < lower <= upper <= 1")
 
 
+def check_tensor(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is a {type(x).__name__}; allowed are tensors")
+    check_dtype(x)
+
+
+def _first(first: int) -> int:
+    """PyTorch's integers have a sign, the index of an element has none: the same 64 bits."""
+    if isinstance(first, torch.SymInt):
+        return first
+    first = index("first", first)
+    return first if first < 2**63 else first - 2**64
+
+
 def _key(x: Tensor, key: Tensor | None) -> Tensor:
     """Drawn where x is, so that nothing waits for a GPU and each replay of a CUDA graph draws another."""
     if key is None:
         return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=x.device)
+    if not isinstance(key, Tensor):
+        raise TypeError(f"key is a {type(key).__name__}; allowed is a tensor of one torch.int64")
     if key.dtype != torch.int64 or key.numel() != 1 or key.device not in (x.device, torch.device("cpu")):
         raise ValueError(
             f"key has dtype {key.dtype}, {key.numel()} elements, device {key.device}; "

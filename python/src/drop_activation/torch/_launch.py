@@ -24,6 +24,12 @@ def check_dtype(x: torch.Tensor) -> None:
 
 def key_of(key: torch.Tensor, x: torch.Tensor, first: int) -> Key:
     """The key whose offset is what the tensor `key` holds. In the memory of a GPU it is read by the kernel."""
+    if key.dtype != torch.int64 or key.numel() != 1 or key.device not in (x.device, torch.device("cpu")):
+        raise ValueError(
+            f"key has dtype {key.dtype}, {key.numel()} elements, device {key.device}; "
+            f"allowed is one torch.int64 on the CPU or on the device of the tensor, {x.device}"
+        )
+    first &= 2**64 - 1
     if key.is_cuda:
         return Key(0, 0, first, key.data_ptr())
     return Key(0, key.item() & (2**64 - 1), first, None)

@@ -15,14 +15,12 @@ class DropActivation(nn.Module):
     Args:
         p: The probability of keeping σ, 0 <= p <= 1.
         activation: "relu", "sigmoid", "tanh", "gelu" or "silu".
-        inplace: Whether y may take x's memory; for ReLU alone, whose backward pass needs no x.
+        inplace: Whether y is written over x, in training and evaluation; for ReLU alone, whose backward pass needs no x.
     """
 
     def __init__(self, p: float = 0.95, activation: str = "relu", inplace: bool = False):
         super().__init__()
-        check_parameters(p, activation)
-        if inplace and activation != "relu":
-            raise ValueError(f"inplace is True; it is allowed for relu, but the backward pass of {activation} needs x")
+        check_parameters(p, activation, inplace)
         self.p, self.activation, self.inplace = float(p), activation, inplace
 
     def forward(self, x: Tensor) -> Tensor:
