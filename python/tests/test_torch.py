@@ -1,6 +1,5 @@
 """PyTorch: gradients, transformations, memory formats, and whole models against the unfused composition."""
 
-import copy
 import functools
 
 import pytest
@@ -10,7 +9,6 @@ torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 from conftest import unpacked
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import drop_activation as da
@@ -279,7 +277,6 @@ def test_mistakes_are_named():
         (lambda: dt.drop_activation(x, 10**400), ValueError, "p is beyond the largest float"),
         (lambda: dt.drop_activation(x, first=2**64), ValueError, "first is 18446744073709551616"),
         (lambda: dt.drop_activation(x, first=-32), ValueError, "first is -32"),
-        (lambda: dt.replace_relu(nn.ReLU()), TypeError, "itself a ReLU"),
     ]:
         with pytest.raises(error, match=words):
             call()
@@ -329,124 +326,3 @@ def test_per_sample_gradients_and_mapped_calls():
     keep = torch.vmap(functools.partial(dt.drop_activation, p=0.5, key=key_tensor()))(-images.abs())
     one = dt.drop_activation(-images[0].abs().contiguous(), 0.5, key=key_tensor())
     assert torch.equal(keep[0], one)
-
-
-class Functional(nn.Module):
-    """ReLU in every way in which it is called."""
-
-    def __init__(self):
-        super().__init__()
-        self.relu = nn.ReLU(inplace=True)
-        self.same = self.relu
-
-    def forward(self, x):
-        x = nn.functional.relu(x) + torch.relu(x) + x.relu()
-        x = nn.functional.relu(x - 1, inplace=True)
-        return self.same(self.relu(helper(x - 1)))
-
-
-def helper(x):
-    return (x + 0).relu_()
-
-
-def test_replace_relu_finds_every_way_of_calling_it():
-    model = nn.Sequential(Functional(), nn.Sequential(nn.ReLU()), nn.LeakyReLU())
-    swapped = dt.replace_relu(model, 0.0)
-    assert swapped.modules == ("0.relu", "0.same", "1.0") and swapped.functional == ("0",)
-    assert model[0].relu is model[0].same and model[0].relu.inplace
-    assert isinstance(model[0], Functional) and type(model[0]).__name__ == "Functional"
-    x = torch.randn(100)
-    # p = 0: each is the identity.
-    torch.testing.assert_close(model[0](x), 3 * x - 2)
-    # p = 1: each is ReLU, and what was not in place is not.
-    plain, one, given = Functional(), Functional(), x.clone()
-    dt.replace_relu(one, 1.0)
-    torch.testing.assert_close(one(given), plain(x.clone()))
-    assert torch.equal(given, x)
-    assert dt.replace_relu(copy.deepcopy(model), 0.5).modules == ()
-
-
-class CountRelus(TorchFunctionMode):
-    """How often ReLU is called, by any name; nn.ReLU calls one of them."""
-
-    names = ("relu", "relu_")
-    count = 0
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        self.count += getattr(function, "__name__", "") in self.names
-        return function(*args, **(kwargs or {}))
-
-
-def unfused(x, p, key):
-    """The composition, from framework operations, with the mask of a call."""
-    memory = torch.empty_like(x, dtype=torch.bool)
-    bits = torch.from_numpy(unpacked(da.keep_mask(x.numel(), p, 0, key.item()), x.numel()))
-    memory.as_strided((x.numel(),), (1,)).copy_(bits)
-    return torch.where(memory & (x <= 0), torch.zeros_like(x), x)
-
-
-def resnet():
-    return pytest.importorskip("torchvision").models.resnet18(num_classes=10)
-
-
-def wide_resnet():
-    models = pytest.importorskip("torchvision").models
-    return models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=10, width_per_group=128)
-
-
-def resnext():
-    models = pytest.importorskip("torchvision").models
-    return models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=10, groups=32, width_per_group=4)
-
-
-def densenet():
-    models = pytest.importorskip("torchvision").models
-    return models.DenseNet(growth_rate=8, block_config=(2, 2), num_init_features=16, num_classes=10)
-
-
-def preresnet():
-    timm = pytest.importorskip("timm")
-    return timm.models.resnetv2.ResNetV2(
-        layers=[1, 1, 1],
-        channels=[32, 64, 128],
-        num_classes=10,
-        stem_type="same",
-        norm_layer=timm.layers.BatchNormAct2d,
-    )
-
-
-@pytest.mark.parametrize("make", [resnet, wide_resnet, resnext, densenet, preresnet])
-def test_a_training_step_of_a_model_is_that_of_the_composition(make, monkeypatch):
-    torch.manual_seed(0)
-    model = make().double()
-    relus = [name for name, module in model.named_modules() if type(module) is nn.ReLU]
-    images, labels = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.tensor([1, 7])
-    with CountRelus() as called, torch.no_grad():
-        copy.deepcopy(model)(images)
-    swapped = dt.replace_relu(model, 0.9)
-    assert set(relus) <= set(swapped.modules) and not [m for m in model.modules() if type(m) is nn.ReLU]
-    assert swapped.functional == (("",) if make is densenet else ())
-
-    def step():
-        stepped = copy.deepcopy(model)
-        torch.manual_seed(1)
-        loss = nn.functional.cross_entropy(stepped(images), labels)
-        loss.backward()
-        torch.optim.SGD(stepped.parameters(), lr=0.1).step()
-        return loss.detach(), stepped
-
-    loss, fused = step()
-    calls = []
-
-    def composed(x, p, activation, training, inplace, **_):
-        assert training and activation == "relu"
-        calls.append(x.numel())
-        return unfused(x, p, torch.randint(2**63 - 1, (1,), dtype=torch.int64))
-
-    monkeypatch.setattr("drop_activation.torch._modules.drop_activation", composed)
-    monkeypatch.setattr("drop_activation.torch._replace.drop_activation", composed)
-    expected_loss, expected = step()
-    assert len(calls) == called.count >= len(relus)
-    torch.testing.assert_close(loss, expected_loss, rtol=1e-12, atol=0)
-    for (name, a), b in zip(fused.named_parameters(), expected.parameters()):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")

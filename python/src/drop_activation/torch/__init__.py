@@ -15,8 +15,19 @@ A tensor is read in the order in which it lies in memory, if it is contiguous or
 contiguous first.
 """
 
+from ._fold import fold
 from ._functions import drop_activation, rrelu
 from ._modules import DropActivation, RReLU
-from ._replace import Replaced, replace_relu
+from ._replace import Left, Replaced, replace_relu, restore_relu
 
-__all__ = ["DropActivation", "RReLU", "Replaced", "drop_activation", "replace_relu", "rrelu"]
+__all__ = [
+    "DropActivation",
+    "Left",
+    "RReLU",
+    "Replaced",
+    "drop_activation",
+    "fold",
+    "replace_relu",
+    "restore_relu",
+    "rrelu",
+]

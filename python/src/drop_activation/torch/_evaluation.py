@@ -17,7 +17,8 @@ def drop_activation(x: Tensor, p: float, activation: str, inplace: bool = False)
     """(1 - p) x + p σ(x): σ itself for p = 1 and the identity for p = 0, where an infinity times zero would be a NaN."""
     if activation == "relu":
         if p == 1:
-            return torch.relu_(x) if inplace else torch.relu(x)
+            # ReLU under a name by which no swapped model calls it, and with its derivative.
+            return torch.threshold_(x, 0, 0) if inplace else torch.threshold(x, 0, 0)
         return F.leaky_relu(x, 1 - p, inplace)
     sigma = SIGMA[activation]
     if p == 1:

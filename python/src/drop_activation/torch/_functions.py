@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from .._operations import LOWER, UPPER, activation_code, index, real
 from . import _evaluation as evaluation
@@ -27,7 +28,7 @@ def drop_activation(
 
     Args:
         x: float16, bfloat16, float32 or float64, on the CPU or on CUDA.
-        p: The probability of keeping σ, 0 <= p <= 1.
+        p: The probability of keeping σ, 0 <= p <= 1. With 0 or 1 nothing is drawn, in training as in evaluation.
         activation: "relu", "sigmoid", "tanh", "gelu" or "silu".
         training: Whether to draw a mask. Without one it is made of PyTorch's own operations: leaky_relu for ReLU.
         inplace: Whether y is written over x, for ReLU alone, whose backward pass needs no x. As for
@@ -38,9 +39,12 @@ def drop_activation(
         first: The global index of x's element 0, a multiple of 32, if x is a shard of a larger tensor.
     """
     check_parameters(p, activation, inplace)
+    if isinstance(x, Proxy):
+        rest = {"inplace": inplace, "key": key, "first": first}
+        return x.tracer.create_proxy("call_function", drop_activation, (x, p, activation, training), rest)
     check_tensor(x)
     p = float(p)
-    if not training:
+    if not training or p in (0, 1):  # nothing is drawn, so that other random numbers stay what they are
         return evaluation.drop_activation(x, p, activation, inplace)
     key, first, layout = _key(x, key), _first(first), layout_of(x)
     if inplace:
@@ -91,6 +95,9 @@ def rrelu(
         key, first: As in `drop_activation`.
     """
     check_slopes(lower, upper)
+    if isinstance(x, Proxy):
+        rest = {"key": key, "first": first}
+        return x.tracer.create_proxy("call_function", rrelu, (x, lower, upper, training), rest)
     check_tensor(x)
     lower, upper = float(lower), float(upper)
     if not training:

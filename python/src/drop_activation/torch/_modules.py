@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from .._operations import LOWER, UPPER
 from ._functions import check_parameters, check_slopes, drop_activation, rrelu
+from ._standard import standard
+
+
+def _leaf(module: nn.Module, x: Proxy) -> Proxy:
+    """What torch.fx does with PyTorch's own modules: the graph calls the module, whose mode may still change."""
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x,), {})
 
 
 class DropActivation(nn.Module):
@@ -24,7 +31,12 @@ class DropActivation(nn.Module):
         self.p, self.activation, self.inplace = float(p), activation, inplace
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Proxy):
+            return _leaf(self, x)
         return drop_activation(x, self.p, self.activation, self.training, self.inplace)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return standard(self)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, activation={self.activation!r}" + (", inplace=True" if self.inplace else "")
@@ -43,7 +55,12 @@ class RReLU(nn.Module):
         self.lower, self.upper = float(lower), float(upper)
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Proxy):
+            return _leaf(self, x)
         return rrelu(x, self.lower, self.upper, self.training)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return standard(self)
 
     def extra_repr(self) -> str:
         return f"lower={self.lower}, upper={self.upper}"
