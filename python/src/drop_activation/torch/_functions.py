@@ -12,6 +12,7 @@ from . import _operators as operators
 from ._derivatives import Forward, ForwardInPlace, RReluForward, below_autograd
 from ._launch import check_dtype
 from ._layout import is_dense, layout_of
+from ._sharded import is_dtensor, over_shards
 
 
 def drop_activation(
@@ -36,7 +37,8 @@ def drop_activation(
         key: One int64, on x's device or the CPU, that names the mask: equal keys, equal masks on every device. Drawn by
             the generator of x's device if it is not given. A CUDA graph reads a key on the GPU at each replay; one on
             the CPU is captured as it is.
-        first: The global index of x's element 0, a multiple of 32, if x is a shard of a larger tensor.
+        first: The global index of x's element 0, a multiple of 32, if x is a shard of a larger tensor. A DTensor's
+            shards need none.
     """
     check_parameters(p, activation, inplace)
     if isinstance(x, Proxy):
@@ -46,6 +48,9 @@ def drop_activation(
     p = float(p)
     if not training or p in (0, 1):  # nothing is drawn, so that other random numbers stay what they are
         return evaluation.drop_activation(x, p, activation, inplace)
+    if is_dtensor(x):
+        y = over_shards(x, key, lambda x, key, at: drop_activation(x, p, activation, key=key, first=first + at))
+        return x.copy_(y) if inplace else y
     key, first, layout = _key(x, key), _first(first), layout_of(x)
     if inplace:
         return _over(x, key, p, first, layout)
@@ -102,6 +107,8 @@ def rrelu(
     lower, upper = float(lower), float(upper)
     if not training:
         return evaluation.rrelu(x, lower, upper)
+    if is_dtensor(x):
+        return over_shards(x, key, lambda x, key, at: rrelu(x, lower, upper, key=key, first=first + at))
     arguments = x, _key(x, key), lower, upper, _first(first), layout_of(x)
     if torch.compiler.is_compiling():
         return operators.rrelu_forward(*arguments)[0]
