@@ -11,6 +11,7 @@ mod error;
 mod pass;
 mod structure;
 mod tensors;
+mod torch;
 mod version;
 
 pub use cpu::*;
@@ -18,4 +19,5 @@ pub use cuda::*;
 pub use error::*;
 pub use pass::*;
 pub use tensors::*;
+pub use torch::*;
 pub use version::*;

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import drop_activation as da
 import drop_activation.torch as dt
 from drop_activation.torch import _operators as operators
-from drop_activation.torch._functions import _key as drawn_key
+from drop_activation.torch._functions import _drawn
 
 ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -78,22 +78,24 @@ def test_derivatives_of_both_orders_and_directions_are_central_differences(name,
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_operators_keep_pytorch_s_rules(activation):
     x, key = tensor(4, 9, dtype=torch.float32).requires_grad_(), key_tensor()
+    code = ACTIVATIONS.index(activation)
     with torch.no_grad():
-        y, mask = operators.forward(x, key, 0.7, activation, 0, 0)
+        y, mask = operators.forward(x, key, 0.7, code, 0, 0)
         signs = operators.rrelu_forward(x, key, 0.2, 0.4, 0, 0)[1]
-    saved = None if activation == "relu" else x.detach().requires_grad_()
-    dy = torch.ones_like(y).requires_grad_()
+    saved, dy = x.detach().requires_grad_(), torch.ones_like(y).requires_grad_()
     checks = [
-        (operators.forward, (x, key, 0.7, activation, 0, 0)),
-        (operators.backward, (dy, mask, saved, 0.7, activation, 0)),
+        (operators.forward, (x, key, 0.7, code, 0, 0)),
+        (operators.backward_saved, (dy, mask, saved, code, 0)),
     ]
     if activation == "relu":
-        checks += [
+        checks = [
+            checks[0],
+            (operators.backward, (dy, mask, 0)),
             (operators.forward_, (x.detach().clone(), torch.zeros_like(mask), key, 0.7, 0, 0)),
             (operators.rrelu_forward, (x, key, 0.2, 0.4, 0, 0)),
             (operators.rrelu_backward, (dy, signs, key, 0.2, 0.4, 0, 0)),
         ]
-        assert {operator for operator, _ in checks} == set(operators.ALL)
+        assert {operator for operator, _ in checks} == set(operators.ALL) - {operators.backward_saved}
     for operator, arguments in checks:
         torch.library.opcheck(operator, arguments)
 
@@ -110,7 +112,7 @@ def test_seeds_follow_manual_seed_and_calls_differ():
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 def test_a_key_is_drawn_on_the_device_of_the_tensor(device):
     with FakeTensorMode():  # knows shapes and devices alone, so it needs no GPU
-        assert drawn_key(torch.empty(8, device=device), None).device == torch.device(device)
+        assert _drawn(torch.empty(8, device=device)).device == torch.device(device)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -12,34 +12,33 @@ from drop_activation.torch import _operators as operators
 
 KEY = torch.tensor([5])
 X = torch.linspace(-2, 2, 100)
-MASK = operators.forward(X, KEY, 0.5, "relu", 0, 0)[1]
+MASK = operators.forward(X, KEY, 0.5, 0, 0, 0)[1]
 SHORT = MASK[:2].clone()
 
 
 @pytest.mark.parametrize(
     "operator, arguments, words",
     [
-        (operators.forward, (X.long(), KEY, 0.5, "relu", 0, 0), ["x has dtype torch.int64"]),
-        (operators.forward, (X, KEY.float(), 0.5, "relu", 0, 0), ["key has dtype torch.float32"]),
-        (operators.forward, (X, KEY[:0], 0.5, "relu", 0, 0), ["key has", "0 elements"]),
-        (operators.forward, (X, KEY, 1.5, "relu", 0, 0), ["p is 1.5"]),
-        (operators.forward, (X, KEY, float("nan"), "relu", 0, 0), ["p is NaN"]),
-        (operators.forward, (X, KEY, 0.5, "elu", 0, 0), ["activation is 'elu'"]),
-        (operators.forward, (X, KEY, 0.5, "relu", 5, 0), ["first is 5"]),
-        (operators.forward, (X, KEY, 0.5, "relu", 0, 1), ["layout is 1", "1 dimensions"]),
-        (operators.forward, (X, KEY, 0.5, "relu", 0, -1), ["layout is -1"]),
+        (operators.forward, (X.long(), KEY, 0.5, 0, 0, 0), ["x has dtype torch.int64"]),
+        (operators.forward, (X, KEY.float(), 0.5, 0, 0, 0), ["key has dtype torch.float32"]),
+        (operators.forward, (X, KEY[:0], 0.5, 0, 0, 0), ["key has", "0 elements"]),
+        (operators.forward, (X, KEY, 1.5, 0, 0, 0), ["p is 1.5"]),
+        (operators.forward, (X, KEY, float("nan"), 0, 0, 0), ["p is NaN"]),
+        (operators.forward, (X, KEY, 0.5, 5, 0, 0), ["activation is 5"]),
+        (operators.forward, (X, KEY, 0.5, -1, 0, 0), ["activation is -1"]),
+        (operators.forward, (X, KEY, 0.5, 0, 5, 0), ["first is 5"]),
+        (operators.forward, (X, KEY, 0.5, 0, 0, 1), ["layout is 1", "1 dimensions"]),
+        (operators.forward, (X, KEY, 0.5, 0, 0, -1), ["layout is -1"]),
         (operators.forward_, (X[:1].expand(100), MASK, KEY, 0.5, 0, 0), ["x has shape (100,)", "strides (0,)"]),
         (operators.forward_, (X[::2], SHORT, KEY, 0.5, 0, 0), ["x has shape (50,)", "strides (2,)"]),
         (operators.forward_, (X, SHORT, KEY, 0.5, 0, 0), ["mask has", "(2,)", "(4,)", "100 elements of x"]),
         (operators.forward_, (X, MASK, KEY.float(), 0.5, 0, 0), ["key has dtype torch.float32"]),
-        (operators.backward, (X, SHORT, None, 0.5, "relu", 0), ["mask has", "(2,)", "(4,)", "100 elements of dy"]),
-        (operators.backward, (X, MASK.long(), None, 0.5, "relu", 0), ["mask has dtype torch.int64", "torch.int32"]),
-        (operators.backward, (X, MASK.repeat(2)[::2], None, 0.5, "relu", 0), ["mask has", "contiguous"]),
-        (operators.backward, (X, MASK.to("meta"), None, 0.5, "relu", 0), ["mask", "meta", "cpu"]),
-        (operators.backward, (X, MASK, None, 0.5, "gelu", 0), ["x is None", "gelu"]),
-        (operators.backward, (X, MASK, X[:50], 0.5, "gelu", 0), ["x has", "(50,)", "dy", "(100,)"]),
-        (operators.backward, (X, MASK, X.double(), 0.5, "gelu", 0), ["x has dtype torch.float64", "torch.float32"]),
-        (operators.backward, (X, MASK, None, -0.5, "relu", 0), ["p is -0.5"]),
+        (operators.backward, (X, SHORT, 0), ["mask has", "(2,)", "(4,)", "100 elements of dy"]),
+        (operators.backward, (X, MASK.long(), 0), ["mask has dtype torch.int64", "torch.int32"]),
+        (operators.backward, (X, MASK.repeat(2)[::2], 0), ["mask has", "contiguous"]),
+        (operators.backward, (X, MASK.to("meta"), 0), ["mask", "meta", "cpu"]),
+        (operators.backward_saved, (X, MASK, X[:50], 3, 0), ["x has", "(50,)", "dy", "(100,)"]),
+        (operators.backward_saved, (X, MASK, X.double(), 3, 0), ["x has dtype torch.float64", "torch.float32"]),
         (operators.rrelu_forward, (X, KEY, 0.5, 0.25, 0, 0), ["lower = 0.5", "upper = 0.25"]),
         (operators.rrelu_forward, (X, KEY.repeat(2), 0.25, 0.5, 0, 0), ["key has", "2 elements"]),
         (operators.rrelu_backward, (X, SHORT, KEY, 0.25, 0.5, 0, 0), ["mask has", "(2,)", "(4,)"]),
@@ -60,9 +59,9 @@ def test_mistakes_are_named_and_nothing_is_written(operator, arguments, words, g
 def test_forward_mode_is_the_backward_pass_of_the_tangent(name):
     x, tangent = X.clone(), torch.linspace(1, 3, 100)
     calls = {
-        "forward": lambda x: operators.forward(x, KEY, 0.5, "relu", 0, 0)[0],
+        "forward": lambda x: operators.forward(x, KEY, 0.5, 0, 0, 0)[0],
         "rrelu_forward": lambda x: operators.rrelu_forward(x, KEY, 0.25, 0.5, 0, 0)[0],
-        "backward": lambda dy: operators.backward(dy, MASK, None, 0.5, "relu", 0),
+        "backward": lambda dy: operators.backward(dy, MASK, 0),
         "rrelu_backward": lambda dy: operators.rrelu_backward(dy, MASK, KEY, 0.25, 0.5, 0, 0),
     }
     call, leaf = calls[name], x.clone().requires_grad_()
@@ -79,9 +78,9 @@ def test_an_operator_over_its_argument_counts_as_a_write():
     z, mask = x * 1, torch.zeros_like(MASK)
     y = z.exp()
     operators.forward_(z, mask, KEY, 0.5, 0, 0)
-    assert torch.equal(mask, MASK) and torch.equal(z, operators.forward(X, KEY, 0.5, "relu", 0, 0)[0])
+    assert torch.equal(mask, MASK) and torch.equal(z, operators.forward(X, KEY, 0.5, 0, 0, 0)[0])
     (dx,) = torch.autograd.grad(z.sum(), x, retain_graph=True)
-    assert torch.equal(dx, operators.backward(torch.ones_like(X), MASK, None, 0.5, "relu", 0))
+    assert torch.equal(dx, operators.backward(torch.ones_like(X), MASK, 0))
     # What needs the overwritten numbers is told.
     w = x * 1
     square = w.square()

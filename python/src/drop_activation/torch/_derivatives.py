@@ -10,11 +10,13 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
+from .._library import ACTIVATIONS
 from . import _operators as operators
 from ._layout import in_order
 
+RELU = ACTIVATIONS["relu"]
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
@@ -37,73 +39,105 @@ class Forward(Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, _, ctx.p, ctx.activation, _, ctx.layout = inputs
+        x, _, _, ctx.activation, _, ctx.layout = inputs
         mask = output[1]
         ctx.mark_non_differentiable(mask)
-        saved = (mask, None if ctx.activation == "relu" else x)
+        saved = (mask,) if ctx.activation == RELU else (mask, x)
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
     @staticmethod
     def backward(ctx, dy, _):
-        mask, x = ctx.saved_tensors
-        return Backward.apply(dy, mask, x, ctx.p, ctx.activation, ctx.layout), None, None, None, None, None
+        return _gradient(ctx, dy), None, None, None, None, None
 
     @staticmethod
     def jvp(ctx, x_tangent, *_):
-        mask, x = ctx.saved_tensors
-        return Backward.apply(x_tangent, mask, x, ctx.p, ctx.activation, ctx.layout), None
+        return _gradient(ctx, x_tangent), None
 
     @staticmethod
     def vmap(info, in_dims, *arguments):
         return _mapped(Forward, info, in_dims, arguments)
 
 
+def _gradient(ctx, dy):
+    if ctx.activation == RELU:
+        return Backward.apply(dy, *ctx.saved_tensors, ctx.layout)
+    return BackwardSaved.apply(dy, *ctx.saved_tensors, ctx.activation, ctx.layout)
+
+
 class Backward(Function):
-    """dx, which is linear in dy and its own transpose; for ReLU it has no other derivative."""
+    """ReLU's, which is linear in dy, its own transpose, and has no other derivative."""
 
     @staticmethod
-    def forward(dy, mask, x, p, activation, layout):
+    def forward(dy, mask, layout):
         with below_autograd():
-            return operators.backward(dy, mask, x, p, activation, layout)
+            return operators.backward(dy, mask, layout)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        dy, mask, x, ctx.p, ctx.activation, ctx.layout = inputs
-        saved = (mask, x, None if x is None else dy)
-        ctx.save_for_backward(*saved)
-        ctx.save_for_forward(*saved)
+        _, mask, ctx.layout = inputs
+        ctx.save_for_backward(mask)
+        ctx.save_for_forward(mask)
 
     @staticmethod
     def backward(ctx, gradient):
-        mask, x, dy = ctx.saved_tensors
-        by_dy = by_x = None
-        if ctx.needs_input_grad[0]:
-            by_dy = Backward.apply(gradient, mask, x, ctx.p, ctx.activation, ctx.layout)
-        if x is not None and ctx.needs_input_grad[2]:
-            by_x = gradient * dy * _kept_curvature(mask, x, ctx.activation, ctx.layout)
-        return by_dy, None, by_x, None, None, None
+        return Backward.apply(gradient, *ctx.saved_tensors, ctx.layout), None, None
 
     @staticmethod
-    def jvp(ctx, dy_tangent, _, x_tangent, *__):
-        mask, x, dy = ctx.saved_tensors
-        tangent = None
-        if dy_tangent is not None:
-            tangent = Backward.apply(dy_tangent, mask, x, ctx.p, ctx.activation, ctx.layout)
-        if x is not None and x_tangent is not None:
-            by_x = x_tangent * dy * _kept_curvature(mask, x, ctx.activation, ctx.layout)
-            tangent = by_x if tangent is None else tangent + by_x
-        return tangent
+    def jvp(ctx, dy_tangent, *_):
+        return Backward.apply(dy_tangent, *ctx.saved_tensors, ctx.layout)
 
     @staticmethod
     def vmap(info, in_dims, *arguments):
         return _mapped(Backward, info, in_dims, arguments)
 
 
-def _kept_curvature(mask: Tensor, x: Tensor, activation: str, layout: int) -> Tensor:
+class BackwardSaved(Function):
+    """The others', which depends on x as well."""
+
+    @staticmethod
+    def forward(dy, mask, x, activation, layout):
+        with below_autograd():
+            return operators.backward_saved(dy, mask, x, activation, layout)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        dy, mask, x, ctx.activation, ctx.layout = inputs
+        ctx.save_for_backward(dy, mask, x)
+        ctx.save_for_forward(dy, mask, x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        by_dy, by_x = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+        return (
+            BackwardSaved.apply(gradient, *ctx.saved_tensors[1:], ctx.activation, ctx.layout) if by_dy else None,
+            None,
+            _by_x(ctx, gradient) if by_x else None,
+            None,
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx, dy_tangent, _, x_tangent, *__):
+        tangents = []
+        if dy_tangent is not None:
+            tangents.append(BackwardSaved.apply(dy_tangent, *ctx.saved_tensors[1:], ctx.activation, ctx.layout))
+        if x_tangent is not None:
+            tangents.append(_by_x(ctx, x_tangent))
+        return sum(tangents[1:], tangents[0])
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        return _mapped(BackwardSaved, info, in_dims, arguments)
+
+
+def _by_x(ctx, factor):
+    dy, mask, x = ctx.saved_tensors
+    return factor * dy * _kept_curvature(mask, x, ctx.activation, ctx.layout)
+
+
+def _kept_curvature(mask: Tensor, x: Tensor, activation: int, layout: int) -> Tensor:
     """keep σ''(x), from PyTorch's operations, so that it has derivatives in turn."""
-    if activation == "relu":
-        return torch.zeros_like(x)
     bits = torch.arange(32, dtype=torch.int32, device=mask.device)
     keep = in_order(((mask.unsqueeze(1) >> bits) & 1).flatten(), x, layout).bool()
     return torch.where(keep, _CURVATURES[activation](x), torch.zeros((), dtype=x.dtype, device=x.device))
@@ -129,10 +163,10 @@ def _silu_curvature(x):
 
 
 _CURVATURES = {
-    "sigmoid": _sigmoid_curvature,
-    "tanh": _tanh_curvature,
-    "gelu": _gelu_curvature,
-    "silu": _silu_curvature,
+    ACTIVATIONS["sigmoid"]: _sigmoid_curvature,
+    ACTIVATIONS["tanh"]: _tanh_curvature,
+    ACTIVATIONS["gelu"]: _gelu_curvature,
+    ACTIVATIONS["silu"]: _silu_curvature,
 }
 
 
@@ -191,26 +225,70 @@ class RReluBackward(Function):
         return _mapped(RReluBackward, info, in_dims, arguments)
 
 
-class ForwardInPlace(Function):
-    """Marks x as overwritten, after PyTorch's own checks that it may be. `over` does it then: a refusal comes before
-    anything is written."""
+# The same, in the least time, for where no transformation asks for more.
+
+
+class QuickForward(Function):
+    """Without the mask among the results, and without forward mode and vmap."""
 
     @staticmethod
-    def forward(ctx, x, mask, p, layout):
-        ctx.p, ctx.layout = p, layout
+    def forward(ctx, x, key, p, activation, first, layout):
+        with below_autograd():
+            y, mask = operators.forward(x, key, p, activation, first, layout)
+        ctx.activation, ctx.layout = activation, layout
+        if activation == RELU:
+            ctx.save_for_backward(mask)
+        else:
+            ctx.save_for_backward(mask, x)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        return _quick_gradient(ctx, dy), None, None, None, None, None
+
+
+class ForwardInPlace(Function):
+    """Marks x as overwritten, after PyTorch's own checks that it may be. Whoever calls it writes then: a refusal comes
+    before anything is written."""
+
+    @staticmethod
+    def forward(ctx, x, mask, layout):
+        ctx.activation, ctx.layout = RELU, layout
         ctx.mark_dirty(x)
         ctx.save_for_backward(mask)
         return x
 
     @staticmethod
     def backward(ctx, dy):
-        (mask,) = ctx.saved_tensors
-        return Backward.apply(dy, mask, None, ctx.p, "relu", ctx.layout), None, None, None
+        return _quick_gradient(ctx, dy), None, None
 
+
+def _quick_gradient(ctx, dy):
+    if torch.is_grad_enabled() or not is_quick(dy):
+        return _gradient(ctx, dy)
+    saved = ctx.saved_tensors  # a checkpoint computes them again, with gradients
+    with below_autograd():
+        if ctx.activation == RELU:
+            return operators.backward(dy, *saved, ctx.layout)
+        return operators.backward_saved(dy, *saved, ctx.activation, ctx.layout)
+
+
+def is_quick(x: Tensor) -> bool:
+    """Whether x is a plain tensor that no transformation of torch.func and no forward mode looks at."""
+    return (
+        type(x) in _PLAIN
+        and forward_ad._current_level < 0
+        and not torch._C._are_functorch_transforms_active()
+        and not x.is_neg()
+    )
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 for operator, function in (
     (operators.forward, Forward),
     (operators.backward, Backward),
+    (operators.backward_saved, BackwardSaved),
     (operators.rrelu_forward, RReluForward),
     (operators.rrelu_backward, RReluBackward),
 ):
@@ -221,8 +299,8 @@ for operator, function in (
 
 
 def _over(x, mask, key, p, first, layout):
-    if torch.is_grad_enabled() and x.requires_grad or torch.autograd.forward_ad._current_level >= 0:
-        y, new_mask = Forward.apply(x, key, p, "relu", first, layout)
+    if torch.is_grad_enabled() and x.requires_grad or forward_ad._current_level >= 0:
+        y, new_mask = Forward.apply(x, key, p, RELU, first, layout)
         x.copy_(y)
         mask.copy_(new_mask)
         return

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.fx import Proxy
 
+from .._library import ACTIVATIONS
 from .._operations import LOWER, UPPER, activation_code, index, real
 from . import _evaluation as evaluation
 from . import _operators as operators
-from ._derivatives import Forward, ForwardInPlace, RReluForward, below_autograd
-from ._launch import check_dtype
+from ._derivatives import Forward, ForwardInPlace, QuickForward, RReluForward, below_autograd, is_quick
 from ._layout import is_dense, layout_of
 from ._sharded import is_dtensor, over_shards
 
@@ -40,43 +40,44 @@ def drop_activation(
         first: The global index of x's element 0, a multiple of 32, if x is a shard of a larger tensor. A DTensor's
             shards need none.
     """
-    check_parameters(p, activation, inplace)
-    if isinstance(x, Proxy):
-        rest = {"inplace": inplace, "key": key, "first": first}
-        return x.tracer.create_proxy("call_function", drop_activation, (x, p, activation, training), rest)
-    check_tensor(x)
+    if type(p) is not float or not 0 <= p <= 1 or inplace or activation not in ACTIVATIONS:
+        check_parameters(p, activation, inplace)
+    if not isinstance(x, Tensor) or x.dtype not in operators.DTYPES:
+        if isinstance(x, Proxy):
+            rest = {"inplace": inplace, "key": key, "first": first}
+            return x.tracer.create_proxy("call_function", drop_activation, (x, p, activation, training), rest)
+        check_tensor(x)
     p = float(p)
     if not training or p in (0, 1):  # nothing is drawn, so that other random numbers stay what they are
         return evaluation.drop_activation(x, p, activation, inplace)
     if is_dtensor(x):
         y = over_shards(x, key, lambda x, key, at: drop_activation(x, p, activation, key=key, first=first + at))
         return x.copy_(y) if inplace else y
-    key, first, layout = _key(x, key), _first(first), layout_of(x)
+    key = _drawn(x) if key is None else _checked(key, x)
+    arguments = x, key, p, ACTIVATIONS[activation], _first(first) if first else 0, layout_of(x)
     if inplace:
-        return _over(x, key, p, first, layout)
+        return _over(*arguments)
     if torch.compiler.is_compiling():
-        return operators.forward(x, key, p, activation, first, layout)[0]
-    return Forward.apply(x, key, p, activation, first, layout)[0]
+        return operators.forward(*arguments)[0]
+    if not is_quick(x):
+        return Forward.apply(*arguments)[0]
+    if torch.is_grad_enabled() and x.requires_grad:
+        return QuickForward.apply(*arguments)
+    with below_autograd():
+        return operators.forward(*arguments)[0]
 
 
-def _over(x: Tensor, key: Tensor, p: float, first: int, layout: int) -> Tensor:
+def _over(x: Tensor, key: Tensor, p: float, activation: int, first: int, layout: int) -> Tensor:
+    arguments = x, key, p, activation, first, layout
     if torch.compiler.is_compiling():
-        return x.copy_(operators.forward(x, key, p, "relu", first, layout)[0])
-    unusual = (
-        type(x) is not Tensor
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-        or x.is_inference()
-        or x.is_neg()
-        or not is_dense(x, layout)
-    )
-    if unusual:  # with PyTorch's rules for whatever x is
-        return x.copy_(Forward.apply(x, key, p, "relu", first, layout)[0])
+        return x.copy_(operators.forward(*arguments)[0])
+    if not is_quick(x) or x.is_inference() or not is_dense(x, layout):
+        return x.copy_(Forward.apply(*arguments)[0])  # with PyTorch's rules for whatever x is
     mask = operators.empty_mask(x)
     if not (torch.is_grad_enabled() and x.requires_grad):
         operators.forward_(x, mask, key, p, first, layout)
         return x
-    y = ForwardInPlace.apply(x, mask, p, layout)
+    y = ForwardInPlace.apply(x, mask, layout)
     with below_autograd():
         operators.forward_(x, mask, key, p, first, layout)
     return y
@@ -109,7 +110,8 @@ def rrelu(
         return evaluation.rrelu(x, lower, upper)
     if is_dtensor(x):
         return over_shards(x, key, lambda x, key, at: rrelu(x, lower, upper, key=key, first=first + at))
-    arguments = x, _key(x, key), lower, upper, _first(first), layout_of(x)
+    key = _drawn(x) if key is None else _checked(key, x)
+    arguments = x, key, lower, upper, _first(first), layout_of(x)
     if torch.compiler.is_compiling():
         return operators.rrelu_forward(*arguments)[0]
     return RReluForward.apply(*arguments)[0]
@@ -131,7 +133,8 @@ def check_slopes(lower: float, upper: float) -> None:
 def check_tensor(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x is a {type(x).__name__}; allowed are tensors")
-    check_dtype(x)
+    if x.dtype not in operators.DTYPES:
+        raise TypeError(f"x has dtype {x.dtype}; allowed are {', '.join(map(str, operators.DTYPES))}")
 
 
 def _first(first: int) -> int:
@@ -139,13 +142,17 @@ def _first(first: int) -> int:
     if isinstance(first, torch.SymInt):
         return first
     first = index("first", first)
+    if first % 32:
+        raise ValueError(f"first is {first}; allowed are multiples of 32, the elements of a mask word")
     return first if first < 2**63 else first - 2**64
 
 
-def _key(x: Tensor, key: Tensor | None) -> Tensor:
-    """Drawn where x is, so that nothing waits for a GPU and each replay of a CUDA graph draws another."""
-    if key is None:
-        return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=x.device)
+def _drawn(x: Tensor) -> Tensor:
+    """A key, drawn where x is, so that nothing waits for a GPU and each replay of a CUDA graph draws another."""
+    return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=x.device)
+
+
+def _checked(key: Tensor, x: Tensor) -> Tensor:
     if not isinstance(key, Tensor):
         raise TypeError(f"key is a {type(key).__name__}; allowed is a tensor of one torch.int64")
     if key.dtype != torch.int64 or key.numel() != 1 or key.device not in (x.device, torch.device("cpu")):
