@@ -59,6 +59,18 @@ macro_rules! functions {
     };
 }
 
+/// high, sizes and their number, type, layout, kind and index of the device, pinning, and the result.
+type Randint = unsafe extern "C" fn(
+    i64,
+    *const i64,
+    i64,
+    *const i32,
+    *const i32,
+    *const i32,
+    i32,
+    *const i32,
+    *mut Handle,
+) -> Status;
 type Code = unsafe extern "C" fn() -> i32;
 
 functions! {
@@ -77,6 +89,7 @@ functions! {
         aoti_torch_get_device_index: unsafe extern "C" fn(Handle, *mut i32) -> Status,
         aoti_torch_empty_strided:
             unsafe extern "C" fn(i64, *const i64, *const i64, i32, i32, i32, *mut Handle) -> Status,
+        aoti_torch_cpu_randint: Randint,
         aoti_torch_copy_: unsafe extern "C" fn(Handle, Handle, i32) -> Status,
         aoti_torch_device_type_cpu: Code,
         aoti_torch_device_type_cuda: Code,
@@ -97,6 +110,7 @@ functions! {
         // Since 2.10; before, the threads are rayon's.
         torch_parallel_for: unsafe extern "C" fn(i64, i64, i64, Part, *mut c_void) -> Status,
         // In a PyTorch that is built for CUDA.
+        aoti_torch_cuda_randint: Randint,
         aoti_torch_get_current_cuda_stream: unsafe extern "C" fn(i32, *mut *mut c_void) -> Status,
     }
 }
@@ -171,8 +185,9 @@ pub unsafe extern "C" fn dact_torch_register(
 
 impl Torch {
     fn register(&self) -> Result<(), Failure> {
-        let kernels: [(&CStr, Kernel); 6] = [
+        let kernels: [(&CStr, Kernel); 7] = [
             (c"forward", forward),
+            (c"draw_forward", draw_forward),
             (c"forward_", forward_in_place),
             (c"backward", backward),
             (c"backward_saved", backward_saved),
@@ -284,6 +299,23 @@ impl Tensor {
         Self::empty(self.torch, &[words], &[1], self.torch.int32, self.device)
     }
 
+    /// A key, drawn by PyTorch's generator for this tensor's device, where this tensor is.
+    fn draw_key(&self) -> Outcome<Self> {
+        let f = &self.torch.functions;
+        let randint =
+            if self.device.0 == self.torch.cpu { Some(f.aoti_torch_cpu_randint) } else { f.aoti_torch_cuda_randint };
+        let randint = randint.ok_or_else(|| "this PyTorch has no randint for the device of x".to_string())?;
+        let (dtype, none, mut handle) = (self.torch.int64, ptr::null(), ptr::null_mut());
+        // SAFETY: one size, the addresses of a type and of a kind of device, and that of a pointer, which is then a
+        // tensor's handle that is ours.
+        unsafe {
+            let status =
+                randint(i64::MAX, [1].as_ptr(), 1, &dtype, none, &self.device.0, self.device.1, none, &mut handle);
+            ok(status, "randint")?;
+            Self::take(self.torch, handle as usize as u64)
+        }
+    }
+
     fn address(&self) -> Outcome<*mut c_void> {
         let mut address = ptr::null_mut();
         // SAFETY: the handle is a tensor's, and the result goes to a pointer.
@@ -316,9 +348,7 @@ impl Tensor {
         let known = self.torch.dtypes.iter().find(|(code, _, ours)| *code == self.dtype && *ours != 0);
         known.map(|(.., ours)| *ours).ok_or_else(|| {
             let given = self.torch.dtype_name(self.dtype);
-            format!(
-                "{name} has dtype {given}; allowed are torch.float32, torch.float16, torch.bfloat16, torch.float64"
-            )
+            format!("{name} has dtype {given}; allowed are torch.float32, torch.float16, torch.bfloat16, torch.float64")
         })
     }
 
@@ -424,7 +454,14 @@ fn tuple(numbers: &[i64]) -> String {
 }
 
 /// Runs a pass over tensors that lie in memory in the same order.
-fn run(pass: &dact_pass, element: u32, input: &Tensor, output: &Tensor, saved: Option<&Tensor>, mask: &Tensor) -> Outcome<()> {
+fn run(
+    pass: &dact_pass,
+    element: u32,
+    input: &Tensor,
+    output: &Tensor,
+    saved: Option<&Tensor>,
+    mask: &Tensor,
+) -> Outcome<()> {
     let tensors = dact_tensors {
         struct_size: size_of::<dact_tensors>() as u32,
         dtype: element,
@@ -435,7 +472,11 @@ fn run(pass: &dact_pass, element: u32, input: &Tensor, output: &Tensor, saved: O
         mask: mask.address()?.cast(),
     };
     let torch = input.torch;
-    if input.device.0 == torch.cpu { run_on_cpu(torch, pass, &tensors) } else { run_on_cuda(torch, pass, &tensors, input) }
+    if input.device.0 == torch.cpu {
+        run_on_cpu(torch, pass, &tensors)
+    } else {
+        run_on_cuda(torch, pass, &tensors, input)
+    }
 }
 
 /// Elements of a part that one thread does by itself: no more than the library gives to one thread.
@@ -444,7 +485,11 @@ const PART: usize = 1 << 16;
 fn run_on_cpu(torch: &Torch, pass: &dact_pass, tensors: &dact_tensors) -> Outcome<()> {
     let part = |begin: usize, end: usize| {
         let at = |address: *const c_void| -> *mut c_void {
-            if address.is_null() { ptr::null_mut() } else { address.cast_mut().wrapping_byte_add(begin * bytes(tensors.dtype)) }
+            if address.is_null() {
+                ptr::null_mut()
+            } else {
+                address.cast_mut().wrapping_byte_add(begin * bytes(tensors.dtype))
+            }
         };
         let mut pass = *pass;
         pass.key.first = pass.key.first.wrapping_add(begin as u64);
@@ -639,18 +684,29 @@ macro_rules! kernel {
 kernel! {
     /// forward(Tensor x, Tensor key, float p, int activation, SymInt first, int layout) -> (Tensor, Tensor)
     forward(arguments; x, key) {
-        let (p, activation) = (arguments.float(), arguments.integer());
-        let (first, layout) = (arguments.integer() as u64, arguments.integer());
-        let element = x.element("x")?;
-        let strides = x.strides_of("x", layout)?;
-        let key = key.key(&x, first)?;
-        let pass = dact_pass { p, activation: code(activation)?, key, ..pass(DACT_PASS_FORWARD) };
-        let x = x.dense(strides.of())?;
-        let (y, mask) = (x.empty_like(strides.of())?, x.empty_mask()?);
-        run(&pass, element, &x, &y, None, &mask)?;
-        arguments.give([y, mask]);
-        Ok(())
+        forward_with(arguments, x, Some(key))
     }
+}
+
+kernel! {
+    /// draw_forward(Tensor x, float p, int activation, SymInt first, int layout) -> (Tensor, Tensor)
+    draw_forward(arguments; x) {
+        forward_with(arguments, x, None)
+    }
+}
+
+fn forward_with(arguments: &mut Arguments, x: Tensor, key: Option<Tensor>) -> Outcome<()> {
+    let (p, activation) = (arguments.float(), arguments.integer());
+    let (first, layout) = (arguments.integer() as u64, arguments.integer());
+    let element = x.element("x")?;
+    let strides = x.strides_of("x", layout)?;
+    let key = key.map_or_else(|| x.draw_key(), Ok)?;
+    let pass = dact_pass { p, activation: code(activation)?, key: key.key(&x, first)?, ..pass(DACT_PASS_FORWARD) };
+    let x = x.dense(strides.of())?;
+    let (y, mask) = (x.empty_like(strides.of())?, x.empty_mask()?);
+    run(&pass, element, &x, &y, None, &mask)?;
+    arguments.give([y, mask]);
+    Ok(())
 }
 
 kernel! {

@@ -14,7 +14,6 @@ from torch.utils.checkpoint import checkpoint
 import drop_activation as da
 import drop_activation.torch as dt
 from drop_activation.torch import _operators as operators
-from drop_activation.torch._functions import _drawn
 
 ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -91,6 +90,7 @@ def test_the_operators_keep_pytorch_s_rules(activation):
         checks = [
             checks[0],
             (operators.backward, (dy, mask, 0)),
+            (operators.draw_forward, (x, 1.0, code, 0, 0)),  # they are compared, so nothing may depend on the key
             (operators.forward_, (x.detach().clone(), torch.zeros_like(mask), key, 0.7, 0, 0)),
             (operators.rrelu_forward, (x, key, 0.2, 0.4, 0, 0)),
             (operators.rrelu_backward, (dy, signs, key, 0.2, 0.4, 0, 0)),
@@ -107,12 +107,18 @@ def test_seeds_follow_manual_seed_and_calls_differ():
     first, second = layer(x), layer(x)
     torch.manual_seed(3)
     assert torch.equal(layer(x), first) and torch.equal(layer(x), second) and not torch.equal(first, second)
+    # However the key is drawn, it is the same.
+    for call in (lambda: layer(x.clone().requires_grad_()), lambda: dt.drop_activation(x.clone(), 0.5, inplace=True)):
+        torch.manual_seed(3)
+        assert torch.equal(call(), first)
+    torch.manual_seed(3)
+    assert torch.equal(dt.drop_activation(x, 0.5, key=torch.randint(2**63 - 1, (1,))), first)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 def test_a_key_is_drawn_on_the_device_of_the_tensor(device):
     with FakeTensorMode():  # knows shapes and devices alone, so it needs no GPU
-        assert _drawn(torch.empty(8, device=device)).device == torch.device(device)
+        assert operators.draw_key(torch.empty(8, device=device)).device == torch.device(device)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -117,4 +117,5 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
     for run in {"dtensors": [dtensors], "steps": [ddp, fsdp2, swapped_ddp]}[case]:
         run(rank)
+    dist.barrier()  # nobody leaves while another still listens
     dist.destroy_process_group()

@@ -229,12 +229,15 @@ class RReluBackward(Function):
 
 
 class QuickForward(Function):
-    """Without the mask among the results, and without forward mode and vmap."""
+    """Without the mask among the results, and without forward mode and vmap. Without a key one is drawn."""
 
     @staticmethod
     def forward(ctx, x, key, p, activation, first, layout):
         with below_autograd():
-            y, mask = operators.forward(x, key, p, activation, first, layout)
+            if key is None:
+                y, mask = operators.draw_forward(x, p, activation, first, layout)
+            else:
+                y, mask = operators.forward(x, key, p, activation, first, layout)
         ctx.activation, ctx.layout = activation, layout
         if activation == RELU:
             ctx.save_for_backward(mask)
@@ -285,17 +288,23 @@ def is_quick(x: Tensor) -> bool:
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
+
+def _drawn_forward(x, p, activation, first, layout):
+    return Forward.apply(x, operators.draw_key(x), p, activation, first, layout)
+
+
 for operator, function in (
-    (operators.forward, Forward),
-    (operators.backward, Backward),
-    (operators.backward_saved, BackwardSaved),
-    (operators.rrelu_forward, RReluForward),
-    (operators.rrelu_backward, RReluBackward),
+    (operators.forward, Forward.apply),
+    (operators.draw_forward, _drawn_forward),
+    (operators.backward, Backward.apply),
+    (operators.backward_saved, BackwardSaved.apply),
+    (operators.rrelu_forward, RReluForward.apply),
+    (operators.rrelu_backward, RReluBackward.apply),
 ):
     # The second is where torch.func's transforms begin: what their interpreters would do with an operator of C++, whose
     # derivatives they take apart themselves, is not for a `Function`.
     for dispatch_key in ("Autograd", "FuncTorchDynamicLayerFrontMode"):
-        operators.LIBRARY.impl(operator, function.apply, dispatch_key)
+        operators.LIBRARY.impl(operator, function, dispatch_key)
 
 
 def _over(x, mask, key, p, first, layout):

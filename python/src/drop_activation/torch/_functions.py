@@ -53,18 +53,22 @@ def drop_activation(
     if is_dtensor(x):
         y = over_shards(x, key, lambda x, key, at: drop_activation(x, p, activation, key=key, first=first + at))
         return x.copy_(y) if inplace else y
-    key = _drawn(x) if key is None else _checked(key, x)
-    arguments = x, key, p, ACTIVATIONS[activation], _first(first) if first else 0, layout_of(x)
+    if key is not None:
+        check_key(key, x)
+    first, layout = _first(first) if first else 0, layout_of(x)
+    if not inplace and not torch.compiler.is_compiling() and is_quick(x):
+        if torch.is_grad_enabled() and x.requires_grad:
+            return QuickForward.apply(x, key, p, ACTIVATIONS[activation], first, layout)
+        with below_autograd():
+            if key is None:
+                return operators.draw_forward(x, p, ACTIVATIONS[activation], first, layout)[0]
+            return operators.forward(x, key, p, ACTIVATIONS[activation], first, layout)[0]
+    arguments = x, operators.draw_key(x) if key is None else key, p, ACTIVATIONS[activation], first, layout
     if inplace:
         return _over(*arguments)
     if torch.compiler.is_compiling():
         return operators.forward(*arguments)[0]
-    if not is_quick(x):
-        return Forward.apply(*arguments)[0]
-    if torch.is_grad_enabled() and x.requires_grad:
-        return QuickForward.apply(*arguments)
-    with below_autograd():
-        return operators.forward(*arguments)[0]
+    return Forward.apply(*arguments)[0]
 
 
 def _over(x: Tensor, key: Tensor, p: float, activation: int, first: int, layout: int) -> Tensor:
@@ -110,7 +114,10 @@ def rrelu(
         return evaluation.rrelu(x, lower, upper)
     if is_dtensor(x):
         return over_shards(x, key, lambda x, key, at: rrelu(x, lower, upper, key=key, first=first + at))
-    key = _drawn(x) if key is None else _checked(key, x)
+    if key is None:
+        key = operators.draw_key(x)
+    else:
+        check_key(key, x)
     arguments = x, key, lower, upper, _first(first), layout_of(x)
     if torch.compiler.is_compiling():
         return operators.rrelu_forward(*arguments)[0]
@@ -147,12 +154,7 @@ def _first(first: int) -> int:
     return first if first < 2**63 else first - 2**64
 
 
-def _drawn(x: Tensor) -> Tensor:
-    """A key, drawn where x is, so that nothing waits for a GPU and each replay of a CUDA graph draws another."""
-    return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=x.device)
-
-
-def _checked(key: Tensor, x: Tensor) -> Tensor:
+def check_key(key: Tensor, x: Tensor) -> None:
     if not isinstance(key, Tensor):
         raise TypeError(f"key is a {type(key).__name__}; allowed is a tensor of one torch.int64")
     if key.dtype != torch.int64 or key.numel() != 1 or key.device not in (x.device, torch.device("cpu")):
@@ -160,4 +162,3 @@ def _checked(key: Tensor, x: Tensor) -> Tensor:
             f"key has dtype {key.dtype}, {key.numel()} elements, device {key.device}; "
             f"allowed is one torch.int64 on the CPU or on x's device, {x.device}"
         )
-    return key

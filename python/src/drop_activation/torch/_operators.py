@@ -16,6 +16,7 @@ LIBRARY = torch.library.Library("drop_activation", "FRAGMENT")
 
 _SCHEMAS = (
     "forward(Tensor x, Tensor key, float p, int activation, SymInt first, int layout) -> (Tensor, Tensor)",
+    "draw_forward(Tensor x, float p, int activation, SymInt first, int layout) -> (Tensor, Tensor)",
     "forward_(Tensor(a!) x, Tensor(b!) mask, Tensor key, float p, SymInt first, int layout) -> ()",
     "backward(Tensor dy, Tensor mask, int layout) -> Tensor",
     "backward_saved(Tensor dy, Tensor mask, Tensor x, int activation, int layout) -> Tensor",
@@ -23,10 +24,13 @@ _SCHEMAS = (
     "rrelu_backward(Tensor dy, Tensor mask, Tensor key, float lower, float upper, SymInt first, int layout) -> Tensor",
 )
 for schema in _SCHEMAS:
-    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    random = (torch.Tag.nondeterministic_seeded,) if schema.startswith("draw_") else ()
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *random))
 register_kernels()
 
 forward = torch.ops.drop_activation.forward.default
+#: With a key drawn by PyTorch's generator for x's device, the same that `draw_key` draws: all in one call, for its time.
+draw_forward = torch.ops.drop_activation.draw_forward.default
 #: ReLU over x, which is dense in this layout.
 forward_ = torch.ops.drop_activation.forward_.default
 #: ReLU's.
@@ -34,13 +38,18 @@ backward = torch.ops.drop_activation.backward.default
 backward_saved = torch.ops.drop_activation.backward_saved.default
 rrelu_forward = torch.ops.drop_activation.rrelu_forward.default
 rrelu_backward = torch.ops.drop_activation.rrelu_backward.default
-ALL = (forward, forward_, backward, backward_saved, rrelu_forward, rrelu_backward)
+ALL = (forward, draw_forward, forward_, backward, backward_saved, rrelu_forward, rrelu_backward)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def empty_mask(x: Tensor) -> Tensor:
     return torch.empty((x.numel() + 31) // 32, dtype=torch.int32, device=x.device)
+
+
+def draw_key(x: Tensor) -> Tensor:
+    """A key, drawn where x is, so that nothing waits for a GPU and each replay of a CUDA graph draws another."""
+    return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=x.device)
 
 
 # What they give for tensors without numbers, whose shapes may be symbols.
@@ -53,6 +62,11 @@ def _check_device(name: str, tensor: Tensor, x: Tensor) -> None:
 
 @torch.library.register_fake(forward, lib=LIBRARY)
 def _(x, key, p, activation, first, layout):
+    return empty_like(x, layout), empty_mask(x)
+
+
+@torch.library.register_fake(draw_forward, lib=LIBRARY)
+def _(x, p, activation, first, layout):
     return empty_like(x, layout), empty_mask(x)
 
 
