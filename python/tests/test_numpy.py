@@ -1,10 +1,13 @@
 """The operations on arrays, against the vectors of the mask stream and the definitions in numpy."""
 
 import math
+import pathlib
+import runpy
 import subprocess
 import sys
 import threading
 import time
+import types
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +17,7 @@ from conftest import unpacked
 import drop_activation as da
 
 KEY = {"seed": 7, "offset": 3}
+BUILD_LIBRARY = pathlib.Path(__file__).parents[1] / "build_library.py"
 DTYPES = [np.float16, np.float32, np.float64, ml_dtypes.bfloat16]
 ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
 
@@ -199,6 +203,7 @@ READ_ONLY.flags.writeable = False
         (lambda: da.infer(X, float("nan")), ValueError, ["p is NaN"]),
         (lambda: da.infer(X, "0.5"), TypeError, ["p is a str"]),
         (lambda: da.infer(X, None), TypeError, ["p is a NoneType"]),
+        (lambda: da.infer(X, 10**400), ValueError, ["p is beyond the largest float"]),
         (lambda: da.infer(X, activation="elu"), ValueError, ["activation is 'elu'", "relu, sigmoid"]),
         (lambda: da.infer(X, activation=1), TypeError, ["activation is a int"]),
         (lambda: da.infer(X, out=READ_ONLY), ValueError, ["out is read-only"]),
@@ -228,6 +233,56 @@ def test_mistakes_are_named(call, error, words):
         call()
     assert all(word in str(caught.value) for word in words), str(caught.value)
     np.testing.assert_array_equal(X, before)
+
+
+class Liar(np.ndarray):
+    """Of another shape, type and place than it says."""
+
+    shape = property(lambda self: (1 << 40,))
+    dtype = property(lambda self: np.dtype(np.float64))
+    flags = property(lambda self: READ_ONLY.flags)
+    __array_interface__ = property(lambda self: {"data": (64, False)})
+
+    def view(self, *_):
+        return self
+
+
+def test_a_subclass_is_what_it_is_and_not_what_it_says():
+    liar = np.ndarray.view(X.copy() - 3, Liar)
+    y = da.infer(liar, 0.75)
+    assert type(y) is np.ndarray
+    np.testing.assert_array_equal(y, (X - 3) / 4)
+    da.infer(X - 7, 0.5, out=liar)
+    np.testing.assert_array_equal(np.ndarray.view(liar, np.ndarray), (X - 7) / 2)
+    with pytest.raises(ValueError, match=r"mask has shape \(4,\); allowed is \(7,\)"):
+        da.backward(np.ones(200, np.float32), np.ndarray.view(np.zeros(4, np.uint32), Liar))
+
+
+@pytest.mark.skipif(not BUILD_LIBRARY.is_file(), reason="SKIPPED: the tests are not beside the package's sources")
+@pytest.mark.parametrize("version", ["editable", "standard"])
+def test_an_editable_install_finds_the_library_beside_the_sources(version, tmp_path, monkeypatch):
+    hooks = types.ModuleType("hatchling.builders.hooks.plugin.interface")
+    hooks.BuildHookInterface = object
+    monkeypatch.setitem(sys.modules, hooks.__name__, hooks)
+    build_library = runpy.run_path(str(BUILD_LIBRARY))
+    hook = build_library["BuildLibrary"]()
+    hook.root, library = tmp_path / "python", tmp_path / "libdrop_activation_c.so"
+    (hook.root / "src" / "drop_activation").mkdir(parents=True)
+    library.write_bytes(b"code")
+    monkeypatch.setenv("DROP_ACTIVATION_LIBRARY", str(library))
+    data = {"force_include": {}}
+    hook.initialize(version, data)
+    copied = hook.root / "src" / "drop_activation" / library.name
+    assert copied.exists() == (version == "editable")
+    assert data["force_include"] == ({} if version == "editable" else {str(library): f"drop_activation/{library.name}"})
+
+    # Without cargo it says what is missing.
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "Cargo.toml").touch()
+    monkeypatch.delenv("DROP_ACTIVATION_LIBRARY")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="cargo build.* failed; it needs Rust"):
+        hook.initialize(version, data)
 
 
 def overlapping():
