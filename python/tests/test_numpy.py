@@ -1,13 +1,10 @@
 """The operations on arrays, against the vectors of the mask stream and the definitions in numpy."""
 
 import math
-import pathlib
-import runpy
 import subprocess
 import sys
 import threading
 import time
-import types
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +14,6 @@ from conftest import unpacked
 import drop_activation as da
 
 KEY = {"seed": 7, "offset": 3}
-BUILD_LIBRARY = pathlib.Path(__file__).parents[1] / "build_library.py"
 DTYPES = [np.float16, np.float32, np.float64, ml_dtypes.bfloat16]
 ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
 
@@ -256,33 +252,6 @@ def test_a_subclass_is_what_it_is_and_not_what_it_says():
     np.testing.assert_array_equal(np.ndarray.view(liar, np.ndarray), (X - 7) / 2)
     with pytest.raises(ValueError, match=r"mask has shape \(4,\); allowed is \(7,\)"):
         da.backward(np.ones(200, np.float32), np.ndarray.view(np.zeros(4, np.uint32), Liar))
-
-
-@pytest.mark.skipif(not BUILD_LIBRARY.is_file(), reason="SKIPPED: the tests are not beside the package's sources")
-@pytest.mark.parametrize("version", ["editable", "standard"])
-def test_an_editable_install_finds_the_library_beside_the_sources(version, tmp_path, monkeypatch):
-    hooks = types.ModuleType("hatchling.builders.hooks.plugin.interface")
-    hooks.BuildHookInterface = object
-    monkeypatch.setitem(sys.modules, hooks.__name__, hooks)
-    build_library = runpy.run_path(str(BUILD_LIBRARY))
-    hook = build_library["BuildLibrary"]()
-    hook.root, library = tmp_path / "python", tmp_path / "libdrop_activation_c.so"
-    (hook.root / "src" / "drop_activation").mkdir(parents=True)
-    library.write_bytes(b"code")
-    monkeypatch.setenv("DROP_ACTIVATION_LIBRARY", str(library))
-    data = {"force_include": {}}
-    hook.initialize(version, data)
-    copied = hook.root / "src" / "drop_activation" / library.name
-    assert copied.exists() == (version == "editable")
-    assert data["force_include"] == ({} if version == "editable" else {str(library): f"drop_activation/{library.name}"})
-
-    # Without cargo it says what is missing.
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "Cargo.toml").touch()
-    monkeypatch.delenv("DROP_ACTIVATION_LIBRARY")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SystemExit, match="cargo build.* failed; it needs Rust"):
-        hook.initialize(version, data)
 
 
 def overlapping():

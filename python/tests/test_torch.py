@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 from conftest import unpacked
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import drop_activation as da
@@ -168,6 +169,26 @@ def test_compiled_it_draws_a_mask_for_each_call():
     y, _ = model(leaf)
     y.sum().backward()
     assert torch.equal(leaf.grad, (y != 0).float())
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_made_of_pytorch_s_operations_it_has_a_mask_of_theirs(activation):
+    x, dy = tensor(64, 64), tensor(64, 64, seed=1)
+    leaf = x.clone().requires_grad_()
+    torch.manual_seed(3)
+    y = dt.DropActivation(0.7, activation, fused=False)(leaf)
+    torch.manual_seed(3)
+    keep = torch.rand(x.shape) < 0.7
+    wide = x.clone().requires_grad_()
+    expected = torch.where(keep, SIGMA[activation](wide), wide)
+    assert torch.equal(y, expected)
+    assert torch.equal(torch.autograd.grad(y, leaf, dy)[0], torch.autograd.grad(expected, wide, dy)[0])
+    for fused in (True, False):
+        layer = dt.DropActivation(0.7, activation, fused=fused)
+        nodes = make_fx(layer)(x).graph.nodes
+        assert any("drop_activation" in str(node.target) for node in nodes) == fused
+    with pytest.raises(ValueError, match="fused is False"):
+        dt.drop_activation(x, 0.7, activation, key=key_tensor(), fused=False)
 
 
 def test_autocast_keeps_the_type_it_is_given():

@@ -322,6 +322,10 @@ def test_a_second_call_changes_p():
     again = dt.replace_relu(model, 0.0)
     assert again.modules == ("0",) and model[2].p == 0.5
     assert torch.equal(model[:2](x), x) and again.functional == ("1",)
+    # And what the calls are made of.
+    dt.replace_relu(model, 0.5, fused=False)
+    graph = torch.fx.experimental.proxy_tensor.make_fx(model[:2])(x).graph
+    assert not [node for node in graph.nodes if "drop_activation" in str(node.target)]
 
 
 @pytest.mark.parametrize("name", [name for name in PATTERNS if name != "cond"])

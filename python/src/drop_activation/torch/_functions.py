@@ -8,7 +8,7 @@ from torch.fx import Proxy
 
 from .._library import ACTIVATIONS
 from .._operations import LOWER, UPPER, activation_code, index, real
-from . import _evaluation as evaluation
+from . import _composed
 from . import _operators as operators
 from ._derivatives import Forward, ForwardInPlace, QuickForward, RReluForward, below_autograd, is_quick
 from ._layout import is_dense, layout_of
@@ -24,6 +24,7 @@ def drop_activation(
     *,
     key: Tensor | None = None,
     first: int = 0,
+    fused: bool = True,
 ) -> Tensor:
     """Drop-Activation: σ(x) with probability p for each element, else x; in evaluation (1 - p) x + p σ(x).
 
@@ -39,17 +40,24 @@ def drop_activation(
             the CPU is captured as it is.
         first: The global index of x's element 0, a multiple of 32, if x is a shard of a larger tensor. A DTensor's
             shards need none.
+        fused: False for training made of PyTorch's own operations, which torch.compile fuses with their neighbours. It
+            keeps a byte for each element instead of a bit, and its mask is another on each device: no key names it.
     """
     if type(p) is not float or not 0 <= p <= 1 or inplace or activation not in ACTIVATIONS:
         check_parameters(p, activation, inplace)
     if not isinstance(x, Tensor) or x.dtype not in operators.DTYPES:
         if isinstance(x, Proxy):
-            rest = {"inplace": inplace, "key": key, "first": first}
+            rest = {"inplace": inplace, "key": key, "first": first, "fused": fused}
             return x.tracer.create_proxy("call_function", drop_activation, (x, p, activation, training), rest)
         check_tensor(x)
     p = float(p)
     if not training or p in (0, 1):  # nothing is drawn, so that other random numbers stay what they are
-        return evaluation.drop_activation(x, p, activation, inplace)
+        return _composed.evaluation(x, p, activation, inplace)
+    if not fused:
+        if key is not None or first:
+            raise ValueError("fused is False, and key or first is given; allowed is one of the two")
+        y = _composed.composed(x, p, activation)
+        return x.copy_(y) if inplace else y
     if is_dtensor(x):
         y = over_shards(x, key, lambda x, key, at: drop_activation(x, p, activation, key=key, first=first + at))
         return x.copy_(y) if inplace else y
@@ -111,7 +119,7 @@ def rrelu(
     check_tensor(x)
     lower, upper = float(lower), float(upper)
     if not training:
-        return evaluation.rrelu(x, lower, upper)
+        return _composed.rrelu_evaluation(x, lower, upper)
     if is_dtensor(x):
         return over_shards(x, key, lambda x, key, at: rrelu(x, lower, upper, key=key, first=first + at))
     if key is None:

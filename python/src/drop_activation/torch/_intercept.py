@@ -40,8 +40,8 @@ _ZERO_THRESHOLD = "with these arguments it is ReLU under another name; call relu
 class Record:
     """What is known of a module whose code is watched."""
 
-    def __init__(self, name: str, p: float):
-        self.name, self.p = name, p
+    def __init__(self, name: str, p: float, fused: bool):
+        self.name, self.p, self.fused = name, p, fused
         #: Whether a ReLU was replaced while the module's code ran.
         self.called = False
         #: Whether the module's code has run, in eager mode.
@@ -70,6 +70,11 @@ def _reason_left(function, args, kwargs) -> str | None:
     return None
 
 
+def _replacement(owner: nn.Module, x: torch.Tensor, inplace: bool) -> torch.Tensor:
+    record = owner._drop_activation
+    return drop_activation(x, record.p, "relu", owner.training, inplace, fused=record.fused)
+
+
 class Intercept(TorchFunctionMode):
     """For the module `owner`. torch.compile looks into it, and must find nothing to remember."""
 
@@ -82,7 +87,7 @@ class Intercept(TorchFunctionMode):
         if torch.compiler.is_compiling():
             if function in _RELU or function in _RELU_IN_PLACE:
                 x, inplace = _arguments(function, args, kwargs)
-                return drop_activation(x, owner._drop_activation.p, "relu", owner.training, inplace)
+                return _replacement(owner, x, inplace)
             if function is checkpoint or isinstance(function, torch._ops.HigherOrderOperator):
                 args = [resumed(owner, a) if isinstance(a, _FUNCTIONS) else a for a in args]
             return function(*args, **kwargs)
@@ -94,7 +99,7 @@ class Intercept(TorchFunctionMode):
                 owner._drop_activation.left.setdefault("relu", _QUANTIZED)
             else:
                 owner._drop_activation.called = True
-                return drop_activation(x, owner._drop_activation.p, "relu", owner.training, inplace)
+                return _replacement(owner, x, inplace)
         elif isinstance(function, torch._ops.HigherOrderOperator):
             # It calls functions of the model, without this mode.
             args = [resumed(owner, a) if isinstance(a, _FUNCTIONS) else a for a in args]
@@ -163,7 +168,8 @@ def _traced_by_fx(owner: nn.Module, x: torch.fx.Proxy, inplace: bool):
     name = "drop_activation_" if inplace else "drop_activation"
     module = getattr(owner, name, None)
     if not isinstance(module, DropActivation):
-        module = DropActivation(owner._drop_activation.p, inplace=inplace).train(owner.training)
+        module = DropActivation(owner._drop_activation.p, "relu", inplace, owner._drop_activation.fused)
+        module.train(owner.training)
         owner.add_module(name, module)
     owner._drop_activation.called = True
     path = x.tracer.path_of_module(owner)

@@ -23,23 +23,26 @@ class DropActivation(nn.Module):
         p: The probability of keeping σ, 0 <= p <= 1.
         activation: "relu", "sigmoid", "tanh", "gelu" or "silu".
         inplace: Whether y is written over x, in training and evaluation; for ReLU alone, whose backward pass needs no x.
+        fused: False for training made of PyTorch's own operations, as in `drop_activation`.
     """
 
-    def __init__(self, p: float = 0.95, activation: str = "relu", inplace: bool = False):
+    def __init__(self, p: float = 0.95, activation: str = "relu", inplace: bool = False, fused: bool = True):
         super().__init__()
         check_parameters(p, activation, inplace)
-        self.p, self.activation, self.inplace = float(p), activation, inplace
+        self.p, self.activation, self.inplace, self.fused = float(p), activation, inplace, bool(fused)
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, Proxy):
             return _leaf(self, x)
-        return drop_activation(x, self.p, self.activation, self.training, self.inplace)
+        return drop_activation(x, self.p, self.activation, self.training, self.inplace, fused=self.fused)
 
     def __prepare_scriptable__(self) -> nn.Module:
         return standard(self)
 
     def extra_repr(self) -> str:
-        return f"p={self.p}, activation={self.activation!r}" + (", inplace=True" if self.inplace else "")
+        return f"p={self.p}, activation={self.activation!r}" + (
+            (", inplace=True" if self.inplace else "") + ("" if self.fused else ", fused=False")
+        )
 
 
 class RReLU(nn.Module):

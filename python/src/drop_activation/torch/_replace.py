@@ -56,7 +56,7 @@ class Replaced:
         return f"Replaced(modules={self.modules}, functional={self.functional}, left={self.left})"
 
 
-def replace_relu(model: nn.Module, p: float = 0.95) -> Replaced:
+def replace_relu(model: nn.Module, p: float = 0.95, fused: bool = True) -> Replaced:
     """Puts Drop-Activation in the place of every ReLU of a model: nn.ReLU modules, and what the model's code calls as a
     function, method or operator while the model or one of its modules runs.
 
@@ -68,6 +68,7 @@ def replace_relu(model: nn.Module, p: float = 0.95) -> Replaced:
     Args:
         model: Any module that is not itself nn.ReLU.
         p: The probability of keeping ReLU, 0 <= p <= 1.
+        fused: False for training made of PyTorch's own operations, as in `drop_activation`.
 
     Returns:
         What was replaced, and what was found and left, by name.
@@ -77,7 +78,7 @@ def replace_relu(model: nn.Module, p: float = 0.95) -> Replaced:
         raise TypeError(f"model is a {type(model).__name__}; allowed are modules")
     if type(model) is nn.ReLU:
         raise TypeError("model is itself a ReLU; allowed are modules that contain some. Use DropActivation instead")
-    p = float(p)
+    p, fused = float(p), bool(fused)
     swapped, left, records, new, script = [], [], [], {}, "\0"
     for name, parent in list(model.named_modules()):
         if isinstance(parent, torch.jit.ScriptModule):
@@ -87,15 +88,15 @@ def replace_relu(model: nn.Module, p: float = 0.95) -> Replaced:
             continue
         if isinstance(parent, _TRANSFORMER) and vars(parent).get("activation") in (F.relu, torch.relu):
             # So it is found by its name, as in a layer that was given a module.
-            parent.activation = _swapped_function(vars(parent)["activation"], p).train(parent.training)
+            parent.activation = _swapped_function(vars(parent)["activation"], p, fused).train(parent.training)
         for child_name, child in list(parent._modules.items()):
             # A module that occurs twice stays one module.
             if type(child) is nn.ReLU:
                 if child not in new:
-                    new[child] = _swapped(child, p)
+                    new[child] = _swapped(child, p, fused)
                 parent._modules[child_name] = new[child]
             elif getattr(child, "replaces_relu", None) is not None:
-                child.p = p
+                child.p, child.fused = p, fused
             else:
                 continue
             swapped.append(f"{name}.{child_name}" if name else child_name)
@@ -103,11 +104,11 @@ def replace_relu(model: nn.Module, p: float = 0.95) -> Replaced:
         if reason:
             left.append(Left(name, reason))
         elif is_watched(parent):
-            parent._drop_activation.p = p
+            parent._drop_activation.p, parent._drop_activation.fused = p, fused
             for call in _calls_in_graphs(parent):
-                call.p = p
+                call.p, call.fused = p, fused
         elif parent is model or _has_code_of_its_own(parent):
-            watch(parent, Record(name, p))
+            watch(parent, Record(name, p, fused))
         if is_watched(parent):
             records.append(parent._drop_activation)
             parent._drop_activation.name = name
@@ -139,19 +140,19 @@ def restore_relu(model: nn.Module) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _swapped(relu: nn.ReLU, p: float) -> DropActivation:
+def _swapped(relu: nn.ReLU, p: float, fused: bool) -> DropActivation:
     """With the state of the module that it replaces: hooks, mode, `inplace`, and what else was put on it."""
     module = DropActivation.__new__(DropActivation)
     module.__dict__ = relu.__dict__.copy()
-    module.p, module.activation, module.replaces_relu = p, "relu", nn.ReLU
+    module.p, module.activation, module.fused, module.replaces_relu = p, "relu", fused, nn.ReLU
     return module
 
 
 _TRANSFORMER = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
-def _swapped_function(relu, p: float) -> DropActivation:
-    module = DropActivation(p)
+def _swapped_function(relu, p: float, fused: bool) -> DropActivation:
+    module = DropActivation(p, fused=fused)
     module.replaces_relu = relu
     return module
 
@@ -159,7 +160,7 @@ def _swapped_function(relu, p: float) -> DropActivation:
 def _restored(module: DropActivation) -> nn.ReLU:
     relu = nn.ReLU.__new__(nn.ReLU)
     relu.__dict__ = module.__dict__.copy()
-    del relu.p, relu.activation, relu.replaces_relu
+    del relu.p, relu.activation, relu.fused, relu.replaces_relu
     return relu
 
 
