@@ -11,6 +11,9 @@ mod error;
 mod pass;
 mod structure;
 mod tensors;
+/// For the Python package alone.
+///
+/// cbindgen:ignore
 mod torch;
 mod version;
 

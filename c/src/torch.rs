@@ -1,11 +1,9 @@
 //! PyTorch's operators: kernels that the Python package registers with the PyTorch that it finds.
 //!
 //! They use the C functions that LibTorch keeps stable for extensions (`torch/csrc/stable/c/shim.h` and
-//! `torch/csrc/inductor/aoti_torch/c/shim.h`), which Python looks up for us: nothing of PyTorch is needed to build this,
-//! and one build serves every version that has these functions. Schemas, derivatives and what a tensor without numbers
-//! gives are Python's part.
-//!
-//! cbindgen:ignore
+//! `torch/csrc/inductor/aoti_torch/c/shim.h`), which Python looks up for us. Nothing of PyTorch is needed to build
+//! this, and one build serves every version that has these functions. Schemas, derivatives and what a tensor without
+//! numbers gives are Python's part.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt::Write;
@@ -362,8 +360,8 @@ impl Tensor {
         let dim = self.sizes.len();
         if !(0..=2).contains(&layout) || layout != 0 && dim as i64 != 3 + layout {
             return Err(format!(
-                "layout is {layout}, {name} has {dim} dimensions; allowed are 0, 1 for 4 dimensions (channels last) and 2 \
-                 for 5"
+                "layout is {layout}, {name} has {dim} dimensions; allowed are 0, 1 for 4 dimensions (channels last) \
+                 and 2 for 5"
             ));
         }
         let mut strides = Strides::new(dim);

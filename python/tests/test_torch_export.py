@@ -23,7 +23,8 @@ class Net(nn.Module):
         super().__init__()
         self.conv, self.relu, self.functional = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), functional
         self.act = nn.Sequential(*(dt.DropActivation(0.8, name) for name in ACTIVATIONS), dt.RReLU())
-        self.edges = nn.Sequential(dt.DropActivation(1.0), dt.DropActivation(0.0, "gelu"), dt.DropActivation(1.0, "silu"))
+        edges = ((1.0, "relu"), (0.0, "gelu"), (1.0, "silu"))
+        self.edges = nn.Sequential(*(dt.DropActivation(p, name) for p, name in edges))
         self.linear = nn.Linear(4 * 36, 5)
 
     def forward(self, x):

@@ -470,7 +470,8 @@ def test_an_error_leaves_nothing_behind():
     for _ in range(2):
         with contextlib.suppress(ArithmeticError):
             model(torch.ones(3))
-    assert torch.equal(F.relu(-torch.ones(3)), torch.zeros(3)) and not torch.overrides._get_current_function_mode_stack()
+    assert torch.equal(F.relu(-torch.ones(3)), torch.zeros(3))
+    assert not torch.overrides._get_current_function_mode_stack()
 
 
 def test_scripting_is_refused_with_the_reason():

@@ -65,8 +65,9 @@ def _reason_left(function, args, kwargs) -> str | None:
     if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         name = str(function)
         return _QUANTIZED if name.startswith("quantized.") and "relu" in name else None
-    if function is F.threshold and (*args[1:], *(kwargs[k] for k in ("threshold", "value") if k in kwargs))[:2] == (0, 0):
-        return _ZERO_THRESHOLD
+    if function is F.threshold:
+        given = (*args[1:], *(kwargs[name] for name in ("threshold", "value") if name in kwargs))
+        return _ZERO_THRESHOLD if given[:2] == (0, 0) else None
     return None
 
 
@@ -83,38 +84,55 @@ class Intercept(TorchFunctionMode):
         self.owner = owner
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs, owner = kwargs or {}, self.owner
         if torch.compiler.is_compiling():
-            if function in _RELU or function in _RELU_IN_PLACE:
-                x, inplace = _arguments(function, args, kwargs)
-                return _replacement(owner, x, inplace)
-            if function is checkpoint or isinstance(function, torch._ops.HigherOrderOperator):
-                args = [resumed(owner, a) if isinstance(a, _FUNCTIONS) else a for a in args]
-            return function(*args, **kwargs)
-        if function in _RELU or function in _RELU_IN_PLACE:
-            x, inplace = _arguments(function, args, kwargs)
-            if isinstance(x, torch.fx.Proxy):
-                return _traced_by_fx(owner, x, inplace)
-            if isinstance(x, torch.Tensor) and x.is_quantized:
-                owner._drop_activation.left.setdefault("relu", _QUANTIZED)
-            else:
-                owner._drop_activation.called = True
-                return _replacement(owner, x, inplace)
-        elif isinstance(function, torch._ops.HigherOrderOperator):
-            # It calls functions of the model, without this mode.
-            args = [resumed(owner, a) if isinstance(a, _FUNCTIONS) else a for a in args]
-        else:
-            reason = _reason_left(function, args, kwargs)
-            if reason:
-                name = getattr(function, "__name__", str(function)).lstrip("_")
-                owner._drop_activation.left.setdefault(name, reason)
+            return self._compiled(function, args, kwargs or {})
+        if function in _NOTABLE or type(function) not in _ORDINARY:
+            called, result = self._notable(function, args, kwargs or {})
+            if called:
+                return result
+        return self._plain(function, args, kwargs or {})
+
+    def _plain(self, function, args, kwargs):
         _thread.mode = None  # not in force within the function
         try:
             return function(*args, **kwargs)
         finally:
             _thread.mode = self
 
+    def _compiled(self, function, args, kwargs):
+        if function in _RELU or function in _RELU_IN_PLACE:
+            x, inplace = _arguments(function, args, kwargs)
+            return _replacement(self.owner, x, inplace)
+        if function is checkpoint or isinstance(function, torch._ops.HigherOrderOperator):
+            args = [resumed(self.owner, a) if isinstance(a, _FUNCTIONS) else a for a in args]
+        return function(*args, **kwargs)
 
+    def _notable(self, function, args, kwargs) -> tuple[bool, object]:
+        """Whether it was called here, and the result."""
+        owner = self.owner
+        record = owner._drop_activation
+        if function in _RELU or function in _RELU_IN_PLACE:
+            x, inplace = _arguments(function, args, kwargs)
+            if isinstance(x, torch.fx.Proxy):
+                return True, _traced_by_fx(owner, x, inplace)
+            if isinstance(x, torch.Tensor) and x.is_quantized:
+                record.left.setdefault("relu", _QUANTIZED)
+                return False, None
+            record.called = True
+            return True, _replacement(owner, x, inplace)
+        if isinstance(function, torch._ops.HigherOrderOperator):
+            # It calls functions of the model, without this mode.
+            args = [resumed(owner, a) if isinstance(a, _FUNCTIONS) else a for a in args]
+            return True, self._plain(function, args, kwargs)
+        reason = _reason_left(function, args, kwargs)
+        if reason:
+            record.left.setdefault(getattr(function, "__name__", str(function)).lstrip("_"), reason)
+        return False, None
+
+
+#: What has to be looked at, and the types of functions of which nothing else has.
+_NOTABLE = _RELU | _RELU_IN_PLACE | set(_LEFT) | {F.threshold}
+_ORDINARY = set(map(type, (F.softmax, torch.add, torch.Tensor.add, torch.Tensor.shape.__get__)))
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, nn.Module)
 
 

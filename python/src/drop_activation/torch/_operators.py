@@ -29,7 +29,7 @@ for schema in _SCHEMAS:
 register_kernels()
 
 forward = torch.ops.drop_activation.forward.default
-#: With a key drawn by PyTorch's generator for x's device, the same that `draw_key` draws: all in one call, for its time.
+#: With a key drawn by PyTorch's generator for x's device, the one that `draw_key` would draw: one call for both.
 draw_forward = torch.ops.drop_activation.draw_forward.default
 #: ReLU over x, which is dense in this layout.
 forward_ = torch.ops.drop_activation.forward_.default

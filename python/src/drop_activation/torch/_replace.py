@@ -174,7 +174,7 @@ _PYTORCH = "torch.nn.modules."
 
 
 def _has_code_of_its_own(module: nn.Module) -> bool:
-    """Whether code may call ReLU in it that is not PyTorch's own: PyTorch's modules call none but what they are given."""
+    """Whether code that is not PyTorch's may call ReLU in it: PyTorch's modules call what they are given."""
     if type(module) in (DropActivation, RReLU, nn.ReLU) or type(module).__module__.startswith("torch._dynamo."):
         return False  # the last is what torch.compile makes, around a module that comes in its turn
     return (

@@ -22,8 +22,8 @@ def standard(module: DropActivation | RReLU) -> nn.Module:
     """
     if module.training:
         raise TypeError(
-            f"{module} is in training mode, where it draws a mask; outside of this package it can only be what it is in "
-            "evaluation mode: call eval() first"
+            f"{module} is in training mode, where it draws a mask; outside of this package it can only be what it "
+            "is in evaluation mode: call eval() first"
         )
     made = _rrelu(module) if not hasattr(module, "p") else _drop_activation(module.p, module.activation, module.inplace)
     for hooks in _HOOKS:

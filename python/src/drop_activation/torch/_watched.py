@@ -93,8 +93,8 @@ def _made_again(make, arguments, record):
     return module
 
 
-# Each GraphModule has a class of its own, for the code that its graph was made into, and no other class may be put below
-# it: the code is made by methods of this class.
+# Each GraphModule has a class of its own, for the code that its graph was made into, and no other class may be put
+# below it: the code is made by methods of this class.
 
 _GRAPH_MEMBERS = ("recompile", "__reduce_ex__", "__copy__", "__deepcopy__")
 
