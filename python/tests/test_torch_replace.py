@@ -237,7 +237,7 @@ def test_with_p_1_it_is_the_model_and_with_p_0_it_has_no_relu(name, training):
     if name == "cond":  # refused by torch.compile, which torch.cond is made of: no mode may be entered within
         model = made(name, training)
         dt.replace_relu(model, 1.0)
-        with pytest.raises(torch._dynamo.exc.UncapturedHigherOrderOpError, match="TorchFunctionMode"):
+        with pytest.raises(torch._dynamo.exc.UncapturedHigherOrderOpError, match="captured completely"):
             model(images(name))
         return
     x, model = images(name), made(name, training)
@@ -283,6 +283,53 @@ def test_compiled_it_is_what_it_is_eagerly(name):
         got = results(torch.compile(model, backend="aot_eager"), x)
         for a, b in zip(got, expected):
             torch.testing.assert_close(a, b)
+
+
+class Breaks(nn.Module):
+    """A graph break between two calls, as a decision on a value makes one."""
+
+    def forward(self, x):
+        x = F.relu(x)
+        if x.sum().item() < 1e9:
+            x = x - 1
+        return F.relu(x)
+
+
+class Outer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.inner = nn.Linear(8, 8), Breaks()
+
+    def forward(self, x):
+        return F.relu(self.inner(self.linear(x)))
+
+
+def test_what_torch_compile_leaves_to_python_is_caught_too():
+    x = torch.randn(8, 8)
+    for p in (0.0, 1.0):
+        model = Outer()
+        plain = model.linear(x)
+        expected = plain - 1 if p == 0 else F.relu(F.relu(plain) - 1)
+        dt.replace_relu(model, p)
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="eager")
+        for _ in range(2):
+            torch.testing.assert_close(compiled(x), expected)
+            torch.testing.assert_close(model(x), expected)
+        model.inner = torch.compile(model.inner, backend="eager")
+        torch.testing.assert_close(model(x), expected)
+
+
+def test_a_compiled_function_belongs_to_whoever_calls_it():
+    function = torch.compile(lambda x: F.relu(x - 1), backend="eager")
+    models, x = [Calls(lambda module, x: function(x)) for _ in range(3)], -torch.ones(8)
+    for model, p in zip(models, (0.0, 0.25, 1.0)):
+        dt.replace_relu(model.eval(), p)
+    torch._dynamo.reset()
+    for _ in range(2):
+        assert torch.equal(function(x), torch.zeros(8))
+        for model, expected in zip(models, (-2.0, -1.5, 0.0)):
+            assert torch.equal(model(x), torch.full((8,), expected))
 
 
 def test_the_report_says_what_happened():

@@ -21,7 +21,7 @@ _NARROW = (torch.float16, torch.bfloat16)
 
 
 def evaluation(x: Tensor, p: float, activation: str, inplace: bool = False) -> Tensor:
-    """(1 - p) x + p σ(x). For p = 1 it is σ itself and for p = 0 the identity, where infinity times zero would be NaN."""
+    """(1 - p) x + p σ(x). For p = 1 it is σ itself, for p = 0 the identity: infinity times zero would be NaN."""
     if activation == "relu":
         if p == 1:
             return torch.threshold_(x, 0, 0) if inplace else relu(x)

@@ -93,11 +93,12 @@ class Intercept(TorchFunctionMode):
         return self._plain(function, args, kwargs or {})
 
     def _plain(self, function, args, kwargs):
-        _thread.mode = None  # not in force within the function
+        # It is not in force within the function. In what torch.compile leaves to Python it may be in force unrecorded.
+        recorded, _thread.mode = _thread.mode, None
         try:
             return function(*args, **kwargs)
         finally:
-            _thread.mode = self
+            _thread.mode = recorded
 
     def _compiled(self, function, args, kwargs):
         if function in _RELU or function in _RELU_IN_PLACE:

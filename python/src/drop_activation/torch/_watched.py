@@ -52,11 +52,11 @@ def _subclass(plain: type) -> type:
 
     @functools.wraps(plain.__call__)
     def __call__(self, *args, **kwargs):
-        return running(self, plain.__call__.__get__(self), args, kwargs)
+        return running(self, plain.__call__, (self, *args), kwargs)
 
     @functools.wraps(plain.forward)
     def forward(self, *args, **kwargs):
-        return running(self, plain.forward.__get__(self), args, kwargs)
+        return running(self, plain.forward, (self, *args), kwargs)
 
     def __reduce_ex__(self, protocol):
         """As the class that can be found by its name, and then made one of this."""
@@ -106,7 +106,7 @@ def _watch_graph(cls: type) -> None:
 
         @functools.wraps(generated)
         def forward(self, *args, **kwargs):
-            return running(self, generated.__get__(self), args, kwargs)
+            return running(self, generated, (self, *args), kwargs)
 
         cls.forward = forward
         return code
