@@ -89,6 +89,7 @@ functions! {
             unsafe extern "C" fn(i64, *const i64, *const i64, i32, i32, i32, *mut Handle) -> Status,
         aoti_torch_cpu_randint: Randint,
         aoti_torch_copy_: unsafe extern "C" fn(Handle, Handle, i32) -> Status,
+        torch_parallel_for: unsafe extern "C" fn(i64, i64, i64, Part, *mut c_void) -> Status,
         aoti_torch_device_type_cpu: Code,
         aoti_torch_device_type_cuda: Code,
         aoti_torch_dtype_float32: Code,
@@ -105,8 +106,6 @@ functions! {
         aoti_torch_dtype_complex128: Code,
     }
     optional {
-        // Since 2.10; before, the threads are rayon's.
-        torch_parallel_for: unsafe extern "C" fn(i64, i64, i64, Part, *mut c_void) -> Status,
         // In a PyTorch that is built for CUDA.
         aoti_torch_cuda_randint: Randint,
         aoti_torch_get_current_cuda_stream: unsafe extern "C" fn(i32, *mut *mut c_void) -> Status,
@@ -504,7 +503,6 @@ fn run_on_cpu(torch: &Torch, pass: &dact_pass, tensors: &dact_tensors) -> Outcom
         let status = unsafe { dact_cpu_run(&pass, &tensors, &mut error) };
         outcome(status, error)
     };
-    let Some(parallel_for) = torch.functions.torch_parallel_for else { return part(0, tensors.len) };
     let key_fits = pass.key.first.checked_add(tensors.len as u64).is_some();
     if tensors.len <= PART || !key_fits {
         return part(0, tensors.len);
@@ -532,7 +530,8 @@ fn run_on_cpu(torch: &Torch, pass: &dact_pass, tensors: &dact_tensors) -> Outcom
     let count = tensors.len.div_ceil(PART) as i64;
     let context = (&raw const shared).cast_mut().cast::<c_void>();
     // SAFETY: `parts_of` is for what `context` is the address of; parts touch different memory.
-    ok(unsafe { parallel_for(0, count, 1, parts_of(&shared), context) }, "parallel_for")?;
+    let status = unsafe { (torch.functions.torch_parallel_for)(0, count, 1, parts_of(&shared), context) };
+    ok(status, "parallel_for")?;
     shared.failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 

@@ -29,6 +29,10 @@ def dtensors(rank):
         "gelu": lambda x: dt.drop_activation(x, 0.5, "gelu", key=KEY),
         "rrelu": lambda x: dt.rrelu(x, key=KEY),
         "evaluation": lambda x: dt.drop_activation(x, 0.5, training=False),
+        "evaluation over x": lambda x: dt.drop_activation(x * 1, 0.5, training=False, inplace=True),
+        "evaluation of gelu": lambda x: dt.drop_activation(x, 0.5, "gelu", training=False),
+        "evaluation of rrelu": lambda x: dt.rrelu(x, training=False),
+        "relu itself": lambda x: dt.drop_activation(x, 1.0),
     }
     shapes = [(8, 12), (6, 32, 2), (7, 5), (4, 3, 8, 2)]
     for shape in shapes:

@@ -12,7 +12,7 @@ from . import _composed
 from . import _operators as operators
 from ._derivatives import Forward, ForwardInPlace, QuickForward, RReluForward, below_autograd, is_quick
 from ._layout import is_dense, layout_of
-from ._sharded import is_dtensor, over_shards
+from ._sharded import by_element, is_dtensor, over_shards
 
 
 def drop_activation(
@@ -52,6 +52,9 @@ def drop_activation(
         check_tensor(x)
     p = float(p)
     if not training or p in (0, 1):  # nothing is drawn, so that other random numbers stay what they are
+        if is_dtensor(x):
+            y = by_element(x, lambda x: _composed.evaluation(x, p, activation))
+            return x.copy_(y) if inplace else y
         return _composed.evaluation(x, p, activation, inplace)
     if not fused:
         if key is not None or first:
@@ -119,6 +122,8 @@ def rrelu(
     check_tensor(x)
     lower, upper = float(lower), float(upper)
     if not training:
+        if is_dtensor(x):
+            return by_element(x, lambda x: _composed.rrelu_evaluation(x, lower, upper))
         return _composed.rrelu_evaluation(x, lower, upper)
     if is_dtensor(x):
         return over_shards(x, key, lambda x, key, at: rrelu(x, lower, upper, key=key, first=first + at))

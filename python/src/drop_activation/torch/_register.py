@@ -40,4 +40,6 @@ def register_kernels() -> None:
     try:
         library.torch_register(find)
     except RuntimeError as error:
-        raise ImportError(f"drop_activation.torch does not run with PyTorch {torch.__version__}: {error}") from error
+        raise ImportError(
+            f"drop_activation.torch needs PyTorch 2.10 or newer, and this is {torch.__version__}: {error}"
+        ) from error

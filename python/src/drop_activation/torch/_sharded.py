@@ -41,6 +41,16 @@ def over_shards(x: Tensor, key: Tensor | None, function: Callable[[Tensor, Tenso
     return DTensor.from_local(y, mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride())
 
 
+def by_element(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Applies a function of each element to the shards of the DTensor x."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    placements = [Replicate() if placement.is_partial() else placement for placement in x.placements]
+    x = x.redistribute(placements=placements)
+    y = function(x.to_local())
+    return DTensor.from_local(y, x.device_mesh, placements, run_check=False, shape=x.shape, stride=x.stride())
+
+
 def _first(x) -> int | None:
     """The index of the local shard's first element, if its elements follow each other in the whole tensor and begin
     where a word of the mask does, on every process."""
