@@ -484,6 +484,43 @@ def test_fx_keeps_modules_and_their_modes():
     assert torch.equal(other(x), expected) and not torch.equal(graph(x), expected)
 
 
+class Signature(nn.Module):
+    def forward(self, x, /, scale=2.0, *more, shift, bound: float = 1.0, **rest):
+        return F.relu(x * scale + sum(more) + shift - bound) + sum(rest.values())
+
+
+class KeywordOnly(nn.Module):
+    def forward(self, x, *, scale=1.0):
+        return F.relu(x * scale)
+
+
+def test_a_watched_forward_has_the_signature_that_it_had():
+    import inspect
+
+    x = torch.randn(8)
+    for p in (1.0, 0.0):
+        model, plain = Signature(), Signature()
+        dt.replace_relu(model, p)
+        assert inspect.signature(model.forward) == inspect.signature(plain.forward)
+        code, expected = type(model).forward.__code__, Signature.forward.__code__
+        for field in ("co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_flags"):
+            mask = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS if field == "co_flags" else -1
+            assert getattr(code, field) & mask == getattr(expected, field) & mask
+        for args, kwargs in (((x,), {"shift": 1.0}), ((x, 3.0, 1, 2), {"shift": 2.0, "bound": 0.5, "other": 7.0})):
+            y = model(*args, **kwargs)
+            assert torch.equal(y, model.forward(*args, **kwargs))
+            if p == 1.0:
+                assert torch.equal(y, plain(*args, **kwargs))
+            else:
+                assert y.min() < 0 or "other" in kwargs
+        with pytest.raises(TypeError, match="shift"):
+            model(x)
+    model = KeywordOnly()
+    dt.replace_relu(model, 0.0)
+    assert torch.equal(torch.fx.symbolic_trace(model)(x, scale=3.0), x * 3)
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x, scale=3.0), x * 3)
+
+
 def test_replicas_in_threads_are_swapped():
     model, outputs = Calls(SPELLINGS["F.relu"]), {}
     dt.replace_relu(model, 0.0)

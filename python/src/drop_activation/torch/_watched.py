@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 
 from torch import fx, nn
 
@@ -54,9 +55,7 @@ def _subclass(plain: type) -> type:
     def __call__(self, *args, **kwargs):
         return running(self, plain.__call__, (self, *args), kwargs)
 
-    @functools.wraps(plain.forward)
-    def forward(self, *args, **kwargs):
-        return running(self, plain.forward, (self, *args), kwargs)
+    forward = _with_signature_of(plain.forward, lambda self, args, kwargs: running(self, plain.forward, args, kwargs))
 
     def __reduce_ex__(self, protocol):
         """As the class that can be found by its name, and then made one of this."""
@@ -85,6 +84,39 @@ def _subclass(plain: type) -> type:
         "_watched_class": plain,
     }
     return type(plain)(plain.__name__, (plain,), members)
+
+
+def _with_signature_of(plain, call):
+    """A function that does what call(self, args, kwargs) does, with the parameters of `plain`, self among them.
+
+    To torch.fx a signature is what the code object says, and not what `functools.wraps` writes beside it.
+    """
+    try:
+        parameters = list(inspect.signature(plain).parameters.values())
+    except ValueError:
+        parameters = []
+    if not parameters or parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
+        return functools.wraps(plain)(lambda self, *args, **kwargs: call(self, (self, *args), kwargs))
+    declared, args, kwargs, starred = [], [], [], False
+    for i, parameter in enumerate(parameters):
+        name = parameter.name
+        following = parameters[i + 1].kind if i + 1 < len(parameters) else None
+        default = "" if parameter.default is parameter.empty else f"=defaults[{name!r}]"
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            declared, args, starred = [*declared, f"*{name}"], [*args, f"*{name}"], True
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            declared, kwargs = [*declared, f"**{name}"], [*kwargs, f"**{name}"]
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            declared += [f"{name}{default}"] if starred else ["*", f"{name}{default}"]
+            kwargs, starred = [*kwargs, f"{name!r}: {name}"], True
+        else:
+            declared, args = [*declared, f"{name}{default}"], [*args, name]
+            if parameter.kind is parameter.POSITIONAL_ONLY and following is not parameter.POSITIONAL_ONLY:
+                declared.append("/")
+    given = f"({', '.join(args)},), {{{', '.join(kwargs)}}}"
+    names = {"call": call, "defaults": {p.name: p.default for p in parameters}}
+    exec(f"def forward({', '.join(declared)}):\n    return call({args[0]}, {given})", names)
+    return functools.wraps(plain)(names["forward"])
 
 
 def _made_again(make, arguments, record):
