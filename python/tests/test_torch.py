@@ -319,6 +319,41 @@ def test_the_last_elements_of_a_tensor_of_2_to_the_64():
         assert torch.equal(y == 0, torch.from_numpy(unpacked(da.keep_mask(64, 0.5, 0, 5, first), 64)))
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pytorch_s_threads_share_a_long_tensor(dtype, activation):
+    """Which part of it a thread takes shows in nothing, wherever the tensor begins in the larger one."""
+    n = 5 * (1 << 16) + 17
+    x, dy = tensor(n, dtype=dtype), tensor(n, dtype=dtype, seed=1)
+    threads = torch.get_num_threads()
+    for first in (0, 96, 2**64 - 65536):
+        if first + n > 2**64:
+            with pytest.raises(RuntimeError, match="first"):
+                dt.drop_activation(x, 0.7, activation, key=key_tensor(), first=first)
+            continue
+        outputs = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            try:
+                leaf = x.clone().requires_grad_()
+                y = dt.drop_activation(leaf, 0.7, activation, key=key_tensor(), first=first)
+                r = dt.rrelu(leaf, key=key_tensor(), first=first)
+                over = dt.drop_activation(x.clone(), 0.7, inplace=True, key=key_tensor(), first=first)
+                results = y, *torch.autograd.grad(y, leaf, dy), r, *torch.autograd.grad(r, leaf, dy), over
+            finally:
+                torch.set_num_threads(threads)
+            outputs.append([result.detach() for result in results])
+        assert all(map(torch.equal, *outputs))
+        y, dx = torch.empty_like(x), torch.empty_like(x)
+        key = {"seed": 0, "offset": 5, "first": first}
+        _, mask = da.forward(x, 0.7, **key, activation=activation, out=y)
+        da.backward(dy, mask, None if activation == "relu" else x, p=0.7, activation=activation, out=dx)
+        assert torch.equal(outputs[0][0], y) and torch.equal(outputs[0][1], dx)
+        _, mask = da.rrelu_forward(x, **key, out=y)
+        da.rrelu_backward(dy, mask, **key, out=dx)
+        assert torch.equal(outputs[0][2], y) and torch.equal(outputs[0][3], dx)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.95, 1.0])
 def test_evaluation_by_pytorch_is_the_library_s_to_the_last_bit(p, dtype):

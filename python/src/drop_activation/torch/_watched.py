@@ -38,7 +38,7 @@ def unwatch(module: nn.Module) -> None:
         for name in _GRAPH_MEMBERS:
             delattr(type(module), name)
         module.recompile()
-    else:
+    elif "_watched_class" in vars(type(module)):  # else somebody made a subclass in turn: it stays, and watches nothing
         module.__class__ = type(module)._watched_class
 
 
