@@ -41,6 +41,11 @@ fn main() {
     let kernels = Path::new(&from_cargo("CARGO_MANIFEST_DIR")).join("kernels");
     let out = PathBuf::from(from_cargo("OUT_DIR"));
     let jobs = from_cargo("NUM_JOBS").parse().unwrap_or(1);
+    if tracked("DOCS_RS").is_none() {
+        for path in nvcc::watched(&tracked, &out) {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
+    }
     match device_code(&tracked, &kernels, &out, jobs) {
         Ok((origin, remark)) => {
             println!("cargo::rustc-env=DROP_ACTIVATION_DEVICE_CODE={origin}");

@@ -43,6 +43,63 @@ pub fn find(env: Env) -> Option<PathBuf> {
         .or_else(|| in_toolkit("/usr/local/cuda".as_ref()))
 }
 
+/// Where [`find`] looks, in order, up to where it finds one; and how many folders around it say that one appears.
+fn places(env: Env) -> Vec<(PathBuf, usize)> {
+    let name = format!("nvcc{}", env::consts::EXE_SUFFIX);
+    // A toolkit's `bin`, the toolkit, and where that would be put.
+    let in_toolkit = |home: &OsStr| (Path::new(home).join("bin").join(&name), 3);
+    let on_path = |name: &OsStr| -> Vec<(PathBuf, usize)> {
+        env("PATH").iter().flat_map(|path| env::split_paths(path).map(|folder| (folder.join(name), 1))).collect()
+    };
+    let mut all: Vec<_> = match env("NVCC") {
+        Some(nvcc) if Path::new(&nvcc).components().count() == 1 => on_path(&nvcc),
+        Some(nvcc) => vec![(nvcc.into(), 1)],
+        None => {
+            let toolkits = TOOLKITS.iter().filter_map(|variable| env(variable)).map(|home| in_toolkit(&home));
+            toolkits.chain(on_path(name.as_ref())).chain([in_toolkit("/usr/local/cuda".as_ref())]).collect()
+        }
+    };
+    if let Some(found) = all.iter().position(|(file, _)| file.is_file()) {
+        all.truncate(found + 1);
+    }
+    all
+}
+
+/// What changes when an nvcc appears where [`find`] looks, or the one that it finds is replaced: that file, and for
+/// each place before it the innermost folder that there is. cargo walks all of a folder at each build, so large ones,
+/// which also change for other reasons, are left out; and so are those that hold `out`, which every build changes.
+pub fn watched(env: Env, out: &Path) -> Vec<PathBuf> {
+    const MOST_ENTRIES: usize = 10_000;
+    let mut watched = Vec::new();
+    for (place, folders) in places(env) {
+        if let Some(there) = place.ancestors().take(1 + folders).find(|path| path.exists())
+            && !out.starts_with(there)
+            && !watched.iter().any(|watched| watched == there)
+            && has_at_most(MOST_ENTRIES, there).is_some()
+        {
+            watched.push(there.to_owned());
+        }
+    }
+    watched
+}
+
+/// How many more entries than those of a folder, and of the folders in it, would be allowed; `None` if it has too many.
+fn has_at_most(allowed: usize, path: &Path) -> Option<usize> {
+    if !path.is_dir() {
+        return Some(allowed);
+    }
+    let mut left = allowed;
+    for entry in path.read_dir().ok()? {
+        left = left.checked_sub(1)?;
+        let entry = entry.ok()?;
+        // Links are not followed here: one that leads back up would never end.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            left = has_at_most(left, &entry.path())?;
+        }
+    }
+    Some(left)
+}
+
 /// A compiler that answers.
 pub struct Nvcc {
     path: PathBuf,
@@ -77,11 +134,12 @@ impl Nvcc {
         self.compile(source, to, &flags)
     }
 
-    /// Compiles `source` to PTX; a warning is an error.
+    /// Compiles `source` to PTX, with `more` flags.
     #[allow(dead_code)] // scripts/prebuilt-ptx and the tests use it, builds do not
-    pub fn ptx(&self, source: &Path, to: &Path, capability: u32) -> Result<(), String> {
-        let arch = format!("-arch=compute_{capability}");
-        self.compile(source, to, &["-ptx".into(), arch, "-Werror=all-warnings".into()])
+    pub fn ptx(&self, source: &Path, to: &Path, capability: u32, more: &[&str]) -> Result<(), String> {
+        let mut flags = vec!["-ptx".to_owned(), format!("-arch=compute_{capability}")];
+        flags.extend(more.iter().map(|flag| (*flag).to_owned()));
+        self.compile(source, to, &flags)
     }
 
     fn compile(&self, source: &Path, to: &Path, flags: &[String]) -> Result<(), String> {

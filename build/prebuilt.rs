@@ -17,6 +17,12 @@ pub fn sources(kernels: &Path) -> Vec<PathBuf> {
     files(kernels, &["cu"])
 }
 
+/// What they include.
+#[allow(dead_code)] // the tests that compile them ask
+pub fn headers(kernels: &Path) -> Vec<PathBuf> {
+    files(kernels, &["cuh", "h"])
+}
+
 /// Where the PTX of a source is.
 pub fn ptx(kernels: &Path, source: &Path) -> PathBuf {
     kernels.join("prebuilt").join(source.with_extension("ptx").file_name().unwrap())

@@ -197,7 +197,10 @@ extern "C" {
 #endif // __cplusplus
 
 // Runs a pass on tensors in host memory and returns when it is done. Long tensors are shared by the threads of
-// rayon's pool, as many as RAYON_NUM_THREADS says or the machine has.
+// rayon's pool, as many as RAYON_NUM_THREADS says or the machine has; the calling thread does alone what these have no
+// time for, and all of it in a process that was forked from one that had used this library. Results do not depend on
+// the thread's floating-point environment, which is as before when the function returns. It needs 64 KiB of
+// stack, or 512 if the library was built without optimisation.
 //
 // `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
 //

@@ -13,8 +13,8 @@
 /* Threads of a block: any multiple of 32 up to this is accepted. */
 #define DA_MAX_BLOCK_THREADS 256
 
-/* Bytes of one vector access of the aligned path. A tensor whose address is no multiple of this
- * takes the element-wise path; its results are the same. */
+/* Bytes of one vector access of the aligned path. Where a tensor's address is no multiple of this, all
+ * tiles take the element-wise path; its results are the same. */
 #define DA_PACK_BYTES 16
 
 /* How inference mixes identity and nonlinearity: p == 0 and p == 1 are exact, not limits. */
@@ -27,12 +27,13 @@ enum da_mixture {
 /* The one argument of every kernel. A field that an entry point does not use is zero. */
 struct da_args {
     uint64_t n;        /* elements */
+    uint64_t tiles;    /* of DA_TILE_ELEMENTS each, the last one perhaps less */
+    uint64_t full_tiles; /* the first of them that go by vector accesses: whole, and all addresses allow it */
     const void *x;     /* forward: the input. backward: the saved input, or the saved output y */
     const void *dy;    /* backward: gradient of the output */
     void *out;         /* y or dx; may equal x or dy (in place) */
     uint32_t *mask;    /* ceil(n / 32) words: written by forward, read by backward */
     uint64_t first;    /* global index of element 0, a multiple of 32 */
-    uint64_t seed;     /* Philox key */
     uint64_t offset;   /* upper half of the Philox counter, counted from what is at offset_at */
     const uint64_t *offset_at; /* device memory that holds the offset's base; null: the base is 0 */
     uint64_t *offset_out; /* RReLU's forward stores its whole offset here, unless null; da_advance always */
@@ -46,6 +47,8 @@ struct da_args {
     float slope_f32;   /* each rounded once from f64 */
     float lower;       /* RReLU: slopes are uniform on [lower, upper) */
     float upper;
+    uint32_t round_keys[20]; /* Philox's key in each of its ten rounds, two words each; the first is the seed */
+    uint32_t plane_masks[12]; /* threshold's first bits, the highest first: all zeros or all ones for each */
 };
 
 #endif

@@ -25,10 +25,10 @@ struct F16 {
         const __half2 pair = __floats2half2_rn(low, high);
         return *reinterpret_cast<const uint32_t*>(&pair);
     }
-    // 0xFFFF in each half of the pair that is <= 0.
+    // 0xFFFF in each half of the pair that is <= 0. (A zero that was converted is made again for each compare.)
     static __device__ __forceinline__ uint32_t at_most_zero(uint32_t pair) {
-        const __half2 zero = __floats2half2_rn(0.0f, 0.0f);
-        return __hle2_mask(*reinterpret_cast<const __half2*>(&pair), zero);
+        const uint32_t zero = 0;
+        return __hle2_mask(*reinterpret_cast<const __half2*>(&pair), *reinterpret_cast<const __half2*>(&zero));
     }
 };
 
@@ -42,8 +42,9 @@ struct BF16 {
         return *reinterpret_cast<const uint32_t*>(&pair);
     }
     static __device__ __forceinline__ uint32_t at_most_zero(uint32_t pair) {
-        const __nv_bfloat162 zero = __floats2bfloat162_rn(0.0f, 0.0f);
-        return __hle2_mask(*reinterpret_cast<const __nv_bfloat162*>(&pair), zero);
+        using Pair = __nv_bfloat162;
+        const uint32_t zero = 0;
+        return __hle2_mask(*reinterpret_cast<const Pair*>(&pair), *reinterpret_cast<const Pair*>(&zero));
     }
 };
 

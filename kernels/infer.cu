@@ -38,10 +38,19 @@ struct InferReluForward : ForwardOp {
         return value <= 0 ? below : x;
     }
 
-    // Types of 16 bits: the products are f32's as above; compare, rounding and choice are made for two at once.
     template <int PACKS>
     __device__ __forceinline__ uint32_t tile(Pack<D> (&packs)[PACKS], uint32_t) const {
-        const uint32_t scaled = mix.kind == DA_MIXTURE_SIGMA ? 0 : 0xFFFFFFFFu;
+        if (mix.kind == DA_MIXTURE_SIGMA) {
+            scale_tile<true>(packs);
+        } else {
+            scale_tile<false>(packs);
+        }
+        return 0;
+    }
+
+    // Types of 16 bits: the products are f32's as above; compare, rounding and choice are made for two at once.
+    template <bool IS_SIGMA, int PACKS>
+    __device__ __forceinline__ void scale_tile(Pack<D> (&packs)[PACKS]) const {
 #pragma unroll
         for (int k = 0; k < PACKS; ++k) {
             uint32_t* pairs[4] = {&packs[k].raw.x, &packs[k].raw.y, &packs[k].raw.z, &packs[k].raw.w};
@@ -49,11 +58,10 @@ struct InferReluForward : ForwardOp {
             for (int j = 0; j < 4; ++j) {
                 const uint32_t at_most_zero = D::at_most_zero(*pairs[j]);
                 const typename D::Real low = D::real(packs[k].get(2 * j)), high = D::real(packs[k].get(2 * j + 1));
-                const uint32_t below = D::bits(mix.slope * low, mix.slope * high) & scaled;
+                const uint32_t below = IS_SIGMA ? 0 : D::bits(mix.slope * low, mix.slope * high);
                 *pairs[j] = (*pairs[j] & ~at_most_zero) | (below & at_most_zero);
             }
         }
-        return 0;
     }
 };
 

@@ -2,7 +2,7 @@
 // of which holds one element of f32 or two of f16 or bf16.
 //
 // The types of 16 bits. A lane's bits sit at 8*k + e for element e of pack k. Shifted left by 7 - e, a register has
-// element e of packs 0..3 at the top of its bytes 0..3, and a byte permute that replicates a byte's
+// element e of packs 0..3 at the top of its bytes 0..3, and a byte permute that fills bytes with a byte's
 // top bit spreads two of them, from the registers of e = 2*j and 2*j + 1, into the 16-bit mask of
 // pair j. Seven shifts serve the whole tile.
 //
@@ -14,6 +14,7 @@
 #pragma once
 
 #include "dtype.cuh"
+#include "prmt.cuh"
 
 struct PairMasks {
     uint32_t shifted[8];
@@ -25,24 +26,27 @@ struct PairMasks {
 
     // 0xFFFF in the half whose element's bit is set, for elements 2*j (low) and 2*j + 1 of pack k.
     __device__ __forceinline__ uint32_t of(int k, int j) const {
-        // 8 | i: replicate the top bit of byte i. Bytes 0..3 are the first argument's.
-        const uint32_t low = 8 | k, high = 8 | (4 + k);
-        return __byte_perm(shifted[2 * j], shifted[2 * j + 1], low | low << 4 | high << 8 | high << 12);
+        const uint32_t low = kSignOfByte | k, high = kSignOfByte | (4 + k);
+        return prmt(shifted[2 * j], shifted[2 * j + 1], low | low << 4 | high << 8 | high << 12);
     }
 };
 
-// Gathers one bit for each element out of 16-bit pair masks. A pair mask offers its low element's
-// bit at any of 0..15 and its high element's at the same place 16 higher; the places are chosen so
-// that half of all bits are where they belong from the start and the others are 15 places off.
+// Gathers one bit for each element out of 16-bit pair masks, by multiplication: the units that multiply have time.
+// A pair mask is L * 0xFFFF + H * 0xFFFF0000, with L and H the bits of its low and its high element. Times
+// -2^place and modulo 2^32 that is L * 2^place + (H - L) * 2^(place + 16). In the sum over all pairs, each at a place of
+// its own from 0 to 15, the low half holds the L; once more added to the upper half it leaves the H there.
+//
+// The places are chosen so that half of all bits are where they belong then, and the others are 15 places off.
 struct PairBits {
-    uint32_t gathered = 0;
+    uint32_t sum = 0;
 
     __device__ __forceinline__ void add(int k, int j, uint32_t pair_mask) {
         const int place = k < 2 ? 8 * k + 2 * j : 8 * (k - 2) + 2 * j + 1;
-        gathered |= pair_mask & (0x00010001u << place);
+        sum += pair_mask * (0u - (1u << place));
     }
 
     __device__ __forceinline__ uint32_t bits() const {
+        const uint32_t gathered = sum * 0x10001u;
         return (gathered & 0xAAAA5555u) | (gathered & 0x0000AAAAu) << 15 | (gathered & 0x55550000u) >> 15;
     }
 };
@@ -87,8 +91,8 @@ struct WordMasks {
 
     // All ones where the bit of element e of pack k is set.
     __device__ __forceinline__ uint32_t of(int k, int e) const {
-        const uint32_t top = 8 | (k / 2);
-        return __byte_perm(shifted[4 * (k % 2) + e], 0, top * 0x1111u);
+        const uint32_t top = kSignOfByte | (k / 2);
+        return prmt(shifted[4 * (k % 2) + e], 0, top * 0x1111u);
     }
 };
 

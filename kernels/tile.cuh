@@ -2,7 +2,8 @@
 //
 // A warp takes tiles of 1024 elements, grid-stride, so any grid gives the same numbers. A full tile
 // of 16-byte-aligned tensors goes by packs: all loads of a step first, then the random numbers while
-// they fly. The last, partial tile and tensors at any other element-aligned address go by elements:
+// they fly. How many there are of these the host says. The last, partial tile and tensors at any other
+// element-aligned address go by elements:
 // lane l takes element 32*j + l, which is coalesced at every alignment, and a vote packs the bits.
 //
 // Every access goes through a cache-hint intrinsic: inputs and masks stream past the cache, results
@@ -49,7 +50,8 @@ struct BackwardOp {
 
 // RReLU's uniform words (section 4): output word e % 4 of the call at counter e / 4.
 template <int N>
-__device__ __forceinline__ void uniform_words(uint64_t seed, uint64_t offset, uint64_t e, uint32_t (&r)[N]) {
+__device__ __forceinline__ void uniform_words(const uint32_t (&round_keys)[20], uint64_t offset, uint64_t e,
+                                              uint32_t (&r)[N]) {
     static_assert(N == 1 || N == 2 || N % 4 == 0, "a pack's elements start at a multiple of N");
 #pragma unroll
     for (int i = 0; i < N; i += 4) {
@@ -57,7 +59,7 @@ __device__ __forceinline__ void uniform_words(uint64_t seed, uint64_t offset, ui
         const uint4 words = philox4x32_10(
             make_uint4(static_cast<uint32_t>(q), static_cast<uint32_t>(q >> 32),
                        static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32)),
-            seed);
+            round_keys);
         if constexpr (N == 1) {
             const uint32_t low = e & 1 ? words.y : words.x;
             const uint32_t high = e & 1 ? words.w : words.z;
@@ -90,27 +92,19 @@ struct Walk {
 
     const da_args& a;
     Op op;
-    KeepStream keep;
     unsigned lane;
 
-    __device__ explicit Walk(const da_args& a) : a(a), op(a), keep(a), lane(threadIdx.x % 32) {}
-
-    static __device__ __forceinline__ bool pack_aligned(const void* p) {
-        return reinterpret_cast<uintptr_t>(p) % DA_PACK_BYTES == 0;
-    }
+    __device__ explicit Walk(const da_args& a) : a(a), op(a), lane(threadIdx.x % 32) {}
 
     __device__ __forceinline__ void run() {
         if constexpr (kStoresOffset) {
             if (a.offset_out != nullptr) store_offset(a);
         }
-        const bool aligned = pack_aligned(Op::first(a)) && pack_aligned(a.out) &&
-                             (Op::kInputs == 1 || pack_aligned(Op::second(a)));
-        const uint64_t full_tiles = aligned ? a.n / DA_TILE_ELEMENTS : 0;
-        const uint64_t tiles = (a.n + (DA_TILE_ELEMENTS - 1)) / DA_TILE_ELEMENTS;
         const unsigned warps_per_block = blockDim.x / 32;
         const uint64_t stride = uint64_t{gridDim.x} * warps_per_block;
-        for (uint64_t tile = uint64_t{blockIdx.x} * warps_per_block + threadIdx.x / 32; tile < tiles; tile += stride) {
-            if (tile < full_tiles) {
+        uint64_t tile = uint64_t{blockIdx.x} * warps_per_block + threadIdx.x / 32;
+        for (; tile < a.tiles; tile += stride) {
+            if (tile < a.full_tiles) {
                 by_packs(tile);
             } else {
                 by_elements(tile);
@@ -138,7 +132,7 @@ struct Walk {
 
         uint32_t bits = 0;
         if constexpr (Op::kBitsIn == BitsIn::kKeep) {
-            bits = keep.word(offset, a.first / 32 + word);
+            bits = KeepStream(a).word(offset, a.first / 32 + word);
             if constexpr (Op::kBitsOut == BitsOut::kKeep) __stcs(a.mask + word, bits);
         } else if constexpr (Op::kBitsIn == BitsIn::kMask) {
             bits = __ldcs(a.mask + word);
@@ -175,7 +169,7 @@ struct Walk {
     __device__ __forceinline__ uint32_t one_pack(Pack<D>& in0, const Pack<D>& in1, uint32_t bits, uint64_t offset,
                                                  uint64_t e) const {
         uint32_t random[kPackElements] = {};
-        if constexpr (Op::kUniforms) uniform_words(a.seed, offset, a.first + e, random);
+        if constexpr (Op::kUniforms) uniform_words(a.round_keys, offset, a.first + e, random);
         Bits out[kPackElements];
         uint32_t bits_out = 0;
 #pragma unroll
@@ -202,7 +196,7 @@ struct Walk {
         const uint64_t offset = kDraws ? whole_offset(a) : 0;
         uint32_t bits = 0;  // lane l: word l
         if constexpr (Op::kBitsIn == BitsIn::kKeep) {
-            bits = keep.word(offset, a.first / 32 + tile * 32 + lane);
+            bits = KeepStream(a).word(offset, a.first / 32 + tile * 32 + lane);
         } else if constexpr (Op::kBitsIn == BitsIn::kMask) {
             if (lane < words) bits = __ldcs(mask + lane);
         }
@@ -217,7 +211,7 @@ struct Walk {
             bool bit_out = bit;
             if (inside) {
                 uint32_t random[1] = {0};
-                if constexpr (Op::kUniforms) uniform_words(a.seed, offset, a.first + base + i, random);
+                if constexpr (Op::kUniforms) uniform_words(a.round_keys, offset, a.first + base + i, random);
                 const Bits saved = Op::kInputs == 2 ? Bits{__ldcs(second + i)} : Bits{0};
                 const Bits result = op.element(__ldcs(first + i), saved, bit, random[0], bit_out);
                 __stwb(out + i, result);

@@ -4,6 +4,7 @@
 mod check;
 mod element;
 mod error;
+mod float_environment;
 mod io;
 mod key;
 mod mask;
@@ -20,6 +21,8 @@ pub mod reference;
 
 pub use element::{Dtype, Element};
 pub use error::{Error, Result};
+#[doc(hidden)] // for the C interface
+pub use float_environment::in_default_environment;
 pub use half;
 pub use io::InOut;
 pub use key::{KeySequence, MaskKey};

@@ -68,9 +68,16 @@ pub(crate) const fn words_for(len: usize) -> usize {
 /// The words of a mask for `len` elements, zero. A length that is a mistake must not end the program.
 pub(crate) fn zero_words(len: usize) -> Result<Vec<u32>> {
     let mut words = Vec::new();
-    words.try_reserve_exact(words_for(len)).map_err(|_| Error::MaskMemory { len })?;
-    words.resize(words_for(len), 0);
+    resize(&mut words, words_for(len), len)?;
     Ok(words)
+}
+
+/// Makes them so many, new ones zero, for a mask of `len` elements; leaves them as they were if there is no memory.
+pub(crate) fn resize(words: &mut Vec<u32>, count: usize, len: usize) -> Result<()> {
+    let more = count.saturating_sub(words.len());
+    words.try_reserve_exact(more).map_err(|_| Error::MaskMemory { len })?;
+    words.resize(count, 0);
+    Ok(())
 }
 
 impl PackedMask {
@@ -80,12 +87,13 @@ impl PackedMask {
         Self { origin, len, words }
     }
 
-    /// For backends that fill a caller's mask anew: sets what it is for, and gives out its words.
-    pub(crate) fn renew(&mut self, origin: MaskOrigin, len: usize) -> &mut [u32] {
+    /// For backends that fill a caller's mask anew: sets what it is for, and gives out its words. Without memory for
+    /// them it stays the mask that it was.
+    pub(crate) fn renew(&mut self, origin: MaskOrigin, len: usize) -> Result<&mut [u32]> {
+        resize(&mut self.words, words_for(len), len)?;
         self.origin = origin;
         self.len = len;
-        self.words.resize(words_for(len), 0);
-        &mut self.words
+        Ok(&mut self.words)
     }
 
     /// A mask from words that came from [`PackedMask::words`], a checkpoint or another program.
@@ -163,8 +171,9 @@ impl PackedMask {
     /// The mask that [`PackedMask::to_bytes`] stored.
     ///
     /// # Errors
-    /// [`Error::MaskBytes`] if the bytes are cut short, too long, of another format or damaged; the
-    /// errors of [`PackedMask::from_words`] and of the operation's constructor for what they hold.
+    /// [`Error::MaskBytes`] if the bytes are cut short, too long, of another format or damaged;
+    /// [`Error::MaskMemory`]; the errors of [`PackedMask::from_words`] and of the operation's constructor for what they
+    /// hold.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let (origin, len, words) = stored::parse(bytes)?;
         Self::from_words(origin, len, words)
@@ -236,8 +245,10 @@ mod stored {
             ),
             _ => return Err(bad(format!("unknown operation code {codes:#x}"))),
         };
-        let words =
-            words.chunks_exact(4).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("chunks of 4"))).collect();
-        Ok((origin, len, words))
+        let mut mask = zero_words(len)?;
+        for (word, bytes) in mask.iter_mut().zip(words.as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        Ok((origin, len, mask))
     }
 }

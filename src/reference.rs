@@ -4,6 +4,7 @@
 use crate::check;
 use crate::element::Element;
 use crate::error::Result;
+use crate::float_environment::{DefaultEnvironment, in_default};
 use crate::key::MaskKey;
 use crate::mask::{MaskOrigin, PackedMask, words_for, zero_words};
 use crate::operation::{Activation, DropActivation, Mixture, RRelu};
@@ -103,6 +104,7 @@ fn zero<T: Element>() -> T {
 /// # Errors
 /// [`Error::IndexRange`](crate::Error::IndexRange).
 pub fn forward<T: Element>(op: &DropActivation, key: MaskKey, x: &[T]) -> Result<(Vec<T>, PackedMask)> {
+    let _environment = DefaultEnvironment::enter();
     let keep = keep_mask(op, key, x.len())?;
     let (y, words) = match op.activation() {
         Activation::Relu => {
@@ -125,6 +127,7 @@ pub fn forward<T: Element>(op: &DropActivation, key: MaskKey, x: &[T]) -> Result
 /// [`Error::MaskOrigin`](crate::Error::MaskOrigin), [`Error::MaskLength`](crate::Error::MaskLength),
 /// [`Error::MissingInput`](crate::Error::MissingInput), [`Error::Length`](crate::Error::Length).
 pub fn backward<T: Element>(op: &DropActivation, mask: &PackedMask, x: Option<&[T]>, dy: &[T]) -> Result<Vec<T>> {
+    let _environment = DefaultEnvironment::enter();
     check::mask_fits(op, mask.origin(), mask.len(), dy.len())?;
     let x = check::saved_input(op, x, |x| x.len(), dy.len())?;
     let dx = |(i, dy): (usize, &T)| match (x, bit(mask.words(), i)) {
@@ -148,6 +151,7 @@ pub fn backward<T: Element>(op: &DropActivation, mask: &PackedMask, x: Option<&[
 /// # Errors
 /// [`Error::NeedsMask`](crate::Error::NeedsMask), [`Error::Length`](crate::Error::Length).
 pub fn backward_from_output<T: Element>(op: &DropActivation, y: &[T], dy: &[T]) -> Result<Vec<T>> {
+    let _environment = DefaultEnvironment::enter();
     check::can_go_without_mask(op)?;
     check::same_length("y", y.len(), "dy", dy.len())?;
     Ok(dy.iter().zip(y).map(|(dy, y)| if y.to_real() == T::Real::ZERO { zero() } else { *dy }).collect())
@@ -156,6 +160,7 @@ pub fn backward_from_output<T: Element>(op: &DropActivation, y: &[T], dy: &[T]) 
 /// Inference forward (the paper's equation 5): `y = (1-p) x + p σ(x)`; for ReLU the Leaky ReLU
 /// `x <= 0 ? (1-p) x : x`.
 pub fn infer<T: Element>(op: &DropActivation, x: &[T]) -> Vec<T> {
+    let _environment = DefaultEnvironment::enter();
     let activation = op.activation();
     let y = |x: &T| {
         let real = x.to_real();
@@ -190,6 +195,7 @@ pub fn infer<T: Element>(op: &DropActivation, x: &[T]) -> Vec<T> {
 /// # Errors
 /// [`Error::Length`](crate::Error::Length).
 pub fn infer_backward<T: Element>(op: &DropActivation, x: &[T], dy: &[T]) -> Result<Vec<T>> {
+    let _environment = DefaultEnvironment::enter();
     check::same_length("x", x.len(), "dy", dy.len())?;
     let activation = op.activation();
     let dx = |(x, dy): (&T, &T)| {
@@ -232,7 +238,7 @@ pub fn rrelu_slope(op: &RRelu, key: MaskKey, e: u64) -> f32 {
     let q = e / 4;
     let counter = [low(q), high(q), low(key.offset()), high(key.offset())];
     let r = philox4x32_10(counter, [low(key.seed()), high(key.seed())])[(e % 4) as usize];
-    op.lower() + (op.upper() - op.lower()) * (r >> 8) as f32 / 16_777_216.0
+    in_default((op.lower(), op.upper()), |(lower, upper)| lower + (upper - lower) * (r >> 8) as f32 / 16_777_216.0)
 }
 
 /// RReLU's training forward (the paper's equation 6): `y = x >= 0 ? x : U x`, and the sign bits.
@@ -240,6 +246,7 @@ pub fn rrelu_slope(op: &RRelu, key: MaskKey, e: u64) -> f32 {
 /// # Errors
 /// [`Error::IndexRange`](crate::Error::IndexRange).
 pub fn rrelu_forward<T: Element>(op: &RRelu, key: MaskKey, x: &[T]) -> Result<(Vec<T>, PackedMask)> {
+    let _environment = DefaultEnvironment::enter();
     check::key_covers(key, x.len())?;
     let positive = |x: T| x.to_real() >= T::Real::ZERO;
     let words = pack(x.len(), |i| positive(x[i]));
@@ -253,6 +260,7 @@ pub fn rrelu_forward<T: Element>(op: &RRelu, key: MaskKey, x: &[T]) -> Result<(V
 /// # Errors
 /// [`Error::MaskOrigin`](crate::Error::MaskOrigin), [`Error::MaskLength`](crate::Error::MaskLength).
 pub fn rrelu_backward<T: Element>(op: &RRelu, mask: &PackedMask, dy: &[T]) -> Result<Vec<T>> {
+    let _environment = DefaultEnvironment::enter();
     let key = check::rrelu_mask_fits(op, mask.origin(), mask.len(), dy.len())?;
     let dx = |(i, dy): (usize, &T)| {
         if bit(mask.words(), i) { *dy } else { scaled(*dy, drawn_slope::<T>(op, key, i)) }
@@ -266,6 +274,7 @@ fn drawn_slope<T: Element>(op: &RRelu, key: MaskKey, i: usize) -> T::Real {
 
 /// RReLU at inference: `y = x >= 0 ? x : (lower + upper)/2 x`.
 pub fn rrelu_infer<T: Element>(op: &RRelu, x: &[T]) -> Vec<T> {
+    let _environment = DefaultEnvironment::enter();
     let slope = T::Real::from_f64(op.inference_slope());
     x.iter().map(|x| if x.to_real() >= T::Real::ZERO { *x } else { scaled(*x, slope) }).collect()
 }
@@ -275,6 +284,7 @@ pub fn rrelu_infer<T: Element>(op: &RRelu, x: &[T]) -> Vec<T> {
 /// # Errors
 /// [`Error::Length`](crate::Error::Length).
 pub fn rrelu_infer_backward<T: Element>(op: &RRelu, x: &[T], dy: &[T]) -> Result<Vec<T>> {
+    let _environment = DefaultEnvironment::enter();
     check::same_length("x", x.len(), "dy", dy.len())?;
     let slope = T::Real::from_f64(op.inference_slope());
     let dx = |(x, dy): (&T, &T)| if x.to_real() >= T::Real::ZERO { *dy } else { scaled(*dy, slope) };
@@ -283,6 +293,7 @@ pub fn rrelu_infer_backward<T: Element>(op: &RRelu, x: &[T], dy: &[T]) -> Result
 
 /// Plain ReLU: `x <= 0 ? +0 : x`.
 pub fn relu_forward<T: Element>(x: &[T]) -> Vec<T> {
+    let _environment = DefaultEnvironment::enter();
     x.iter().map(|x| if x.at_most_zero() { zero() } else { *x }).collect()
 }
 
@@ -291,6 +302,7 @@ pub fn relu_forward<T: Element>(x: &[T]) -> Vec<T> {
 /// # Errors
 /// [`Error::Length`](crate::Error::Length).
 pub fn relu_backward<T: Element>(y: &[T], dy: &[T]) -> Result<Vec<T>> {
+    let _environment = DefaultEnvironment::enter();
     check::same_length("y", y.len(), "dy", dy.len())?;
     Ok(dy.iter().zip(y).map(|(dy, y)| if y.at_most_zero() { zero() } else { *dy }).collect())
 }

@@ -163,6 +163,54 @@ fn a_missing_nvcc_is_replaced_by_the_prebuilt_ptx_unless_required() {
     assert!(place.set("DOCS_RS", "1").build().unwrap().0.starts_with("prebuilt PTX"));
 }
 
+/// A package of this build script alone is built by cargo, again and again.
+#[test]
+fn an_nvcc_that_appears_is_used_by_the_next_build() {
+    let nvcc_on = |folder: &PathBuf| folder.join("nvcc").exists();
+    let path: Vec<_> = std::env::split_paths(&std::env::var_os("PATH").unwrap()).filter(|it| !nvcc_on(it)).collect();
+    if Path::new("/usr/local/cuda/bin/nvcc").exists() {
+        return; // it would be found first
+    }
+    let place = Place::new("appears");
+    let (package, toolkits) = (place.folder.join("package"), place.folder.join("toolkits"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in [&package.join("src"), &toolkits] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    for linked in ["build.rs", "build", "kernels"] {
+        std::os::unix::fs::symlink(root.join(linked), package.join(linked)).unwrap();
+    }
+    let manifest = "[package]\nname = 'images'\nversion = '0.1.0'\nedition = '2024'\n\
+                    [features]\ndefault = ['cuda']\ncuda = []\n[workspace]\n";
+    fs::write(package.join("Cargo.toml"), manifest).unwrap();
+    fs::write(package.join("src/lib.rs"), "").unwrap();
+    let build = || {
+        let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap());
+        cargo.args(["build", "--offline", "--verbose"]).current_dir(&package);
+        for name in
+            nvcc::TOOLKITS.iter().chain(&["NVCC", "DOCS_RS", "CUDA_COMPUTE_CAP", "DROP_ACTIVATION_REQUIRE_NVCC"])
+        {
+            cargo.env_remove(name);
+        }
+        cargo.env("PATH", std::env::join_paths(&path).unwrap()).env("CUDA_HOME", toolkits.join("home"));
+        let output = cargo.env("CARGO_TARGET_DIR", place.folder.join("target")).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{text}");
+        text
+    };
+    let first = build();
+    assert!(first.contains("embedded prebuilt PTX"), "{first}");
+    let second = build();
+    assert!(second.contains("Fresh images"), "nothing has changed: {second}");
+    place.nvcc("toolkits/home/bin/nvcc", "13.0.88", "sm_75 sm_90", ECHO);
+    let third = build();
+    assert!(third.contains("embedded fatbin by nvcc 13.0.88"), "{third}");
+    assert!(build().contains("Fresh images"));
+    place.nvcc("toolkits/home/bin/nvcc", "13.0.99", "sm_75 sm_90", ECHO);
+    let replaced = build();
+    assert!(replaced.contains("embedded fatbin by nvcc 13.0.99"), "{replaced}");
+}
+
 #[test]
 fn a_failing_nvcc_is_replaced_too_and_its_message_is_kept() {
     let mut place = Place::new("failing");

@@ -1,13 +1,14 @@
 //! An offset that is counted from a base in device memory gives the numbers of the whole offset, in every kernel that
-//! draws; and the base moves as it should. On the CPU emulation of the kernels.
+//! draws; and the base moves as it should. On a CPU: the kernels' sources, and the PTX that is shipped.
 #![cfg(feature = "cuda")]
 
 mod emulator;
+mod ptx_machine;
 
 use drop_activation::cuda::launch::{plan, plan_advance};
 use drop_activation::cuda::{Addresses, Pass};
 use drop_activation::{Activation, DropActivation, Dtype, MaskKey, RRelu};
-use emulator::{Buffer, Emulator, Order, device_address};
+use emulator::{Buffer, Emulator, Machine, Order, device_address};
 
 /// One full tile and a rest.
 const N: usize = 1100;
@@ -34,7 +35,7 @@ struct Left {
 }
 
 /// A pass over numbers of both signs, with the base in device memory if there is one, and its offset stored if asked.
-fn run(emulator: &Emulator, pass: &Pass, dtype: Dtype, base: Option<u64>, store: bool) -> Left {
+fn run(machine: &impl Machine, pass: &Pass, dtype: Dtype, base: Option<u64>, store: bool) -> Left {
     let backward = matches!(pass, Pass::RreluBackward { .. });
     let mut state = 1u64;
     let mut numbers = |_| {
@@ -70,50 +71,44 @@ fn run(emulator: &Emulator, pass: &Pass, dtype: Dtype, base: Option<u64>, store:
     if store {
         buffers.push(Buffer::output("offset", std::slice::from_mut(&mut left.stored)));
     }
-    let done = emulator.launch(launch.entry.name(), launch.grid, launch.block, &launch.args, &buffers, Order::Reversed);
+    let done = machine.launch(launch.entry.name(), launch.grid, launch.block, &launch.args, &buffers, Order::Reversed);
     done.unwrap_or_else(|report| panic!("{report}\n({pass:?})"));
     drop(buffers);
     left
 }
 
-#[test]
-fn a_base_in_device_memory_counts_like_the_whole_offset() {
-    let Some(emulator) = Emulator::load_or_tell() else { return };
+fn a_base_in_device_memory_counts_like_the_whole_offset(machine: &impl Machine) {
     for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F64] {
         for (base, relative) in SPLITS {
             let whole = passes(MaskKey::new(SEED, base.wrapping_add(relative)));
             for (whole, split) in whole.iter().zip(passes(MaskKey::new(SEED, relative))) {
-                let expected = run(emulator, whole, dtype, None, false);
-                let given = run(emulator, &split, dtype, Some(base), false);
+                let expected = run(machine, whole, dtype, None, false);
+                let given = run(machine, &split, dtype, Some(base), false);
                 assert!(expected == given, "{} with base {base:#x}: {split:?}", dtype.name());
-                let without = run(emulator, &split, dtype, None, false);
+                let without = run(machine, &split, dtype, None, false);
                 assert!(without != given, "{} draws the same without its base: {split:?}", dtype.name());
             }
         }
     }
 }
 
-#[test]
-fn rrelu_stores_the_offset_that_its_backward_needs() {
-    let Some(emulator) = Emulator::load_or_tell() else { return };
+fn rrelu_stores_the_offset_that_its_backward_needs(machine: &impl Machine) {
     let op = RRelu::default();
     for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F64] {
         for (base, relative) in SPLITS {
             let key = MaskKey::new(SEED, relative);
-            let forward = run(emulator, &Pass::RreluForward { op, key }, dtype, Some(base), true);
+            let forward = run(machine, &Pass::RreluForward { op, key }, dtype, Some(base), true);
             assert_eq!(forward.stored, base.wrapping_add(relative), "{}", dtype.name());
-            let from = |key, base| run(emulator, &Pass::RreluBackward { op, key }, dtype, base, false);
+            let from = |key, base| run(machine, &Pass::RreluBackward { op, key }, dtype, base, false);
             let again = from(MaskKey::new(SEED, 0), Some(forward.stored));
             assert!(again == from(MaskKey::new(SEED, forward.stored), None), "{}", dtype.name());
         }
-        let without = run(emulator, &Pass::RreluForward { op, key: MaskKey::new(SEED, 5) }, dtype, None, true);
+        let without = run(machine, &Pass::RreluForward { op, key: MaskKey::new(SEED, 5) }, dtype, None, true);
         assert_eq!(without.stored, 5, "without a base the offset is the key's");
     }
 }
 
-#[test]
-fn a_base_advances_with_carry_and_round_the_end_or_is_set() {
-    let Some(emulator) = Emulator::load_or_tell() else { return };
+fn a_base_advances_with_carry_and_round_the_end_or_is_set(machine: &impl Machine) {
     let after = |base: u64, value, on_top| {
         let mut word = [base];
         let launch = plan_advance(device_address(word.as_ptr()), value, on_top).unwrap();
@@ -121,11 +116,35 @@ fn a_base_advances_with_carry_and_round_the_end_or_is_set() {
             true => Buffer::in_place("base", &mut word),
             false => Buffer::output("base", &mut word),
         };
-        emulator.launch("da_advance", launch.grid, launch.block, &launch.args, &[buffer], Order::Forward).unwrap();
+        machine.launch("da_advance", launch.grid, launch.block, &launch.args, &[buffer], Order::Forward).unwrap();
         word[0]
     };
     for (base, count) in SPLITS {
         assert_eq!(after(base, count, true), base.wrapping_add(count));
         assert_eq!(after(base, count, false), count);
     }
+}
+
+macro_rules! on_each_machine {
+    ($($test:ident)+) => {$(
+        mod $test {
+            use super::*;
+
+            #[test]
+            fn as_source() {
+                Emulator::load_or_tell().into_iter().for_each(super::$test);
+            }
+
+            #[test]
+            fn as_shipped() {
+                super::$test(ptx_machine::compile::shipped());
+            }
+        }
+    )+};
+}
+
+on_each_machine! {
+    a_base_in_device_memory_counts_like_the_whole_offset
+    rrelu_stores_the_offset_that_its_backward_needs
+    a_base_advances_with_carry_and_round_the_end_or_is_set
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use drop_activation::cuda::cudarc::driver::{CudaContext, CudaStream, DevicePtr, sys};
+use drop_activation::cuda::cudarc::driver::{CudaContext, CudaStream, DevicePtr, DriverError, sys};
 use drop_activation::cuda::{self, Addresses, CudaError, DeviceKeySequence, DeviceMask, InOut, Kernels, Pass};
 use drop_activation::{Activation, DropActivation, Dtype, Error, KeySequence, MaskKey, MaskOrigin, PackedMask, RRelu};
 
@@ -60,15 +60,20 @@ fn compile() -> Result<PathBuf, String> {
 impl Fake {
     /// With another setting while `action` runs: `fake_set` in `libcuda.c` knows the names.
     fn with<R>(&self, name: &str, value: c_int, action: impl FnOnce() -> R) -> R {
-        let was = match name {
-            "devices" => 2,
-            "capability" => 90,
-            _ => 0,
-        };
+        struct Reset<'a>(&'a Fake, &'a str);
+        impl Drop for Reset<'_> {
+            fn drop(&mut self) {
+                let was = match self.1 {
+                    "devices" => 2,
+                    "capability" => 90,
+                    _ => 0,
+                };
+                self.0.set(self.1, was);
+            }
+        }
+        let _reset = Reset(self, name);
         self.set(name, value);
-        let result = action();
-        self.set(name, was);
-        result
+        action()
     }
 
     fn set(&self, name: &str, value: c_int) {
@@ -239,8 +244,11 @@ fn a_pass_is_one_launch() {
     let [forward, backward] = step();
     // cudarc orders the streams that use a slice by events, which are there already: a slice that is read waits for its
     // writer, one that is written for its readers as well.
+    // Whether the stream is being captured is asked once more after the waits, which may have taken it into a capture.
+    let is_capturing = "cuStreamIsCapturing";
     let expected = |waits, records| {
-        each_looks([vec!["cuStreamIsCapturing"], vec![wait; waits], vec![launch], vec![record; records]].concat())
+        let looked = each_looks([vec![is_capturing], vec![wait; waits], vec![is_capturing, launch]].concat());
+        [vec![looked.as_str()], vec![record; records]].concat().join(" ")
     };
     assert_eq!(forward, expected(1 + 2 + 2, 3), "x read, y and the mask written");
     assert_eq!(backward, expected(2 + 1, 2), "dy written in place, the mask read");
@@ -544,6 +552,168 @@ fn what_outlives_its_context() {
     assert_eq!(log.iter().filter(|line| *line == "free").count(), 2, "{log:?}");
     assert_eq!(log.last().map(String::as_str), Some("release context of 0"));
     assert_eq!((fake.count("allocations"), fake.count("modules")), (allocations, modules));
+}
+
+/// An error of earlier work is pending when the last handle goes.
+#[test]
+fn modules_are_unloaded_after_the_work_whatever_is_pending() {
+    let Some(fake) = fake() else { return };
+    let modules = fake.count("modules");
+    let run = || {
+        let (context, kernels, stream, other) = on_two_streams();
+        let mut x = stream.alloc_zeros::<f32>(10).unwrap();
+        kernels.relu_forward(&stream, &mut x).unwrap();
+        drop((x, stream, other));
+        context.record_err(Err::<(), _>(DriverError(sys::CUresult::CUDA_ERROR_ASSERT)));
+        (context, kernels)
+    };
+    let (context, kernels) = run();
+    let ((), log) = fake.log(|| drop(kernels));
+    let at = |what: &str| log.iter().position(|line| line == what).unwrap_or_else(|| panic!("no {what} in {log:?}"));
+    assert!(at("synchronize context") < at("unload"), "{log:?}");
+    assert_eq!(fake.count("modules"), modules);
+    drop(context);
+
+    // A driver that does not wait: work may go on, so its code stays.
+    let (context, kernels) = run();
+    let ((), log) = fake.log(|| fake.with("synchronize", 719, || drop(kernels)));
+    assert!(!log.iter().any(|line| line == "unload"), "{log:?}");
+    assert_eq!(fake.count("modules"), modules + 1);
+    assert!(context.is_managing_stream_synchronization(), "what is freed later has to wait");
+}
+
+/// cudarc tracks events while a context has streams of its own.
+#[test]
+fn tracking_goes_on_without_the_streams_that_work_was_on() {
+    let Some(fake) = fake() else { return };
+    let context = cuda::context(0).unwrap();
+    let kernels = Kernels::get(&context).unwrap();
+    let default = context.default_stream();
+    let (x, mut y) = (default.alloc_zeros::<f32>(100).unwrap(), default.alloc_zeros::<f32>(100).unwrap());
+    let stream = context.new_stream().unwrap();
+    kernels.relu_forward(&stream, (&x, &mut y)).unwrap();
+    drop(stream);
+    let (_, log) = fake.log(|| default.clone_dtoh(&y).unwrap());
+    assert!(log[0].starts_with("wait"), "the output is read before it is written: {log:?}");
+    let ((), log) = fake.log(|| drop(x));
+    assert!(log[0].starts_with("wait") && log.last().unwrap() == "free", "x is freed while it is read: {log:?}");
+
+    // A context that has had no stream yet, and another object of it.
+    for context in [context, cuda::context(0).unwrap()] {
+        let one = context.per_thread_stream();
+        let mut x = one.alloc_zeros::<f32>(100).unwrap();
+        kernels.relu_forward(&one, &mut x).unwrap();
+        let ((), waits, _, records) = fake.pass(|| kernels.relu_forward(&one, &mut x));
+        assert_eq!((waits, records), (2, 1));
+        let ((), log) = fake.log(|| std::thread::scope(|scope| scope.spawn(|| drop(x)).join().unwrap()));
+        assert!(log[0].starts_with("wait"), "another thread's stream is another one: {log:?}");
+    }
+}
+
+/// Every wait is refused, and other threads take what errors are pending in the context.
+#[test]
+fn a_refused_wait_is_the_error_of_its_own_call() {
+    let Some(fake) = fake() else { return };
+    let (context, kernels, one, two) = on_two_streams();
+    kernels.preload().unwrap();
+    let launched = fake.count("launches");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    fake.with("wait", 400, || {
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        let _ = context.check_err();
+                    }
+                });
+            }
+            let callers = [&one, &two].map(|stream| {
+                let kernels = &kernels;
+                scope.spawn(move || {
+                    let mut x = stream.alloc_zeros::<f32>(10);
+                    while x.is_err() {
+                        x = stream.alloc_zeros::<f32>(10); // another's error
+                    }
+                    let mut x = x.unwrap();
+                    (0..20_000).filter(|_| kernels.relu_forward(stream, &mut x).is_ok()).count()
+                })
+            });
+            let succeeded = callers.map(|caller| caller.join().unwrap());
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(succeeded, [0, 0]);
+        });
+    });
+    assert_eq!(fake.count("launches"), launched, "a kernel was launched that waited for nothing");
+}
+
+/// Nobody can wait for the work by an event that was not recorded, so the call does.
+#[test]
+fn after_a_refused_event_the_work_is_waited_for() {
+    let Some(fake) = fake() else { return };
+    let (context, kernels, stream, _) = on_two_streams();
+    let mut x = stream.alloc_zeros::<f32>(10).unwrap();
+    kernels.relu_forward(&stream, &mut x).unwrap();
+    let (result, log) = fake.log(|| fake.with("record", 400, || kernels.relu_forward(&stream, &mut x)));
+    assert_eq!(result, Ok(()), "it was launched");
+    assert_eq!(log.last(), Some(&format!("synchronize {:p}", stream.cu_stream())), "{log:?}");
+    assert_eq!(context.check_err(), Err(DriverError(sys::CUresult::CUDA_ERROR_INVALID_HANDLE)));
+}
+
+/// Nothing keeps a graph from being replayed over memory that was freed, but the promise that turning event tracking
+/// off takes.
+#[test]
+fn no_capture_without_a_promise() {
+    let Some(fake) = fake() else { return };
+    let capturing = |result| matches!(result, Err(Error::Cuda(CudaError::Capturing { .. })));
+    let context = cuda::context(0).unwrap();
+    let kernels = Kernels::get(&context).unwrap();
+    let stream = context.per_thread_stream();
+    let mut x = stream.alloc_zeros::<f32>(10).unwrap();
+    stream.begin_capture(CAPTURE).unwrap();
+    let (result, log) = fake.log(|| kernels.relu_forward(&stream, &mut x));
+    drop(stream.end_capture(NO_FLAGS).unwrap());
+    assert!(capturing(result) && log.is_empty(), "{log:?}");
+
+    // An event of cudarc's that was recorded in a capture takes whoever waits for it along.
+    let (_context, kernels, stream, other) = on_two_streams();
+    let mut x = stream.alloc_zeros::<f32>(10).unwrap();
+    kernels.relu_forward(&other, &mut x).unwrap();
+    stream.begin_capture(CAPTURE).unwrap();
+    stream.memset_zeros(&mut x).unwrap();
+    let (result, log) = fake.log(|| kernels.relu_forward(&other, &mut x));
+    drop(stream.end_capture(NO_FLAGS).unwrap());
+    assert!(capturing(result) && !log.iter().any(|line| line.starts_with("launch")), "{log:?}");
+}
+
+/// What the stand-in allocates holds 0xA5 in every byte.
+#[test]
+fn all_words_of_a_mask_are_written() {
+    let Some(fake) = fake() else { return };
+    let (_context, kernels, stream, _) = on_two_streams();
+    let (op, rrelu) = (DropActivation::default(), RRelu::default());
+    let keys = DeviceKeySequence::new(&kernels, &stream, 3).unwrap();
+    for n in [0, 1, 32, 33, 64, 65, 1000] {
+        let mut x = stream.alloc_zeros::<f32>(n + 1).unwrap();
+        let mut x = x.slice_mut(..n);
+        let mut small = stream.alloc_zeros::<f32>(1).unwrap();
+        let host = PackedMask::from_words(MaskOrigin::DropActivation(op), n, vec![0; n.div_ceil(32)]).unwrap();
+        let mut grown = kernels.forward(&stream, &op, KEY, &mut small).unwrap();
+        kernels.forward_into(&stream, &op, KEY, &mut x, &mut grown).unwrap();
+        let masks = [
+            kernels.forward(&stream, &op, KEY, &mut x).unwrap(),
+            kernels.rrelu_forward(&stream, &rrelu, keys.next_key(), &mut x).unwrap(),
+            DeviceMask::from_host(&stream, &host).unwrap(),
+            grown,
+        ];
+        for (i, mask) in masks.into_iter().enumerate() {
+            let words = stream.clone_dtoh(&mask.into_words()).unwrap();
+            assert!(!words.contains(&0xA5A5_A5A5), "mask {i} of {n} elements: {words:x?}");
+        }
+        if n != 0 {
+            let error = fake.with("memset", 2, || kernels.forward(&stream, &op, KEY, &mut x).unwrap_err());
+            assert!(matches!(error, Error::Cuda(CudaError::Driver { code: 2, .. })), "{error}");
+        }
+    }
 }
 
 /// The offsets that kernels drew at, and what the base became, in order.

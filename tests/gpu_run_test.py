@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""scripts/gpu-run, on stand-ins for all that a GPU machine has: what passes, fails, is skipped, hangs, lacks or
-is cut short must show in the exit status, in results.json and in the table.
+"""scripts/gpu-run, on stand-ins for all that a GPU machine has: what passes, fails, is skipped, hangs, lacks, does not
+fit or is cut short must show in the exit status, in results.json and in the table.
 
     python3 tests/gpu_run_test.py
 """
 
+import importlib.machinery
+import importlib.util
 import json
 import os
 import pathlib
@@ -17,20 +19,37 @@ import time
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-STEPS = ["suite", "gpu", "python", "memcheck", "racecheck", "initcheck", "synccheck", "passes", "ratios", "pytorch"]
+TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
+STEPS = [
+    *("smoke", "prebuilt", "suite", "gpu", "crate", "headline", "compiled", "probes"),
+    *("memcheck", "initcheck", "racecheck", "synccheck", "module", "calls"),
+    *("ratios", *(f"suite-{tool}" for tool in TOOLS), "python", "pytorch", "passes"),
+]
+# All that fits, for tests in which something else is to be seen.
+ALL = ("--minutes", "60")
 
 # A test executable: each filter stands for a test of that name.
 TESTS = """
-for filter in gpu::lengths::f32 beyond_2_to_the_32_elements "$@"; do
-    case $filter in --*|emulated) ;; *) echo "test $filter ... ok" ;; esac
+needed="gpu::lengths::f32 a_graph_draws_fresh_masks_at_every_replay beyond_2_to_the_32_elements"
+for filter in $needed "$@"; do
+    case $filter in --*) ;; *) echo "test $filter ... ok" ;; esac
 done
 echo "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s"
+"""
+
+# tests/smoke: two entry points, of the device code that is asked for.
+SMOKE = """
+[ -n "$SMOKE_IMAGES" ] && [ "$*" = "--exact every_entry_point --test-threads=1" ] || exit 3
+echo "test every_entry_point ... device Fake 0"
+for name in da_relu_forward_f32 da_advance; do echo "entry $SMOKE_IMAGES $name: ok"; done
+echo ok
+echo "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s"
 """
 
 # The module that is run, as pytest: what it says at its end with the option -rfEs, and its exit status.
 PYTEST = """
 import os, sys
-assert "-rfEs" in sys.argv and sys.argv[-1].endswith("/bundle/python/tests"), sys.argv
+assert "-rfEs" in sys.argv and sys.argv[-1].endswith(("/bundle/python/tests", "/test_gpu.py")), sys.argv
 assert os.environ["DROP_ACTIVATION_REQUIRE_GPU"] == "1"
 import drop_activation
 print({text!r})
@@ -50,11 +69,17 @@ memcheck) printf "========= LEAK SUMMARY: 0 bytes leaked in 0 allocations\\n====
 esac
 """
 
-ROWS = {"rows": [{"dtype": "f32", "n": 1048576, "p": 0.95, "cold": True, "seconds": {}}]}
-RATIOS = json.loads(json.dumps(ROWS))
-RATIOS["rows"][0]["seconds"] = {"drop_step": 8e-6, "relu_step": 1e-5}
-PYTORCH = json.loads(json.dumps(ROWS))
-PYTORCH["rows"][0]["seconds"] = {"relu_step": 1.2e-5, "eager_step": 4e-5, "compiled_step": 1.6e-5}
+SECONDS = {"copy": 4e-6, "drop_forward": 5e-6, "drop_backward": 4e-6, "drop_step": 8e-6, "relu_step": 1e-5}
+SECONDS |= {"torch_relu_step": 1.6e-5, "eager_step": 4e-5, "compiled_step": 2e-5}
+ROWS = {"device": "Fake 0", "rows": [{"dtype": "f32", "n": 1048576, "p": 0.95, "cold": True, "seconds": SECONDS}]}
+
+# A program that measures: what stands after --json is the file.
+MEASURES = f"""
+while [ "$1" != --json ]; do shift; done
+echo '{json.dumps(ROWS)}' >"$2"
+"""
+PYTHON_MEASURES = f"import sys\nopen(sys.argv[sys.argv.index('--json') + 1], 'w').write({json.dumps(ROWS)!r})"
+FIGURES = ["crate", "headline", "compiled", "probes", "calls", "ratios", "pytorch"]
 
 CRITERION = """
 folder="$CRITERION_HOME/group/name/new"
@@ -63,6 +88,15 @@ echo '{"full_id": "group/name"}' >"$folder/benchmark.json"
 echo '{"median": {"point_estimate": 2.5, "confidence_interval": {"lower_bound": 2, "upper_bound": 3}}}' \\
     >"$folder/estimates.json"
 """
+
+
+def plan():
+    """The steps of scripts/gpu-run as they are."""
+    loader = importlib.machinery.SourceFileLoader("gpu_run", str(ROOT / "scripts" / "gpu-run"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("gpu_run", loader))
+    sys.dont_write_bytecode = True
+    loader.exec_module(module)
+    return module, list(module.steps(pathlib.Path("out")))
 
 
 def compile_driver(folder):
@@ -90,13 +124,16 @@ class GpuRun(unittest.TestCase):
             folder.mkdir(parents=True)
         shutil.copy(ROOT / "scripts" / "gpu-run", self.bundle / "run")
         (self.bundle / "about.json").write_text('{"commit": "c0ffee", "with_changes": false, "rustc": "rustc 1"}')
+        self.script(self.bundle / "bin/smoke", SMOKE)
         self.script(self.bundle / "bin/suite", TESTS)
         self.script(self.bundle / "bin/gpu", TESTS)
-        self.script(self.bundle / "benches/ratios", f"echo '{json.dumps(RATIOS)}' >\"$4\"")
+        for name in ("ratios", "probes"):
+            self.script(self.bundle / "benches" / name, MEASURES)
         self.script(self.bundle / "benches/passes", CRITERION)
         (self.bundle / "python/drop_activation.py").write_text("")
         self.pytest("....... [100%]\n7 passed in 1.50s", 0)
-        self.pytorch(f"open(sys.argv[2], 'w').write({json.dumps(PYTORCH)!r})")
+        for name in ("headline.py", "calls.py", "pytorch.py"):
+            (self.bundle / name).write_text(PYTHON_MEASURES)
         self.script(self.tools / "compute-sanitizer", SANITIZER)
         self.script(self.tools / "nvidia-smi", "echo '580.82.07, 143771 MiB, 1980 MHz, 3201 MHz, 700.00 W, Disabled'")
         self.environment = {"PATH": str(self.tools), "LD_LIBRARY_PATH": self.shared.name}
@@ -104,9 +141,6 @@ class GpuRun(unittest.TestCase):
     def script(self, path, text):
         path.write_text("#!/bin/sh\n" + text)
         path.chmod(0o755)
-
-    def pytorch(self, text):
-        (self.bundle / "pytorch.py").write_text("import sys\n" + text)
 
     def pytest(self, text, code):
         (self.bundle / "pytest/pytest.py").write_text(PYTEST.format(text=text, code=code))
@@ -131,20 +165,24 @@ class GpuRun(unittest.TestCase):
 
     def only_one_is(self, name, status, reason, *arguments):
         """All steps pass but this one, which is told with its reason; and the call fails."""
-        table = self.ends(1, *arguments)
+        self.only_these_are([name], status, reason, *arguments)
+
+    def only_these_are(self, names, status, reason, *arguments):
+        table = self.ends(1, *(arguments or ALL))
         steps = self.results()["steps"]
-        self.assertEqual(steps[name]["status"], status, steps[name])
-        self.assertIn(reason, steps[name]["reason"])
         self.assertFalse(self.results()["complete"])
-        line = next(line for line in table.splitlines() if line.startswith(name + " ") and "..." not in line[:40])
-        self.assertIn(status, line)
-        self.assertIn(reason, line)
-        others = {other: step["status"] for other, step in steps.items() if other != name}
+        for name in names:
+            self.assertEqual(steps[name]["status"], status, steps[name])
+            self.assertIn(reason, steps[name]["reason"])
+            line = next(line for line in table.splitlines() if line.startswith(name + " ") and "..." not in line[:40])
+            self.assertIn(status, line)
+            self.assertIn(reason, line)
+        others = {other: step["status"] for other, step in steps.items() if other not in names}
         self.assertEqual(set(others.values()), {"passed"}, others)
 
     def test_all_pass(self):
         before = {path: path.stat().st_mtime_ns for path in self.bundle.rglob("*")}
-        table = self.ends(0)
+        table = self.ends(0, *ALL)
         results = self.results()
         self.assertTrue(results["complete"])
         self.assertEqual({step["status"] for step in results["steps"].values()}, {"passed"})
@@ -155,18 +193,108 @@ class GpuRun(unittest.TestCase):
         self.assertEqual(machine["driver_supports_cuda"], "13.0")
         self.assertEqual(machine["nvidia_smi"]["driver_version"], "580.82.07")
         self.assertEqual(machine["compute_sanitizer"], "Version 2025.3.1")
-        self.assertEqual(results["figures"]["ratios"], RATIOS)
-        self.assertEqual(results["figures"]["pytorch"], PYTORCH)
+        self.assertEqual({name: results["figures"][name] for name in FIGURES}, dict.fromkeys(FIGURES, ROWS))
         self.assertEqual(results["figures"]["passes"], {"group/name": {"median_ns": 2.5, "interval_ns": [2, 3]}})
+        for name, image in (("smoke", "embedded"), ("prebuilt", "prebuilt")):
+            entries = {image: {"da_relu_forward_f32": "ok", "da_advance": "ok"}}
+            self.assertEqual(results["figures"][name], {"device": "Fake 0", "entries": entries})
         for name in STEPS:
             self.assertIn(name, table)
             self.assertTrue((self.out / f"{name}.log").exists())
-        self.assertRegex(table, r"our plain ReLU +0\.80 .*relu_step +1\.50 +eager_step +5\.00 +compiled_step +2\.00")
+        self.assertIn("Fake 0, compiled: ", table)
+        passes = r"f32 +2\^20 +forward 0\.812 +backward 1\.016"
+        others = r"relu_step 0\.800 +torch_relu_step 0\.500 +eager_step 0\.200 +compiled_step 0\.400"
+        self.assertRegex(table, f"{passes} +{others}")
         # The bundle may lie on a disk that cannot be written to.
         self.assertEqual(before, {path: path.stat().st_mtime_ns for path in self.bundle.rglob("*")})
 
+    def test_the_plan_adds_up(self):
+        module, steps = plan()
+        self.assertEqual([step.name for step in steps], STEPS)
+        self.assertEqual(list(dict.fromkeys(step.part for step in steps)), list(module.PARTS))
+        self.assertTrue(all(0 < step.estimate <= step.limit for step in steps))
+        first_run = sum(step.estimate for step in steps if step.part != "rest")
+        self.assertLess(module.START_SECONDS + first_run, 8 * 60 - 60, "a minute is left over for what takes longer")
+        # What a second, shorter call has to have time for.
+        most_needed = ("smoke", "correctness", "headline")
+        self.assertLess(sum(step.estimate for step in steps if step.part in most_needed), 4 * 60)
+
+    def test_the_plan_is_the_documented_one(self):
+        _, steps = plan()
+        text = (ROOT / "docs/testing.md").read_text()
+        section = text[text.index("## On a machine with a GPU") :]
+        documented = {line.split()[1]: line for line in section.splitlines() if line.startswith("| ")}
+        for part in dict.fromkeys(step.part for step in steps):
+            mine = [step for step in steps if step.part == part]
+            self.assertTrue(documented[part].endswith(f"| {sum(step.estimate for step in mine)} s |"), documented[part])
+            for step in mine:
+                # Of those over a part of the suite one stands for all.
+                self.assertTrue(f"`{step.name}`" in documented[part] or step.name[:6] == "suite-", step.name)
+
+    def test_the_plan_is_shown_and_not_done(self):
+        self.environment["LD_LIBRARY_PATH"] = str(self.folder)
+        table = self.ends(0, "--plan", "--minutes", "2")
+        self.assertFalse(self.out.exists())
+        lines = {line.split()[1]: line for line in table.splitlines()}
+        self.assertEqual(list(lines)[1:], STEPS)
+        self.assertTrue(lines["compiled"].endswith("does not fit"))
+        self.assertRegex(lines["smoke"], r"smoke +smoke +5 s +30 s +10 s")
+        self.assertRegex(lines["probes"], r" s$", "what is short fits after what is long does not")
+
+    def test_what_does_not_fit_is_named_and_a_later_call_goes_on(self):
+        _, steps = plan()
+        self.script(self.bundle / "bin/gpu", "echo 'test streams ... FAILED'; exit 101")
+        table = self.ends(1, "--minutes", "1")
+        long = [step.name for step in steps if step.estimate >= 60]
+        self.assertEqual(long[:2], ["compiled", "module"])
+        for name in STEPS:
+            expected = "failed" if name == "gpu" else "did not fit" if name in long else "passed"
+            self.assertEqual(self.status(name), expected, self.results()["steps"][name])
+        self.assertRegex(self.results()["steps"]["compiled"]["reason"], r"it takes about 80 s, and \d+ s are left")
+        self.assertRegex(table, r"compiled +did not fit .* it takes about 80 s")
+        self.assertNotIn("compiled", self.results()["figures"])
+
+        # What was never done first, then what did not pass.
+        self.script(self.bundle / "bin/gpu", TESTS)
+        table = self.ends(0, "--resume", *ALL)
+        done = [line.removesuffix(" ...") for line in table.splitlines() if line.endswith(" ...")]
+        self.assertEqual(done, [*long, "gpu"])
+        self.assertTrue(self.results()["complete"])
+
+    def test_nothing_failed_but_not_everything_fitted(self):
+        self.assertIn("not complete", self.ends(3, "--minutes", "1"))
+
+    def test_the_minutes_end_amid_a_step(self):
+        self.script(self.bundle / "bin/smoke", "exec /bin/sleep 60")
+        start = time.monotonic()
+        table = self.ends(1, "--minutes", "0.15")
+        self.assertLess(time.monotonic() - start, 30)
+        self.assertEqual(self.status("smoke"), "cut short")
+        self.assertIn("which were all that were left", table)
+        self.assertEqual({self.status(name) for name in STEPS[1:]}, {"did not fit"})
+
+    def test_an_entry_point_is_wrong(self):
+        wrong = SMOKE.replace("echo ok\n", "echo entry $SMOKE_IMAGES da_x: FAILED: y; exit 1\n")
+        self.script(self.bundle / "bin/smoke", wrong)
+        self.only_these_are(["smoke", "prebuilt"], "failed", "1 entry points: da_x (", *ALL[:2], "--only", "smoke")
+        self.assertEqual(self.results()["figures"]["smoke"]["entries"]["embedded"]["da_x"], "FAILED: y")
+        self.assertTrue(self.results()["figures"]["smoke"]["partial"])
+        self.assertIn("entry embedded da_x: FAILED: y", self.results()["steps"]["smoke"]["log"])
+
+    def test_an_entry_point_takes_the_process_with_it(self):
+        self.script(self.bundle / "bin/smoke", "printf 'entry embedded da_x: '; kill -SEGV $$")
+        self.only_these_are(["smoke", "prebuilt"], "failed", "da_x (embedded): begun and not ended", "--only", "smoke")
+
+    def test_an_entry_point_hangs(self):
+        self.script(self.bundle / "bin/smoke", "printf 'entry embedded da_x: '; exec /bin/sleep 60")
+        self.ends(1, "--only", "smoke,suite", "--limit", "2")
+        step = self.results()["steps"]["smoke"]
+        self.assertEqual(step["status"], "timed out")
+        self.assertIn("not done after 2 seconds; da_x (embedded): begun and not ended", step["reason"])
+        self.assertEqual(self.status("suite"), "passed", "the plan goes on")
+
     def test_a_test_fails(self):
-        failed = "echo 'test a ... ok'; echo 'test streams ... FAILED'; echo 'test result: FAILED. 1 passed; 1 failed;'; exit 101"
+        failed = "echo 'test a ... ok'; echo 'test streams ... FAILED'; echo 'test result: FAILED. 1 passed;'; exit 101"
         self.script(self.bundle / "bin/gpu", failed)
         self.only_one_is("gpu", "failed", "streams")
 
@@ -186,7 +314,7 @@ class GpuRun(unittest.TestCase):
 
     def test_a_test_that_matters_is_gone(self):
         self.script(self.bundle / "bin/gpu", "echo 'test a ... ok'; echo 'test result: ok. 1 passed; 0 failed;'")
-        self.only_one_is("gpu", "failed", "never ran: beyond_2_to_the_32_elements")
+        self.only_one_is("gpu", "failed", "never ran: a_graph_draws_fresh_masks_at_every_replay")
 
     def test_a_crash(self):
         self.script(self.bundle / "bin/gpu", "echo here; kill -SEGV $$")
@@ -204,7 +332,8 @@ class GpuRun(unittest.TestCase):
 FAILED ../bundle/python/tests/test_gpu.py::test_streams[f32] - assert 1 == 2
 1 failed, 1 passed in 0.04s"""
         self.pytest(said, 1)
-        self.only_one_is("python", "failed", "1 failed: ../bundle/python/tests/test_gpu.py::test_streams[f32]")
+        name = "../bundle/python/tests/test_gpu.py::test_streams[f32]"
+        self.only_these_are(["module", "python"], "failed", f"1 failed: {name}")
 
     def test_a_python_test_cannot_be_read(self):
         said = """=========================== short test summary info ============================
@@ -212,7 +341,7 @@ ERROR ../bundle/python/tests/test_numpy.py
 !!!!!!!!!!!!!!!!!!!! Interrupted: 1 error during collection !!!!!!!!!!!!!!!!!!!!
 1 error in 0.16s"""
         self.pytest(said, 2)
-        self.only_one_is("python", "failed", "1 failed: ../bundle/python/tests/test_numpy.py")
+        self.only_these_are(["module", "python"], "failed", "1 failed: ../bundle/python/tests/test_numpy.py")
 
     def test_a_python_test_is_skipped(self):
         said = """.s                                                                       [100%]
@@ -220,7 +349,7 @@ ERROR ../bundle/python/tests/test_numpy.py
 SKIPPED [1] ../bundle/python/tests/test_torch.py:320: could not import 'timm'
 1 passed, 1 skipped in 0.04s"""
         self.pytest(said, 0)
-        self.only_one_is("python", "skipped", "could not import 'timm'")
+        self.only_these_are(["module", "python"], "skipped", "could not import 'timm'")
 
     def test_python_has_no_pytorch(self):
         said = """.                                                                        [100%]
@@ -228,46 +357,48 @@ SKIPPED [1] ../bundle/python/tests/test_torch.py:320: could not import 'timm'
 SKIPPED [1] ../bundle/python/tests/test_gpu.py:8: SKIPPED: PyTorch is not installed
 1 passed, 1 skipped in 0.04s"""
         self.pytest(said, 0)
-        self.only_one_is("python", "skipped", "PyTorch is not installed")
+        self.only_these_are(["module", "python"], "skipped", "PyTorch is not installed")
 
     def test_no_python_test_runs(self):
         self.pytest("no tests ran in 0.00s", 5)
-        self.only_one_is("python", "failed", "exit status 5: no tests ran")
+        self.only_these_are(["module", "python"], "failed", "exit status 5: no tests ran")
 
     def test_pytest_ends_well_and_says_nothing(self):
         self.pytest("", 0)
-        self.only_one_is("python", "failed", "no test ran")
+        self.only_these_are(["module", "python"], "failed", "no test ran")
 
     def test_an_executable_is_gone(self):
         (self.bundle / "bin/gpu").unlink()
         self.only_one_is("gpu", "missing", "bin/gpu")
 
     def test_the_sanitizer_finds_an_error(self):
-        found = """[ "$2" = synccheck ] && { echo "========= Invalid access"; echo "========= ERROR SUMMARY: 2 errors"; exit 9; }\n"""
+        found = """[ "$2" = synccheck ] && {
+            for kernel in da_x da_x "da_y(da_args)"; do echo "=========     at $kernel+0x5d0"; done
+            echo "========= ERROR SUMMARY: 2 errors"; echo "test every_entry_point ... FAILED"; exit 9; }\n"""
         self.script(self.tools / "compute-sanitizer", found + SANITIZER)
-        self.only_one_is("synccheck", "failed", "ERROR SUMMARY: 2 errors")
+        self.only_these_are(["synccheck", "suite-synccheck"], "failed", "ERROR SUMMARY: 2 errors, da_x, da_y")
 
     def test_the_sanitizer_did_not_attach(self):
         silent = """[ "$2" = racecheck ] && { shift 4; exec "$@"; }\n"""
         self.script(self.tools / "compute-sanitizer", silent + SANITIZER)
-        self.only_one_is("racecheck", "failed", "no summary")
+        self.only_these_are(["racecheck", "suite-racecheck"], "failed", "no summary")
 
     def test_a_test_fails_under_the_sanitizer(self):
         failed = """case "$*" in *test-threads=1*) echo 'test gpu::shards::f32 ... FAILED'; exit 101 ;; esac\n"""
         self.script(self.bundle / "bin/suite", failed + TESTS)
-        self.ends(1)
-        for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
-            self.assertEqual(self.status(tool), "failed")
+        tools = [f"suite-{tool}" for tool in ("memcheck", "racecheck", "initcheck", "synccheck")]
+        self.only_these_are(tools, "failed", "1 failed: gpu::shards::f32")
 
     def test_the_sanitizer_is_missing(self):
-        if any(os.access(f"/usr/local/cuda/{folder}/compute-sanitizer", os.X_OK) for folder in ("bin", "compute-sanitizer")):
+        places = (f"/usr/local/cuda/{folder}/compute-sanitizer" for folder in ("bin", "compute-sanitizer"))
+        if any(os.access(place, os.X_OK) for place in places):
             self.skipTest("compute-sanitizer is where it is looked for")
         (self.tools / "compute-sanitizer").unlink()
         self.ends(1)
         step = self.results()["steps"]["memcheck"]
         self.assertEqual(step["status"], "missing")
         self.assertIn("compute-sanitizer", step["reason"])
-        self.assertEqual((self.status("gpu"), self.status("ratios")), ("passed", "passed"))
+        self.assertEqual((self.status("gpu"), self.status("crate")), ("passed", "passed"))
 
     def test_nvidia_smi_is_missing(self):
         (self.tools / "nvidia-smi").unlink()
@@ -276,30 +407,47 @@ SKIPPED [1] ../bundle/python/tests/test_gpu.py:8: SKIPPED: PyTorch is not instal
     def test_a_measurement_panics(self):
         advice = "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace"
         self.script(self.bundle / "benches/ratios", f"echo 'no symbol'; echo '{advice}'; exit 101")
-        self.only_one_is("ratios", "failed", "exit status 101: no symbol")
+        self.only_these_are(["crate", "ratios"], "failed", "exit status 101: no symbol")
 
     def test_figures_are_missing(self):
         self.script(self.bundle / "benches/ratios", "echo measured")
         self.script(self.bundle / "benches/passes", "echo measured")
-        self.ends(1)
-        self.assertEqual((self.status("ratios"), self.status("passes")), ("failed", "failed"))
-        self.assertIn("figures", self.results()["steps"]["ratios"]["reason"])
+        self.only_these_are(["crate", "ratios", "passes"], "failed", "its figures: ")
 
     def test_pytorch_is_missing(self):
-        self.pytorch("import no_such_module")
-        self.only_one_is("pytorch", "failed", "ModuleNotFoundError")
+        (self.bundle / "headline.py").write_text("import no_such_module")
+        self.only_these_are(["headline", "compiled"], "failed", "ModuleNotFoundError")
 
     def test_a_step_hangs(self):
         mark = self.folder / "mark"
         hang = f"(/bin/sleep 60; echo late >{mark}) & echo $! >{self.folder}/pid; wait"
         self.script(self.bundle / "bin/gpu", hang)
-        self.ends(1, "--only", "gpu", "--limit", "2")
-        self.assertEqual(self.status("gpu"), "timed out")
+        self.ends(1, "--only", "gpu,crate", "--limit", "2")
+        self.assertEqual((self.status("gpu"), self.status("crate")), ("timed out", "passed"))
         self.assertIn("2", self.results()["steps"]["gpu"]["reason"])
         # What the step started has ended with it.
         child = int((self.folder / "pid").read_text())
         state = pathlib.Path(f"/proc/{child}/stat")
         self.assertTrue(not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z")
+
+    def test_a_measurement_hangs_after_a_row(self):
+        self.script(self.bundle / "benches/ratios", MEASURES + "exec /bin/sleep 60")
+        self.ends(1, "--only", "crate", "--limit", "2")
+        self.assertEqual(self.status("crate"), "timed out")
+        self.assertEqual(self.results()["figures"]["crate"], ROWS | {"partial": True})
+
+    def test_a_row_is_there_although_the_call_is_killed(self):
+        started = f"echo $$ >{self.folder}/started\n"
+        self.script(self.bundle / "benches/ratios", started + MEASURES + "exec /bin/sleep 60")
+        child = self.start("--only", "crate")
+        while not (self.out / "results.json").exists() or "crate" not in self.results()["figures"]:
+            self.assertIsNone(child.poll())
+            time.sleep(0.05)
+        child.kill()
+        child.communicate()
+        os.kill(int((self.folder / "started").read_text()), signal.SIGKILL)
+        self.assertEqual(self.results()["figures"]["crate"], ROWS | {"partial": True})
+        self.assertEqual(self.status("crate"), "cut short")
 
     def test_no_driver(self):
         broken = self.folder / "no-driver"
@@ -314,13 +462,14 @@ SKIPPED [1] ../bundle/python/tests/test_gpu.py:8: SKIPPED: PyTorch is not instal
         self.assertIn("no CUDA driver", table)
 
     def test_part_by_part(self):
-        self.ends(0, "--only", "sanitizer,ratios")
-        self.assertEqual(set(self.results()["steps"]), {"machine", "memcheck", "racecheck", "initcheck", "synccheck", "ratios"})
+        self.ends(0, "--only", "sanitizer,crate")
+        sanitizer = {"memcheck", "racecheck", "initcheck", "synccheck"}
+        self.assertEqual(set(self.results()["steps"]), {"machine", "crate", *sanitizer})
         self.assertFalse(self.results()["complete"])
-        self.assertIn("not run", self.ends(0, "--only", "tests"))
-        self.ends(0, "--only", "bench")
+        self.assertIn("not run", self.ends(0, "--only", "smoke,correctness"))
+        self.ends(0, "--only", "headline,probes,pytorch,rest", *ALL)
         self.assertTrue(self.results()["complete"])
-        self.assertEqual(set(self.results()["figures"]), {"ratios", "passes", "pytorch"})
+        self.assertEqual(set(self.results()["figures"]), {"smoke", "prebuilt", "passes", *FIGURES})
 
     def test_resumed_after_being_cut(self):
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -335,22 +484,22 @@ SKIPPED [1] ../bundle/python/tests/test_gpu.py:8: SKIPPED: PyTorch is not instal
                 child.communicate(timeout=60)
                 self.assertNotEqual(child.returncode, 0)
                 self.assertEqual((self.status("suite"), self.status("gpu")), ("passed", "cut short"))
-                self.assertNotIn("memcheck", self.results()["steps"])
+                self.assertNotIn("crate", self.results()["steps"])
                 if number == signal.SIGKILL:
                     os.kill(int((self.folder / "started").read_text()), signal.SIGKILL)
                 (self.folder / "started").unlink()
 
                 self.script(self.bundle / "bin/gpu", TESTS)
                 self.script(self.bundle / "bin/suite", "echo again; " + TESTS)
-                self.ends(0, "--resume")
+                self.ends(0, "--resume", *ALL)
                 self.assertTrue(self.results()["complete"])
                 self.assertNotIn("again", (self.out / "suite.log").read_text())
 
     def test_a_step_that_passed_once_and_fails_now(self):
-        self.ends(0)
-        self.script(self.bundle / "benches/ratios", "exit 1")
-        self.only_one_is("ratios", "failed", "exit status 1", "--only", "bench")
-        self.assertNotIn("ratios", self.results()["figures"])
+        self.ends(0, *ALL)
+        self.script(self.bundle / "benches/probes", "exit 1")
+        self.only_one_is("probes", "failed", "exit status 1", "--only", "probes")
+        self.assertNotIn("probes", self.results()["figures"])
 
     def test_results_of_another_bundle(self):
         self.ends(0, "--only", "gpu")

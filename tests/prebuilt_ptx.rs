@@ -42,7 +42,8 @@ fn pinned_nvcc() -> Result<Nvcc, String> {
 fn compile(nvcc: &Nvcc, source: &Path) -> String {
     let name = source.with_extension("ptx");
     let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name.file_name().unwrap());
-    nvcc.ptx(source, &to, prebuilt::CAPABILITY).unwrap_or_else(|message| panic!("{}: {message}", source.display()));
+    nvcc.ptx(source, &to, prebuilt::CAPABILITY, &["-Werror=all-warnings"])
+        .unwrap_or_else(|message| panic!("{}: {message}", source.display()));
     fs::read_to_string(to).unwrap()
 }
 

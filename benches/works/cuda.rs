@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drop_activation::cuda::cudarc::driver::sys::{CUdevice_attribute, CUevent_flags};
-use drop_activation::cuda::cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, DeviceRepr};
+use drop_activation::cuda::cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, DeviceRepr, DriverError};
 use drop_activation::cuda::{self, DeviceMask, Kernels};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{DropActivation, Dtype, Element, MaskKey, RRelu, Real};
@@ -20,6 +20,10 @@ pub struct Cuda {
 /// More than any GPU's cache.
 const ROTATION_BYTES: usize = 2 << 30;
 
+/// Elements that are made on the host. The device repeats them: to make the largest tensors there would take longer
+/// than to measure them.
+const PATTERN: usize = 1 << 22;
+
 impl Cuda {
     pub fn open() -> Result<Self, Box<dyn Error>> {
         let context = cuda::context(0)?;
@@ -31,10 +35,11 @@ impl Cuda {
     fn rotation<T: Element + DeviceRepr>(&self, config: &Config) -> Result<Box<dyn Tensors>, Box<dyn Error>> {
         let stream = self.context.default_stream();
         let (op, rrelu, key) = (DropActivation::relu(config.p)?, RRelu::default(), MaskKey::new(1, 2));
-        let x: Vec<T> = random_values(config.n).map(|v| T::from_real(T::Real::from_f32(v))).collect();
+        let pattern = random_values(config.n.min(PATTERN)).map(|v| T::from_real(T::Real::from_f32(v)));
+        let pattern = stream.clone_htod(&pattern.collect::<Vec<T>>())?;
         let set = |_| -> Result<_, Box<dyn Error>> {
-            let upload = || stream.clone_htod(&x);
-            let (x, mut y, dy, dx) = (upload()?, upload()?, upload()?, upload()?);
+            let tensor = || repeated(&stream, &pattern, config.n);
+            let (x, mut y, dy, dx) = (tensor()?, tensor()?, tensor()?, tensor()?);
             let mask = self.kernels.forward(&stream, &op, key, (&x, &mut y))?;
             let signs = self.kernels.rrelu_forward(&stream, &rrelu, key, (&x, &mut y))?;
             Ok(Buffers { x, y, dy, dx, mask, signs })
@@ -69,6 +74,21 @@ impl Device for Cuda {
             Dtype::F64 => self.rotation::<f64>(config),
         }
     }
+}
+
+/// The pattern over and over.
+fn repeated<T: DeviceRepr>(
+    stream: &Arc<CudaStream>,
+    pattern: &CudaSlice<T>,
+    n: usize,
+) -> Result<CudaSlice<T>, DriverError> {
+    // SAFETY: the copies write every element, before anything else on the stream.
+    let mut tensor = unsafe { stream.alloc(n) }?;
+    for start in (0..n).step_by(pattern.len()) {
+        let len = pattern.len().min(n - start);
+        stream.memcpy_dtod(&pattern.slice(..len), &mut tensor.slice_mut(start..start + len))?;
+    }
+    Ok(tensor)
 }
 
 struct Buffers<T> {

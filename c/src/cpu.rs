@@ -4,7 +4,6 @@ use std::slice;
 
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, Dtype, Element, InOut, Pass, cpu};
-use rayon::prelude::*;
 
 use crate::error::{Failure, dact_error, dact_status, guarded};
 use crate::pass::{dact_key, dact_pass};
@@ -12,7 +11,10 @@ use crate::structure::read;
 use crate::tensors::{Checked, Region, dact_mask_words, dact_tensors};
 
 /// Runs a pass on tensors in host memory and returns when it is done. Long tensors are shared by the threads of
-/// rayon's pool, as many as RAYON_NUM_THREADS says or the machine has.
+/// rayon's pool, as many as RAYON_NUM_THREADS says or the machine has; the calling thread does alone what these have no
+/// time for, and all of it in a process that was forked from one that had used this library. Results do not depend on
+/// the thread's floating-point environment, which is as before when the function returns. It needs 64 KiB of
+/// stack, or 512 if the library was built without optimisation.
 ///
 /// `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
 ///
@@ -104,11 +106,7 @@ unsafe fn over<T: Element>(pass: &Pass, tensors: Checked) -> Result<(), Failure>
     // addresses are told apart below.
     unsafe {
         let dx = slice::from_raw_parts_mut(output as *mut T, len);
-        let io = if input == output {
-            InOut::InPlace(dx)
-        } else {
-            InOut::OutOfPlace(slice::from_raw_parts(input as *const T, len), dx)
-        };
+        let apart = (input != output).then(|| slice::from_raw_parts(input as *const T, len));
         let words = dact_mask_words(len);
         let mask = if pass.writes_mask() {
             cpu::MaskWords::Write(slice::from_raw_parts_mut(mask as *mut u32, words))
@@ -117,51 +115,18 @@ unsafe fn over<T: Element>(pass: &Pass, tensors: Checked) -> Result<(), Failure>
         } else {
             cpu::MaskWords::None
         };
-        if saved == 0 {
-            Ok(cpu::run(pass, io, None, mask)?)
-        } else if saved == output {
-            over_saved(pass, io, mask)
-        } else {
-            Ok(cpu::run(pass, io, Some(slice::from_raw_parts(saved as *const T, len)), mask)?)
+        if saved == output {
+            return Ok(cpu::run_over_saved(pass, apart, dx, mask)?);
         }
+        let saved = (saved != 0).then(|| slice::from_raw_parts(saved as *const T, len));
+        let io = match apart {
+            Some(input) => InOut::OutOfPlace(input, dx),
+            None => InOut::InPlace(dx),
+        };
+        Ok(cpu::run(pass, io, saved, mask)?)
     }
 }
 
 fn empty_mask(pass: &Pass) -> cpu::MaskWords<'static> {
     if pass.writes_mask() { cpu::MaskWords::Write(&mut []) } else { cpu::MaskWords::Read(&[]) }
-}
-
-/// Elements of a saved tensor that are set aside at a time; a multiple of 32.
-const PART: usize = 2048;
-
-/// A backward pass whose output takes the place of the saved tensor. The library overwrites the input alone, so
-/// each part of the saved tensor is set aside before it is overwritten. These passes draw nothing, so that their
-/// parts need no keys.
-fn over_saved<T: Element>(pass: &Pass, io: InOut<'_, T>, mask: cpu::MaskWords<'_>) -> Result<(), Failure> {
-    let words = match &mask {
-        cpu::MaskWords::Read(words) => Some(*words),
-        _ => None,
-    };
-    let mask_of = |part: usize, len: usize| match words {
-        Some(words) => cpu::MaskWords::Read(&words[part * PART / 32..][..dact_mask_words(len)]),
-        None => cpu::MaskWords::None,
-    };
-    let set_aside = |part: &[T]| {
-        let mut copy = [T::default(); PART];
-        copy[..part.len()].copy_from_slice(part);
-        copy
-    };
-    match io {
-        InOut::InPlace(dx) => dx.par_chunks_mut(PART).enumerate().try_for_each(|(i, dx)| {
-            let (saved, len) = (set_aside(dx), dx.len());
-            cpu::run(pass, dx, Some(&saved[..len]), mask_of(i, len))
-        })?,
-        InOut::OutOfPlace(dy, dx) => {
-            dy.par_chunks(PART).zip(dx.par_chunks_mut(PART)).enumerate().try_for_each(|(i, (dy, dx))| {
-                let (saved, len) = (set_aside(dx), dx.len());
-                cpu::run(pass, (dy, dx), Some(&saved[..len]), mask_of(i, len))
-            })?
-        }
-    }
-    Ok(())
 }

@@ -4,9 +4,9 @@ use std::any::Any;
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use drop_activation::Error;
 #[cfg(feature = "cuda")]
 use drop_activation::cuda::CudaError;
+use drop_activation::{Error, in_default_environment};
 
 /// How a call ended: one of the DACT_ status codes. Later versions may add others.
 pub type dact_status = i32;
@@ -76,14 +76,15 @@ impl From<CudaError> for Failure {
     }
 }
 
-/// The border: every function that can fail does its work in here. A failure becomes a status and, if the caller
-/// wants it, an error; so does a panic.
+/// The border: every function that can fail does its work in here, in the default floating-point environment. A failure
+/// becomes a status and, if the caller wants it, an error; so does a panic.
 ///
 /// # Safety
 /// `error` is null or the address of a pointer, which need not be aligned or initialised.
 pub(crate) unsafe fn guarded(error: *mut *mut dact_error, work: impl FnOnce() -> Result<(), Failure>) -> dact_status {
     // What is half-done when a call panics lives in `work` alone, or is the caller's output.
-    let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(Failure::panic(&*payload)));
+    let work = AssertUnwindSafe(|| in_default_environment(work));
+    let result = catch_unwind(work).unwrap_or_else(|payload| Err(Failure::panic(&*payload)));
     let (status, given) = match result {
         Ok(()) => (DACT_OK, std::ptr::null_mut()),
         Err(_) if error.is_null() => return result.map_or_else(|failure| failure.status, |()| DACT_OK),

@@ -5,12 +5,15 @@ use crate::error::Failure;
 /// A structure of the interface.
 ///
 /// # Safety
-/// It is `repr(C)`, its first field is `struct_size: u32`, it has no padding, and any bytes are a value of it.
+/// It is `repr(C)`, its first field is `struct_size: u32`, and any bytes are a value of it.
 pub(crate) unsafe trait Structure: Copy {
     /// What messages call it.
     const NAME: &'static str;
-    /// Its size in the first version of the binary interface.
+    /// Its size in the first version of the binary interface: up to the end of the field that was its last then.
     const FIRST_SIZE: usize;
+    /// Else no caller's structure is taken. To be asked for wherever there is a structure, so that it is checked on
+    /// every target.
+    const SIZES_FIT: () = assert!(Self::FIRST_SIZE <= size_of::<Self>());
 }
 
 /// No structure will ever be as large; what claims to be was not initialised.
@@ -42,9 +45,9 @@ pub(crate) unsafe fn read<T: Structure>(from: *const T) -> Result<T, Failure> {
             name.to_uppercase()
         )));
     }
-    // SAFETY: `given` bytes are readable by this function's contract.
-    let bytes = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), given) };
-    let (known, unknown) = bytes.split_at(given.min(size_of::<T>()));
+    let known = given.min(size_of::<T>());
+    // SAFETY: `given` bytes are readable by this function's contract; those beyond what is known, the caller has set.
+    let unknown = unsafe { std::slice::from_raw_parts(from.cast::<u8>().add(known), given - known) };
     if unknown.iter().any(|byte| *byte != 0) {
         return Err(Failure::unsupported(format!(
             "{name}.struct_size is {given}; this library knows the first {} bytes, and beyond them something is set",
@@ -52,9 +55,10 @@ pub(crate) unsafe fn read<T: Structure>(from: *const T) -> Result<T, Failure> {
         )));
     }
     let mut copy = std::mem::MaybeUninit::<T>::zeroed();
-    // SAFETY: `known` is no longer than T and lies elsewhere; then every byte is set, and any bytes are a T.
+    // SAFETY: `known` bytes are readable, are no more than T has, and lie elsewhere; the others are zero, any bytes are
+    // a T, and padding is copied as what it is.
     unsafe {
-        copy.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(known.as_ptr(), known.len());
+        copy.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(from.cast(), known);
         Ok(copy.assume_init())
     }
 }

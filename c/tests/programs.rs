@@ -74,6 +74,10 @@ fn program(source: &str, standard: &str, shared: bool) -> Option<PathBuf> {
 }
 
 fn run(mut command: Command) -> String {
+    run_with(&mut command)
+}
+
+fn run_with(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
@@ -110,6 +114,17 @@ fn every_pass_is_what_plain_c_computes() {
 #[test]
 fn mistakes_are_refused() {
     on_both_libraries("tests/refusals.c", "-std=c99");
+}
+
+/// In both orders: the environment that is set before the pool began is its threads' as well.
+#[test]
+fn what_surrounds_a_call_does_not_get_into_it() {
+    for early in [false, true] {
+        let Some(program) = program("tests/surroundings.c", "-std=c99", true) else { return };
+        let mut command = Command::new(&program);
+        run_with(command.args(early.then_some("early")).env("RAYON_NUM_THREADS", "3"));
+        std::fs::remove_file(program).unwrap();
+    }
 }
 
 #[test]

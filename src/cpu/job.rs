@@ -17,6 +17,7 @@
 use std::ops::Range;
 
 use crate::cpu::keep::{BATCH, Batch, GROUP, KeepStream, Meanwhile};
+use crate::cpu::pool::Pool;
 use crate::cpu::room::Room;
 use crate::cpu::share::share;
 use crate::cpu::simd::{self, Fence, LINE, Lines, Simd, Task};
@@ -119,8 +120,9 @@ pub(crate) fn run<T: Element, P: BlockPass<T>>(pass: &P, io: InOut<'_, T>, secon
     if len <= TASK {
         return job.run(pass);
     }
-    let task = (len / (TASKS_A_THREAD * rayon::current_num_threads())).next_multiple_of(TASK).clamp(TASK, LARGEST_TASK);
-    share(job.tasks(task), len.div_ceil(task), |job| job.run(pass));
+    let pool = Pool::of_caller();
+    let task = (len / (TASKS_A_THREAD * pool.threads())).next_multiple_of(TASK).clamp(TASK, LARGEST_TASK);
+    share(&pool, job.tasks(task), len.div_ceil(task), |job| job.run(pass));
 }
 
 impl<'a, T: Element> Job<'a, T> {

@@ -11,6 +11,7 @@
 use std::ops::Range;
 
 use crate::cpu::philox::{Branch, Philox, Start};
+use crate::cpu::pool::Pool;
 use crate::cpu::room::Room;
 use crate::cpu::share::share;
 use crate::cpu::simd::{self, MAX_LANES, Simd, Task};
@@ -353,7 +354,7 @@ impl<S: Simd> Comparison<S> {
 pub(crate) fn fill(stream: KeepStream, words: &mut [u32]) {
     const WORDS: usize = TASK / 32;
     let count = words.len().div_ceil(WORDS);
-    share(words.chunks_mut(WORDS).enumerate(), count, |(i, words)| {
+    share(&Pool::for_tasks(count), words.chunks_mut(WORDS).enumerate(), count, |(i, words)| {
         simd::dispatch(Fill { stream, first: (i * WORDS) as u64, words });
     });
 }

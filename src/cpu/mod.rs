@@ -1,12 +1,15 @@
 //! The CPU implementation: the passes over slices in host memory, shared by rayon's threads.
 //!
 //! Results are those of [`crate::reference`], bit for bit, whatever the number of threads, the
-//! [instruction set](instruction_set) or the length. The calling thread shares the work with the others of its rayon
-//! pool, the global one if it is in none; tensors of up to 2^16 elements it does alone. (Which NaN the smooth
-//! nonlinearities give is not specified.)
+//! [instruction set](instruction_set) or the length, and whatever the floating-point environment of the calling thread,
+//! which is as before when a call returns. (Which NaN the smooth nonlinearities give is not specified.)
 //!
-//! As with everything in rayon, a thread that waits for its part may meanwhile run other work of the pool: hold
-//! no lock that such work takes. A calling thread needs 128 KiB of stack, as rayon's and Rust's own have by far.
+//! The calling thread shares the work with the others of its rayon pool, the global one if it is in none; tensors of up
+//! to 2^16 elements it does alone. It runs no other work of the pool and waits for no thread that has not begun to
+//! help: it does alone what the others have no time for, and all of it where no thread could be started and in a
+//! process that was forked from one that had used this library.
+//!
+//! A calling thread needs 64 KiB of stack, in an unoptimised build 512 KiB; rayon's and Rust's own have more.
 //!
 //! Every pass takes its input and output as [`InOut`]: `(&x, &mut y)`, or `&mut x` to overwrite the
 //! input. Lengths are in elements; any length will do, 0 too. A call that gives an error has written
@@ -16,6 +19,7 @@ pub(crate) mod job;
 mod keep;
 pub(crate) mod passes;
 mod philox;
+mod pool;
 mod room;
 mod share;
 #[allow(unsafe_code)] // vector instructions
@@ -27,7 +31,7 @@ mod words;
 
 #[doc(hidden)] // for the benches
 pub use uniform::uniform_words;
-pub use words::{MaskWords, keep_words, run};
+pub use words::{MaskWords, keep_words, run, run_over_saved};
 
 use job::Words;
 use keep::KeepStream;
@@ -59,7 +63,8 @@ use crate::operation::{Activation, DropActivation, RRelu};
 ///
 /// # Errors
 /// [`Error::Length`](crate::Error::Length) if y is not as long as x;
-/// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for x.
+/// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for x;
+/// [`Error::MaskMemory`](crate::Error::MaskMemory).
 pub fn forward<'a, T: Element>(op: &DropActivation, key: MaskKey, io: impl Into<InOut<'a, T>>) -> Result<PackedMask> {
     let mut mask = empty_mask(op);
     forward_into(op, key, io, &mut mask)?;
@@ -80,7 +85,7 @@ pub fn forward_into<'a, T: Element>(
     let io = io.into();
     let len = io.checked_len("y", "x")?;
     check::key_covers(key, len)?;
-    let words = mask.renew(MaskOrigin::DropActivation(*op), len);
+    let words = mask.renew(MaskOrigin::DropActivation(*op), len)?;
     let stream = KeepStream::new(op, key);
     let words = Words::DrawStore(&stream, words);
     match op.activation() {
@@ -198,7 +203,7 @@ pub fn rrelu_forward_into<'a, T: Element>(
     let io = io.into();
     let len = io.checked_len("y", "x")?;
     check::key_covers(key, len)?;
-    let words = mask.renew(MaskOrigin::RRelu(*op, key), len);
+    let words = mask.renew(MaskOrigin::RRelu(*op, key), len)?;
     T::run(Pass::DropRRelu(*op, key), io, None, Words::Store(words));
     Ok(())
 }

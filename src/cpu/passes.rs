@@ -1,10 +1,13 @@
 //! The passes: what each does to a block of 32 elements.
 
+use std::hint::black_box;
+
 use crate::cpu::job::{self, Bits, BlockPass, Words};
 use crate::cpu::philox::Philox;
 use crate::cpu::simd::Simd;
 use crate::cpu::smooth::Smooth;
 use crate::element::Element;
+use crate::float_environment::DefaultEnvironment;
 use crate::io::InOut;
 use crate::key::MaskKey;
 use crate::operation::{Activation, DropActivation, Mixture, RRelu};
@@ -33,29 +36,44 @@ impl Pass {
     /// Runs the pass over a tensor: see [`job::run`].
     pub(crate) fn run<T: Element>(self, io: InOut<'_, T>, second: Option<&[T]>, words: Words<'_>) {
         match self {
+            // These compare and choose by the elements' bits: see `Simd`.
             Self::DropRelu => job::run(&DropRelu, io, second, words),
             Self::Select => job::run(&Select, io, second, words),
             Self::SelectNonzero => job::run(&SelectNonzero, io, second, words),
             Self::Relu => job::run(&Relu, io, second, words),
             Self::ReluBackward => job::run(&ReluBackward, io, second, words),
+            arithmetic => {
+                let _environment = DefaultEnvironment::enter();
+                arithmetic.compute(io, second, words);
+            }
+        }
+    }
+
+    /// Runs a pass that does arithmetic, in the default floating-point environment. Parameters need not be in memory,
+    /// so they go through a black box: see [`in_default`](crate::float_environment::in_default).
+    fn compute<T: Element>(self, io: InOut<'_, T>, second: Option<&[T]>, words: Words<'_>) {
+        match self {
+            Self::DropRelu | Self::Select | Self::SelectNonzero | Self::Relu | Self::ReluBackward => {
+                unreachable!("no arithmetic")
+            }
             Self::DropSigma(activation) => job::run(&DropSigma(activation), io, second, words),
             Self::DropSigmaBackward(activation) => job::run(&DropSigmaBackward(activation), io, second, words),
-            Self::Infer(op) => match (op.mixture::<T::Real>(), op.activation()) {
+            Self::Infer(op) => match (black_box(op).mixture::<T::Real>(), op.activation()) {
                 (Mixture::Sigma, Activation::Relu) => job::run(&Relu, io, second, words),
                 (Mixture::Mixed { slope, .. }, Activation::Relu) => {
                     job::run(&LeakyRelu(T::Real::from_f64(slope)), io, second, words);
                 }
-                _ => job::run(&Infer(op), io, second, words),
+                _ => job::run(&Infer(black_box(op)), io, second, words),
             },
-            Self::InferBackward(op) => job::run(&InferBackward(op), io, second, words),
-            Self::DropRRelu(op, key) => job::run(&DropRRelu(Slopes::new(&op, key)), io, second, words),
+            Self::InferBackward(op) => job::run(&InferBackward(black_box(op)), io, second, words),
+            Self::DropRRelu(op, key) => job::run(&DropRRelu(Slopes::new(&black_box(op), key)), io, second, words),
             Self::DropRReluBackward(op, key) => {
-                job::run(&DropRReluBackward(Slopes::new(&op, key)), io, second, words);
+                job::run(&DropRReluBackward(Slopes::new(&black_box(op), key)), io, second, words);
             }
             Self::RReluInfer(op) => {
                 job::run(&LeakyRelu(T::Real::from_f64(op.inference_slope())), io, second, words);
             }
-            Self::RReluInferBackward(op) => job::run(&RReluInferBackward(op), io, second, words),
+            Self::RReluInferBackward(op) => job::run(&RReluInferBackward(black_box(op)), io, second, words),
         }
     }
 }

@@ -172,5 +172,5 @@ pub(crate) fn dispatch(task: impl Task) {
     if let Some(set) = tests::FORCED.get() {
         return set.run(task);
     }
-    Set::chosen().run(task);
+    Set::run_chosen(task);
 }

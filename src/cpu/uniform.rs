@@ -3,11 +3,13 @@
 
 use crate::check;
 use crate::cpu::philox::Philox;
+use crate::cpu::pool::Pool;
 use crate::cpu::share::share;
 use crate::cpu::simd::{self, Simd, Task};
 use crate::cpu::tuning::TASK;
 use crate::cpu::words;
 use crate::error::Result;
+use crate::float_environment::DefaultEnvironment;
 use crate::key::MaskKey;
 use crate::operation::DropActivation;
 
@@ -20,9 +22,10 @@ pub fn uniform_words(op: &DropActivation, key: MaskKey, len: usize, words: &mut 
     const WORDS: usize = TASK / 32;
     check::key_covers(key, len)?;
     words::enough(words, len)?;
+    let _environment = DefaultEnvironment::enter();
     let philox = Philox::new(key.seed(), key.offset());
     let count = words.len().div_ceil(WORDS);
-    share(words.chunks_mut(WORDS).enumerate(), count, |(i, words)| {
+    share(&Pool::for_tasks(count), words.chunks_mut(WORDS).enumerate(), count, |(i, words)| {
         let first = key.first() + (i * TASK) as u64;
         simd::dispatch(Uniform { philox, first, p: op.p() as f32, words });
     });
@@ -48,7 +51,8 @@ impl Task for Uniform<'_> {
                 *difference = (number >> 8) as i32 as f32 / 16_777_216.0 - self.p;
             }
             *word = simd.at_most_zero(u32::MAX, &differences);
-            e += 32;
+            // The last word's elements may be the last that there are.
+            e = e.wrapping_add(32);
         }
     }
 }
@@ -70,6 +74,16 @@ mod tests {
         let mut words = vec![u32::MAX; expected.len()];
         uniform_words(&op, key, len, &mut words).unwrap();
         assert!(words == expected, "{len} elements");
+    }
+
+    #[test]
+    fn the_last_element_has_the_last_index() {
+        let (op, key) = (DropActivation::relu(0.75).unwrap(), MaskKey::new(3, 4).shard(u64::MAX - 31).unwrap());
+        let mut words = [0];
+        uniform_words(&op, key, 32, &mut words).unwrap();
+        let r = |e: u64| reference::philox4x32_10([(e / 4) as u32, (e >> 34) as u32, 4, 0], [3, 0])[(e % 4) as usize];
+        let bit = |i: u32| u32::from(r(u64::MAX - 31 + u64::from(i)) >> 8 <= 3 << 22) << i;
+        assert_eq!(words[0], (0..32).fold(0, |word, i| word | bit(i)));
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use super::job::Words;
 use super::keep::{self, KeepStream};
 use super::passes::Pass as Routine;
+use super::pool::Pool;
+use super::share::share;
+use super::tuning::TASK;
 use crate::check;
 use crate::element::Element;
 use crate::error::{Error, Result};
@@ -84,6 +87,56 @@ pub fn run<'a, T: Element>(
         _ => Words::None,
     };
     T::run(routine(*pass), io, saved, words);
+    Ok(())
+}
+
+/// Elements of a saved tensor that are set aside at a time; a multiple of 32.
+const PART: usize = 2048;
+
+/// [`run`] for a backward pass whose output takes the place of its saved tensor: `saved` holds x or y, and dx
+/// afterwards. Without a `dy`, it takes the place of dy too, and `saved` holds both. Sets aside a part of the saved
+/// tensor at a time, some kilobytes for each thread.
+///
+/// A pass that has no saved tensor runs on `dy` as it would by [`run`].
+///
+/// # Errors
+/// Those of [`run`].
+pub fn run_over_saved<T: Element>(pass: &Pass, dy: Option<&[T]>, saved: &mut [T], mask: MaskWords<'_>) -> Result<()> {
+    if pass.saved().is_none() {
+        let io = match dy {
+            Some(dy) => InOut::OutOfPlace(dy, saved),
+            None => InOut::InPlace(saved),
+        };
+        return run(pass, io, None, mask);
+    }
+    let len = saved.len();
+    if let Some(dy) = dy {
+        check::same_length(pass.output(), len, pass.input(), dy.len())?;
+    }
+    pass.check(len)?;
+    let words = match mask {
+        MaskWords::Read(words) if pass.reads_mask() => {
+            enough(words, len)?;
+            Some(words)
+        }
+        _ if pass.reads_mask() => return Err(Error::Missing { argument: "mask" }),
+        _ => None,
+    };
+    let count = len.div_ceil(TASK);
+    share(&Pool::for_tasks(count), saved.chunks_mut(TASK).enumerate(), count, |(task, saved)| {
+        let mut aside = vec![T::default(); saved.len().min(PART)];
+        for (part, dx) in saved.chunks_mut(PART).enumerate() {
+            let (at, len) = (task * TASK + part * PART, dx.len());
+            let aside = &mut aside[..len];
+            aside.copy_from_slice(dx);
+            let io = match dy {
+                Some(dy) => InOut::OutOfPlace(&dy[at..][..len], dx),
+                None => InOut::InPlace(dx),
+            };
+            let words = words.map_or(Words::None, |words| Words::Load(&words[at / 32..][..words_for(len)]));
+            T::run(routine(*pass), io, Some(aside), words);
+        }
+    });
     Ok(())
 }
 
@@ -203,6 +256,48 @@ mod tests {
         let dx = run_on(&Pass::ReluBackward, &dy, Some(&y), MaskWords::None);
         cpu::relu_backward(&y, (&dy, &mut expected)).unwrap();
         assert_eq!(dx, expected);
+    }
+
+    /// In one task and in several.
+    #[test]
+    fn an_output_may_take_the_place_of_the_saved_tensor() {
+        let rrelu = RRelu::default();
+        for len in [0, LEN, PART + 33, 2 * TASK + 37] {
+            let tensor = |scale: f32| -> Vec<f32> { (0..len).map(|i| (i as f32 * scale).sin()).collect() };
+            let (saved, dy) = (tensor(0.7), tensor(1.3));
+            let words: Vec<u32> = (0..words_for(len) as u32).map(|w| w.wrapping_mul(0x9E37_79B9)).collect();
+            let mut passes = vec![Pass::RreluInferBackward { op: rrelu }, Pass::ReluBackward];
+            for activation in Activation::ALL {
+                let op = DropActivation::new(activation, 0.75).unwrap();
+                passes.extend([Pass::Backward { op }, Pass::InferBackward { op }]);
+            }
+            passes.push(Pass::BackwardFromOutput { op: DropActivation::default() });
+            for pass in passes {
+                let mut expected = vec![f32::NAN; len];
+                run(&pass, (&dy, &mut expected), Some(&saved), MaskWords::Read(&words)).unwrap();
+                let mut dx = saved.clone();
+                run_over_saved(&pass, Some(&dy), &mut dx, MaskWords::Read(&words)).unwrap();
+                assert!(dx == expected, "{pass:?}, {len} elements");
+
+                // dy is the saved tensor itself.
+                run(&pass, (&saved, &mut expected), Some(&saved), MaskWords::Read(&words)).unwrap();
+                let mut dx = saved.clone();
+                run_over_saved(&pass, None, &mut dx, MaskWords::Read(&words)).unwrap();
+                assert!(dx == expected, "{pass:?}, {len} elements, over both");
+            }
+        }
+        let op = DropActivation::new(Activation::Gelu, 0.5).unwrap();
+        let (backward, mut dx, dy) = (Pass::Backward { op }, vec![7.0f32; 64], vec![1.0; 63]);
+        let mut refused = |dy: Option<&[f32]>, mask| {
+            let error = run_over_saved(&backward, dy, &mut dx, mask).unwrap_err();
+            assert!(dx.iter().all(|dx| *dx == 7.0), "something was written");
+            error
+        };
+        let length = Error::Length { argument: "dx", given: 64, other: "dy", expected: 63 };
+        assert_eq!(refused(Some(&dy), MaskWords::Read(&[0; 2])), length);
+        assert_eq!(refused(None, MaskWords::None), Error::Missing { argument: "mask" });
+        let count = Error::WordCount { given: 3, len: 64, expected: 2 };
+        assert_eq!(refused(None, MaskWords::Read(&[0; 3])), count);
     }
 
     #[test]

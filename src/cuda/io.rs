@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUstreamCaptureStatus;
-use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceSlice, SyncOnDrop};
+use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceSlice};
 
 use super::error::{CudaError, Result as CudaResult, while_doing};
+use super::order::Turn;
 use crate::check::same_length;
 use crate::error::Result;
 
@@ -20,15 +21,6 @@ pub enum InOut<'a, T> {
     OutOfPlace(CudaView<'a, T>, CudaViewMut<'a, T>),
     /// Overwrites its input.
     InPlace(CudaViewMut<'a, T>),
-}
-
-/// The addresses of input and output, in that order, with the guards of cudarc's event tracking: they have the
-/// stream wait for earlier work on the slices, and when they are dropped, after the launch, they record that
-/// the slices are in use.
-pub(super) struct Guarded<'a> {
-    pub(super) input: u64,
-    pub(super) output: u64,
-    _guards: [Option<SyncOnDrop<'a>>; 2],
 }
 
 impl<'a, T> InOut<'a, T> {
@@ -59,16 +51,17 @@ impl<'a, T> InOut<'a, T> {
         Ok(self.len())
     }
 
-    pub(super) fn guarded(self, stream: &'a CudaStream) -> Guarded<'a> {
+    /// The addresses of input and output, in that order, and their events.
+    pub(super) fn take_turn(self, turn: &'a Turn<'_>) -> (u64, u64, [Option<&'a CudaEvent>; 2]) {
         match self {
             Self::OutOfPlace(from, to) => {
-                let (input, reading) = from.view_ptr(stream);
-                let (output, writing) = to.view_ptr_mut(stream);
-                Guarded { input, output, _guards: [Some(reading), Some(writing)] }
+                let (input, read) = turn.read(from);
+                let (output, written) = turn.write(to);
+                (input, output, [read, written])
             }
             Self::InPlace(both) => {
-                let (address, writing) = both.view_ptr_mut(stream);
-                Guarded { input: address, output: address, _guards: [None, Some(writing)] }
+                let (address, written) = turn.write(both);
+                (address, address, [None, written])
             }
         }
     }
@@ -130,10 +123,11 @@ pub(super) fn not_capturing(stream: &CudaStream, so: &'static str) -> CudaResult
     }
 }
 
-/// Refuses a stream that is being captured while cudarc would have it wait for events: those of work outside the
-/// capture spoil it, and the error shows later and elsewhere.
+/// Refuses a stream that is being captured, unless cudarc's event tracking was turned off. Events of work outside the
+/// capture would spoil it, and the error show later and elsewhere; and a graph can be replayed when its memory was
+/// freed, against which nothing helps but the promise that `disable_event_tracking` takes.
 pub(super) fn not_tracking_a_capture(stream: &CudaStream) -> CudaResult<()> {
-    if stream.context().is_managing_stream_synchronization() {
+    if stream.context().is_event_tracking() {
         not_capturing(
             stream,
             "where waiting for cudarc's events does harm: call disable_event_tracking on its context",

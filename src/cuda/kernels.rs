@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, CudaView, DevicePtr, DriverError, sys,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, CudaView, DriverError, result, sys,
 };
 use cudarc::nvrtc::Ptx;
 
@@ -15,6 +15,7 @@ use super::io::{InOut, Saved, not_tracking_a_capture, same_context};
 use super::key::Key;
 use super::launch::Entry;
 use super::mask::{self, DeviceMask, Origin};
+use super::order::{Anchors, Turn};
 use super::raw::Addresses;
 use crate::check;
 use crate::element::Element;
@@ -50,6 +51,8 @@ pub struct Kernels {
     functions: [OnceLock<CudaFunction>; Entry::COUNT],
     /// Held while something is loaded, so that nothing is loaded twice.
     loading: Mutex<()>,
+    /// For the context objects whose slices passes were made on.
+    anchors: Anchors,
 }
 
 /// The handles that are alive, at most one for each context. The entries are weak: whoever uses a handle keeps
@@ -83,6 +86,7 @@ impl Kernels {
             modules: [const { OnceLock::new() }; Image::ALL.len()],
             functions: [const { OnceLock::new() }; Entry::COUNT],
             loading: Mutex::new(()),
+            anchors: Anchors::default(),
         });
         live.push(Arc::downgrade(&kernels));
         Ok(kernels)
@@ -370,8 +374,9 @@ impl Kernels {
     ) -> Result<DeviceMask> {
         let pass = making.pass(&key);
         let n = self.checked(stream, &pass, &io, None, key.base())?;
+        self.track(stream)?;
         let mut words = mask::alloc(stream, n)?;
-        self.fill(stream, &pass, key.base(), io, &mut words)?;
+        self.fill(stream, &pass, key.base(), io, &mut words, true)?;
         Ok(DeviceMask::assemble(making.origin(&key, n), n, words))
     }
 
@@ -388,6 +393,7 @@ impl Kernels {
         let n = self.checked(stream, &pass, &io, None, key.base())?;
         let memory = mask.memory_mut();
         same_context(stream, "mask", memory)?;
+        self.track(stream)?;
         let origin = making.origin(&key, n);
         let needed = match origin {
             Origin::Known(_) => crate::mask::words_for(n),
@@ -395,16 +401,23 @@ impl Kernels {
         };
         if memory.len() < needed {
             let mut words = mask::alloc(stream, n)?;
-            self.fill(stream, &pass, key.base(), io, &mut words)?;
+            self.fill(stream, &pass, key.base(), io, &mut words, true)?;
             *mask = DeviceMask::assemble(origin, n, words);
         } else {
-            self.fill(stream, &pass, key.base(), io, memory)?;
+            self.fill(stream, &pass, key.base(), io, memory, false)?;
             mask.renew(origin, n);
         }
         Ok(())
     }
 
-    /// Launches a checked pass that writes a mask and, if RReLU draws at a base, its offset.
+    /// Has cudarc track events for as long as there are these kernels, unless that was turned off. For a stream that
+    /// was checked and is not being captured then.
+    pub(super) fn track(&self, stream: &CudaStream) -> CudaResult<()> {
+        self.anchors.hold(stream.context())
+    }
+
+    /// Launches a checked pass that writes a mask and, if RReLU draws at a base, its offset. Of new memory, the rest is
+    /// cleared.
     fn fill<T: Element>(
         &self,
         stream: &CudaStream,
@@ -412,32 +425,35 @@ impl Kernels {
         base: Option<&CudaSlice<u64>>,
         io: InOut<'_, T>,
         words: &mut CudaSlice<u32>,
+        new: bool,
     ) -> Result<()> {
         let n = io.len();
         if n == 0 {
             return Ok(());
         }
-        let io = io.guarded(stream);
-        let (mask, _writing) = words.as_view_mut().view_ptr_mut(stream);
-        let (base, _reading) = base.map(|base| base.device_ptr(stream)).unzip();
-        let offset_out = match base {
-            Some(_) => mask + size_of::<u32>() as u64 * mask::offset_place(n) as u64,
-            None => 0,
-        };
-        let at = Addresses {
-            input: io.input,
-            saved: 0,
-            output: io.output,
-            mask,
-            offset_at: base.unwrap_or_default(),
-            offset_out,
-        };
+        let rest = if new { crate::mask::words_for(n)..words.len() } else { 0..0 };
+        let (turn, waiting) = Turn::begin(stream)?;
+        let (input, output, events) = io.take_turn(&turn);
+        let (mask, mask_written) = turn.write(words.as_view_mut());
+        let (base, base_read) = base.map(|base| turn.read(base.as_view())).unzip();
+        turn.waited(waiting)?;
+        let word = |i: usize| mask + (size_of::<u32>() * i) as u64;
+        let offset_out = if base.is_some() { word(mask::offset_place(n)) } else { 0 };
+        let at = Addresses { input, saved: 0, output, mask, offset_at: base.unwrap_or_default(), offset_out };
+        if !rest.is_empty() {
+            stream.context().bind_to_thread().map_err(while_doing("entering the context, or in earlier work"))?;
+            // SAFETY: words of the slice, of the stream's context, written by nobody else: the turn orders that.
+            unsafe { result::memset_d8_async(word(rest.start), 0, size_of::<u32>() * rest.len(), stream.cu_stream()) }
+                .map_err(while_doing("clearing the rest of a mask's memory"))?;
+        }
         // SAFETY: 1: `checked` compared the stream's context with the kernels'. 2: both are addresses of slices of n
         // elements of T, in the stream's context. 3: callers give words for n elements. 4: cudarc's borrows keep the
-        // slices apart, unless they are one, and the offset's place is after the mask's words. 5: the guards in `io`,
-        // `_writing` and `_reading` order the work. 6: the base is a word of a sequence of the stream's context, and callers
-        // give words for the offset where RReLU has a base; other passes leave it out.
-        unsafe { self.enqueue(stream.context(), stream.cu_stream(), pass, T::DTYPE, n, at) }
+        // slices apart, unless they are one, and the offset's place is after the mask's words. 5: the turn orders the
+        // work. 6: the base is a word of a sequence of the stream's context, and callers give words for the offset
+        // where RReLU has a base; other passes leave it out.
+        unsafe { self.enqueue(stream.context(), stream.cu_stream(), pass, T::DTYPE, n, at) }?;
+        turn.record(events.into_iter().chain([mask_written, base_read.flatten()]));
+        Ok(())
     }
 
     /// A pass that writes its output only. A mask must be for as many elements as the input has, which callers
@@ -458,25 +474,30 @@ impl Kernels {
         if n == 0 {
             return Ok(());
         }
-        let io = io.guarded(stream);
-        let (saved, _reading) = saved.map(|saved| saved.view_ptr(stream)).unzip();
+        self.track(stream)?;
+        let (turn, waiting) = Turn::begin(stream)?;
+        let (input, output, events) = io.take_turn(&turn);
+        let (saved, saved_read) = saved.map(|saved| turn.read(saved)).unzip();
         let offset_in_mask = mask.and_then(DeviceMask::offset_at);
-        let (mask, _reading_mask) = mask.map(|mask| mask.memory().device_ptr(stream)).unzip();
-        let (base, _reading_base) = base.map(|base| base.device_ptr(stream)).unzip();
+        let (mask, mask_read) = mask.map(|mask| turn.read(mask.memory().as_view())).unzip();
+        let (base, base_read) = base.map(|base| turn.read(base.as_view())).unzip();
+        turn.waited(waiting)?;
         let mask = mask.unwrap_or_default();
         let at = Addresses {
-            input: io.input,
+            input,
             saved: saved.unwrap_or_default(),
-            output: io.output,
+            output,
             mask,
             offset_at: base.or(offset_in_mask.map(|bytes| mask + bytes)).unwrap_or_default(),
             offset_out: 0,
         };
         // SAFETY: 1: `checked` compared the stream's context with the kernels'. 2: all three are addresses of slices of
         // n elements of T, in the stream's context. 3: a mask that comes here is for n elements. 4: cudarc's borrows
-        // keep the output apart from the others, unless it is the input. 5: the guards order the work. 6: the base is a word
-        // of a sequence of the stream's context, or two words of the mask's memory.
-        unsafe { self.enqueue(stream.context(), stream.cu_stream(), &pass, T::DTYPE, n, at) }
+        // keep the output apart from the others, unless it is the input. 5: the turn orders the work. 6: the base is a
+        // word of a sequence of the stream's context, or two words of the mask's memory.
+        unsafe { self.enqueue(stream.context(), stream.cu_stream(), &pass, T::DTYPE, n, at) }?;
+        turn.record(events.into_iter().chain([saved_read, mask_read, base_read].map(Option::flatten)));
+        Ok(())
     }
 
     /// The checks at the door: everything of one context, everything of one length, and a pass that can be made.
@@ -535,11 +556,21 @@ impl Making {
 
 impl Drop for Kernels {
     /// Waits for what was launched, because the modules are unloaded next and the driver's text does not say
-    /// that unloading waits.
+    /// that unloading waits; and event tracking may end with the anchors.
     fn drop(&mut self) {
-        if self.modules.iter().any(|module| module.get().is_some()) {
-            self.context.record_err(self.context.synchronize());
+        if self.modules.iter().all(|module| module.get().is_none()) {
+            return;
         }
+        // Not by `CudaContext::synchronize`, which returns an error that is pending and does not wait then.
+        // SAFETY: the handle of a context that is alive.
+        let entered = unsafe { result::ctx::set_current(self.context.cu_ctx()) };
+        let waited = entered.and_then(|()| result::ctx::synchronize());
+        if waited.is_err() {
+            // Kernels may still be running: their code and the order of what comes after them have to stay.
+            self.modules.iter().filter_map(OnceLock::get).cloned().for_each(std::mem::forget);
+            self.anchors.leak();
+        }
+        self.context.record_err(waited);
     }
 }
 

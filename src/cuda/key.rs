@@ -9,6 +9,7 @@ use super::error::{CudaError, Result as CudaResult, while_doing};
 use super::io::{not_capturing, not_tracking_a_capture, same_context};
 use super::kernels::Kernels;
 use super::launch;
+use super::order::{self, Turn};
 use crate::error::Result;
 use crate::key::MaskKey;
 
@@ -108,11 +109,10 @@ impl DeviceKeySequence {
             return Err(CudaError::Context { argument: "stream" });
         }
         not_capturing(stream, "so no memory for keys can be allocated: make the sequence before")?;
-        let base = stream.alloc_zeros(1).map_err(while_doing("allocating a sequence of keys"))?;
+        // SAFETY: any bits are a valid u64, and it becomes part of a sequence only after it was set.
+        let base = unsafe { stream.alloc(1) }.map_err(while_doing("allocating a sequence of keys"))?;
         let mut keys = Self { kernels: kernels.clone(), seed, base, handed_out: AtomicU64::new(0) };
-        if next_offset != 0 {
-            keys.set(stream, next_offset)?;
-        }
+        keys.set(stream, next_offset)?;
         Ok(keys)
     }
 
@@ -149,11 +149,15 @@ impl DeviceKeySequence {
     fn store(&mut self, stream: &CudaStream, value: u64, on_top: bool) -> CudaResult<()> {
         same_context(stream, "keys", &self.base)?;
         not_tracking_a_capture(stream)?;
-        let (address, _writing) = self.base.as_view_mut().view_ptr_mut(stream);
+        self.kernels.track(stream)?;
+        let (turn, waiting) = Turn::begin(stream)?;
+        let (address, written) = turn.write(self.base.as_view_mut());
+        turn.waited(waiting)?;
         let launch = launch::plan_advance(address, value, on_top)?;
         // SAFETY: 1: the base is of the kernels' context, and the stream of the base's. 2: it is one word, borrowed
-        // mutably. 3: the guard `_writing` orders the work.
+        // mutably. 3: the turn orders the work.
         unsafe { self.kernels.launch(stream.context(), stream.cu_stream(), launch) }?;
+        turn.record([written]);
         self.handed_out = AtomicU64::new(0);
         Ok(())
     }
@@ -166,9 +170,7 @@ impl DeviceKeySequence {
     pub fn read(&self, stream: &Arc<CudaStream>) -> CudaResult<u64> {
         same_context(stream, "keys", &self.base)?;
         not_capturing(stream, "so nothing can be waited for: read it outside the capture")?;
-        let mut base = [0];
-        stream.memcpy_dtoh(&self.base, &mut base).map_err(while_doing("copying an offset to the host"))?;
-        stream.synchronize().map_err(while_doing("waiting for an offset"))?;
+        let base = order::to_host(stream, self.base.as_view(), vec![0], "copying an offset to the host")?;
         Ok(base[0].wrapping_add(self.handed_out.load(Ordering::Relaxed)))
     }
 

@@ -9,10 +9,11 @@ use super::error::{CudaError, Result as CudaResult};
 use super::geometry;
 use super::images::Image;
 pub use super::layout::da_args;
-use super::layout::{DA_MIXTURE_IDENTITY, DA_MIXTURE_MIXED, DA_MIXTURE_SIGMA};
+use super::layout::{DA_MIXTURE_IDENTITY, DA_MIXTURE_MIXED, DA_MIXTURE_SIGMA, DA_PACK_BYTES, DA_TILE_ELEMENTS};
 use super::raw::Addresses;
 use crate::element::Dtype;
 use crate::error::Result;
+use crate::float_environment::in_default;
 use crate::key::MaskKey;
 use crate::operation::{Activation, DropActivation, Mixture};
 use crate::pass::Pass;
@@ -43,9 +44,13 @@ pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option
     let saved = pass.saved().map_or(Ok(0), |name| checked(name, at.saved, dtype.size()))?;
     let mask = if pass.writes_mask() || pass.reads_mask() { checked("mask", at.mask, size_of::<u32>())? } else { 0 };
 
+    // An address that the pass has no use for is 0, which is aligned.
+    let aligned = (input | output | saved).is_multiple_of(DA_PACK_BYTES.into());
     let (x, dy) = if pass.is_forward() { (input, 0) } else { (saved, input) };
     let mut args = da_args {
         n: n as u64,
+        tiles: (n as u64).div_ceil(DA_TILE_ELEMENTS.into()),
+        full_tiles: if aligned { n as u64 / u64::from(DA_TILE_ELEMENTS) } else { 0 },
         x: x as *const c_void,
         dy: dy as *const c_void,
         out: output as *mut c_void,
@@ -87,12 +92,14 @@ pub fn plan_advance(base: u64, value: u64, on_top: bool) -> CudaResult<Launch> {
 /// Arguments that no kernel looks at.
 const NOTHING: da_args = da_args {
     n: 0,
+    tiles: 0,
+    full_tiles: 0,
     x: std::ptr::null(),
     dy: std::ptr::null(),
     out: std::ptr::null_mut(),
     mask: std::ptr::null_mut(),
     first: 0,
-    seed: 0,
+    round_keys: [0; 20],
     offset: 0,
     offset_at: std::ptr::null(),
     offset_out: std::ptr::null_mut(),
@@ -100,6 +107,7 @@ const NOTHING: da_args = da_args {
     planes: 0,
     settled: 0,
     mixture: 0,
+    plane_masks: [0; 12],
     p: 0.0,
     slope: 0.0,
     p_f32: 0.0,
@@ -126,9 +134,22 @@ fn checked(argument: &'static str, address: u64, alignment: usize) -> CudaResult
 
 fn set_key(args: &mut da_args, key: MaskKey, offset_at: u64) {
     args.first = key.first();
-    args.seed = key.seed();
+    args.round_keys = round_keys(key.seed());
     args.offset = key.offset();
     args.offset_at = offset_at as *const u64;
+}
+
+/// Philox's key in each of its rounds: the seed's two halves, to which two constants are added after each.
+fn round_keys(seed: u64) -> [u32; 20] {
+    std::array::from_fn(|i| {
+        let (half, step) = if i % 2 == 0 { (seed as u32, 0x9E37_79B9) } else { ((seed >> 32) as u32, 0xBB67_AE85_u32) };
+        half.wrapping_add(step.wrapping_mul(i as u32 / 2))
+    })
+}
+
+/// The highest bits of T, each as a word of zeros or ones.
+fn plane_masks(threshold: u32) -> [u32; 12] {
+    std::array::from_fn(|i| if threshold << i >> 31 == 1 { u32::MAX } else { 0 })
 }
 
 /// T of the keep stream, in \[0, 2^32\]. Its ends need no random bits; elsewhere the bits of T below its
@@ -139,26 +160,30 @@ fn set_threshold(args: &mut da_args, threshold: u64) {
         Ok(threshold) => {
             args.threshold = threshold;
             args.planes = u32::BITS - threshold.trailing_zeros();
+            args.plane_masks = plane_masks(threshold);
         }
         Err(_) => args.settled = u32::MAX,
     }
 }
 
 fn set_mixture(args: &mut da_args, op: &DropActivation, dtype: Dtype) {
-    let mixture = if dtype == Dtype::F64 { op.mixture::<f64>() } else { op.mixture::<f32>() };
+    let (mixture, p_f32, slope) = in_default(*op, |op| {
+        let mixture = if dtype == Dtype::F64 { op.mixture::<f64>() } else { op.mixture::<f32>() };
+        (mixture, op.p() as f32, 1.0 - op.p())
+    });
     args.mixture = match mixture {
         Mixture::Identity => DA_MIXTURE_IDENTITY,
         Mixture::Sigma => DA_MIXTURE_SIGMA,
         Mixture::Mixed { .. } => DA_MIXTURE_MIXED,
     };
     args.p = op.p();
-    args.p_f32 = op.p() as f32;
-    set_slope(args, 1.0 - op.p());
+    args.p_f32 = p_f32;
+    set_slope(args, slope);
 }
 
 fn set_slope(args: &mut da_args, slope: f64) {
     args.slope = slope;
-    args.slope_f32 = slope as f32;
+    args.slope_f32 = in_default(slope, |slope| slope as f32);
 }
 
 /// Declares the kernels by the stems of their names: an enumeration, and a table of what each is.
@@ -426,11 +451,29 @@ mod tests {
     /// The fields that hold numbers, in the order of the header.
     fn numbers(args: &da_args) -> ([u64; 4], [u32; 4], [f64; 2], [f32; 4]) {
         (
-            [args.n, args.first, args.seed, args.offset],
+            [args.n, args.first, u64::from(args.round_keys[1]) << 32 | u64::from(args.round_keys[0]), args.offset],
             [args.threshold, args.planes, args.settled, args.mixture],
             [args.p, args.slope],
             [args.p_f32, args.slope_f32, args.lower, args.upper],
         )
+    }
+
+    /// By hand: the constants are added modulo 2^32, to each half by itself.
+    #[test]
+    fn round_keys_go_on_by_constants() {
+        let keys = round_keys(0xFFFF_FFFF_0000_0001);
+        assert_eq!(keys[..6], [1, 0xFFFF_FFFF, 0x9E37_79BA, 0xBB67_AE84, 0x3C6E_F373, 0x76CF_5D09]);
+        assert_eq!(keys[18..], [0x8FF3_4782, 0x96A5_22AC]);
+    }
+
+    #[test]
+    fn planes_are_the_bits_of_the_threshold() {
+        let planes = plane_masks(0xF333_3333);
+        let bits = [1, 1, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1];
+        assert_eq!(planes, bits.map(|bit| if bit == 1 { u32::MAX } else { 0 }));
+        let pass = |p| Pass::Forward { op: op(Activation::Relu, p), key: key() };
+        assert_eq!(planned(&pass(0.5), Dtype::F32).args.plane_masks[..2], [u32::MAX, 0]);
+        assert_eq!(planned(&pass(1.0), Dtype::F32).args.plane_masks, [0; 12]);
     }
 
     #[test]
@@ -485,6 +528,25 @@ mod tests {
         for pass in [Pass::RreluInfer { op }, Pass::RreluInferBackward { op }] {
             let args = planned(&pass, Dtype::F16).args;
             assert_eq!(numbers(&args), ([5, 0, 0, 0], [0; 4], [0.0, 0.375], [0.0, 0.375, 0.0, 0.0]));
+        }
+    }
+
+    #[test]
+    fn tiles_are_full_where_they_are_whole_and_all_tensors_aligned() {
+        let of = |pass: &Pass, n: usize, at: Addresses| {
+            let args = plan(pass, Dtype::Bf16, n, at).unwrap().unwrap().args;
+            (args.tiles, args.full_tiles)
+        };
+        let relu = Pass::ReluForward;
+        assert_eq!([1, 1023, 1024, 1025, 2048].map(|n| of(&relu, n, AT)), [(1, 0), (1, 0), (1, 1), (2, 1), (2, 2)]);
+        let smooth = Pass::Backward { op: op(Activation::Gelu, 0.5) };
+        for pass in [relu, Pass::ReluBackward, smooth] {
+            let saved = if pass.saved().is_some() { (2, 0) } else { (2, 1) };
+            assert_eq!(of(&pass, 1500, AT), (2, 1));
+            assert_eq!(of(&pass, 1500, Addresses { input: AT.input + 8, ..AT }), (2, 0), "{pass:?}");
+            assert_eq!(of(&pass, 1500, Addresses { output: AT.output + 2, ..AT }), (2, 0), "{pass:?}");
+            assert_eq!(of(&pass, 1500, Addresses { saved: AT.saved + 4, ..AT }), saved, "{pass:?}");
+            assert_eq!(of(&pass, 1500, Addresses { mask: AT.mask + 4, ..AT }), (2, 1), "{pass:?}");
         }
     }
 

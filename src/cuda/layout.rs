@@ -1,4 +1,4 @@
-//! What host and device share, made by bindgen from kernels/drop_activation.h (cf9b79d86a59f61e).
+//! What host and device share, made by bindgen from kernels/drop_activation.h (fa2e0cce30cbda7a).
 //! `BLESS=1 cargo test -p layout` makes it anew.
 #![allow(dead_code, non_camel_case_types)]
 
@@ -13,12 +13,13 @@ pub type da_mixture = ::core::ffi::c_uint;
 #[derive(Debug, Copy, Clone)]
 pub struct da_args {
     pub n: u64,
+    pub tiles: u64,
+    pub full_tiles: u64,
     pub x: *const ::core::ffi::c_void,
     pub dy: *const ::core::ffi::c_void,
     pub out: *mut ::core::ffi::c_void,
     pub mask: *mut u32,
     pub first: u64,
-    pub seed: u64,
     pub offset: u64,
     pub offset_at: *const u64,
     pub offset_out: *mut u64,
@@ -32,29 +33,34 @@ pub struct da_args {
     pub slope_f32: f32,
     pub lower: f32,
     pub upper: f32,
+    pub round_keys: [u32; 20usize],
+    pub plane_masks: [u32; 12usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of da_args"][::core::mem::size_of::<da_args>() - 128usize];
+    ["Size of da_args"][::core::mem::size_of::<da_args>() - 264usize];
     ["Alignment of da_args"][::core::mem::align_of::<da_args>() - 8usize];
     ["Offset of field: da_args::n"][::core::mem::offset_of!(da_args, n) - 0usize];
-    ["Offset of field: da_args::x"][::core::mem::offset_of!(da_args, x) - 8usize];
-    ["Offset of field: da_args::dy"][::core::mem::offset_of!(da_args, dy) - 16usize];
-    ["Offset of field: da_args::out"][::core::mem::offset_of!(da_args, out) - 24usize];
-    ["Offset of field: da_args::mask"][::core::mem::offset_of!(da_args, mask) - 32usize];
-    ["Offset of field: da_args::first"][::core::mem::offset_of!(da_args, first) - 40usize];
-    ["Offset of field: da_args::seed"][::core::mem::offset_of!(da_args, seed) - 48usize];
-    ["Offset of field: da_args::offset"][::core::mem::offset_of!(da_args, offset) - 56usize];
-    ["Offset of field: da_args::offset_at"][::core::mem::offset_of!(da_args, offset_at) - 64usize];
-    ["Offset of field: da_args::offset_out"][::core::mem::offset_of!(da_args, offset_out) - 72usize];
-    ["Offset of field: da_args::threshold"][::core::mem::offset_of!(da_args, threshold) - 80usize];
-    ["Offset of field: da_args::planes"][::core::mem::offset_of!(da_args, planes) - 84usize];
-    ["Offset of field: da_args::settled"][::core::mem::offset_of!(da_args, settled) - 88usize];
-    ["Offset of field: da_args::mixture"][::core::mem::offset_of!(da_args, mixture) - 92usize];
-    ["Offset of field: da_args::p"][::core::mem::offset_of!(da_args, p) - 96usize];
-    ["Offset of field: da_args::slope"][::core::mem::offset_of!(da_args, slope) - 104usize];
-    ["Offset of field: da_args::p_f32"][::core::mem::offset_of!(da_args, p_f32) - 112usize];
-    ["Offset of field: da_args::slope_f32"][::core::mem::offset_of!(da_args, slope_f32) - 116usize];
-    ["Offset of field: da_args::lower"][::core::mem::offset_of!(da_args, lower) - 120usize];
-    ["Offset of field: da_args::upper"][::core::mem::offset_of!(da_args, upper) - 124usize];
+    ["Offset of field: da_args::tiles"][::core::mem::offset_of!(da_args, tiles) - 8usize];
+    ["Offset of field: da_args::full_tiles"][::core::mem::offset_of!(da_args, full_tiles) - 16usize];
+    ["Offset of field: da_args::x"][::core::mem::offset_of!(da_args, x) - 24usize];
+    ["Offset of field: da_args::dy"][::core::mem::offset_of!(da_args, dy) - 32usize];
+    ["Offset of field: da_args::out"][::core::mem::offset_of!(da_args, out) - 40usize];
+    ["Offset of field: da_args::mask"][::core::mem::offset_of!(da_args, mask) - 48usize];
+    ["Offset of field: da_args::first"][::core::mem::offset_of!(da_args, first) - 56usize];
+    ["Offset of field: da_args::offset"][::core::mem::offset_of!(da_args, offset) - 64usize];
+    ["Offset of field: da_args::offset_at"][::core::mem::offset_of!(da_args, offset_at) - 72usize];
+    ["Offset of field: da_args::offset_out"][::core::mem::offset_of!(da_args, offset_out) - 80usize];
+    ["Offset of field: da_args::threshold"][::core::mem::offset_of!(da_args, threshold) - 88usize];
+    ["Offset of field: da_args::planes"][::core::mem::offset_of!(da_args, planes) - 92usize];
+    ["Offset of field: da_args::settled"][::core::mem::offset_of!(da_args, settled) - 96usize];
+    ["Offset of field: da_args::mixture"][::core::mem::offset_of!(da_args, mixture) - 100usize];
+    ["Offset of field: da_args::p"][::core::mem::offset_of!(da_args, p) - 104usize];
+    ["Offset of field: da_args::slope"][::core::mem::offset_of!(da_args, slope) - 112usize];
+    ["Offset of field: da_args::p_f32"][::core::mem::offset_of!(da_args, p_f32) - 120usize];
+    ["Offset of field: da_args::slope_f32"][::core::mem::offset_of!(da_args, slope_f32) - 124usize];
+    ["Offset of field: da_args::lower"][::core::mem::offset_of!(da_args, lower) - 128usize];
+    ["Offset of field: da_args::upper"][::core::mem::offset_of!(da_args, upper) - 132usize];
+    ["Offset of field: da_args::round_keys"][::core::mem::offset_of!(da_args, round_keys) - 136usize];
+    ["Offset of field: da_args::plane_masks"][::core::mem::offset_of!(da_args, plane_masks) - 216usize];
 };

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaView};
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, result};
 
 use super::error::{Result as CudaResult, while_doing};
 use super::io::{not_capturing, same_context};
+use super::order;
 use crate::check;
 use crate::error::{Error, Result};
 use crate::key::MaskKey;
-use crate::mask::{MaskKind, MaskOrigin, PackedMask, words_for};
+use crate::mask::{MaskKind, MaskOrigin, PackedMask, resize, words_for};
 use crate::operation::RRelu;
 
 /// A mask in device memory: `ceil(len / 32)` words, element i at bit i % 32 (least significant first)
@@ -43,17 +44,21 @@ pub(super) const fn words_with_offset(len: usize) -> usize {
     offset_place(len) + 2
 }
 
-/// Memory for the mask of `len` elements and an offset, not yet written.
+/// Memory for the mask of `len` elements and an offset, not yet written unless there are none.
 pub(super) fn alloc(stream: &Arc<CudaStream>, len: usize) -> CudaResult<CudaSlice<u32>> {
     not_capturing(stream, "so no memory for a mask can be allocated: give forward_into a mask that is large enough")?;
     let words = words_with_offset(len);
+    // SAFETY: any bits are a valid u32, and nobody gets to see them before something was enqueued that writes all of
+    // them: a kernel or a copy the mask's words, and a clearing the others. Only then this memory becomes part of a
+    // mask.
+    let mut memory = unsafe { stream.alloc(words) }.map_err(while_doing("allocating a mask"))?;
     if len == 0 {
-        // No kernel and no copy will write this one.
-        return stream.alloc_zeros(words).map_err(while_doing("allocating a mask"));
+        order::writing(stream, &mut memory, "allocating a mask", |at| {
+            // SAFETY: all of the memory, which is new.
+            unsafe { result::memset_d8_async(at, 0, size_of::<u32>() * words, stream.cu_stream()) }
+        })?;
     }
-    // SAFETY: any bits are a valid u32, and nobody gets to see them before a kernel or a copy has written
-    // every word of the mask: this memory becomes part of a mask only after that was enqueued.
-    unsafe { stream.alloc(words) }.map_err(while_doing("allocating a mask"))
+    Ok(memory)
 }
 
 impl DeviceMask {
@@ -70,7 +75,16 @@ impl DeviceMask {
     pub fn from_host(stream: &Arc<CudaStream>, mask: &PackedMask) -> Result<Self> {
         let mut words = alloc(stream, mask.len())?;
         if !mask.is_empty() {
-            stream.memcpy_htod(mask.words(), &mut words).map_err(while_doing("copying a mask to the device"))?;
+            let (given, all) = (mask.words(), words.len());
+            order::writing(stream, &mut words, "copying a mask to the device", |at| {
+                let rest = (all - given.len()) * size_of::<u32>();
+                // SAFETY: the slice's first words and all others. The driver has copied the host's when it returns,
+                // since they are in memory that it does not know.
+                unsafe {
+                    result::memset_d8_async(at + size_of_val(given) as u64, 0, rest, stream.cu_stream())?;
+                    result::memcpy_htod_async(at, given, stream.cu_stream())
+                }
+            })?;
         }
         Ok(Self::assemble(Origin::Known(mask.origin()), mask.len(), words))
     }
@@ -81,6 +95,7 @@ impl DeviceMask {
     /// [`CudaError::Context`](super::CudaError::Context) if the stream is of another context than the mask;
     /// [`CudaError::Capturing`](super::CudaError::Capturing) if it is being captured;
     /// [`Error::MaskWords`] if the mask was made by [`DeviceMask::from_words`] and has unused bits set;
+    /// [`Error::MaskMemory`](crate::Error::MaskMemory) if the host has no memory for it;
     /// [`CudaError::Driver`](super::CudaError::Driver).
     pub fn to_host(&self, stream: &Arc<CudaStream>) -> Result<PackedMask> {
         same_context(stream, "mask", &self.words)?;
@@ -91,9 +106,8 @@ impl DeviceMask {
         };
         let mut words = Vec::new();
         if self.len != 0 {
-            let doing = while_doing("copying a mask to the host");
-            words = stream.clone_dtoh(&self.words.slice(..copied)).map_err(doing)?;
-            stream.synchronize().map_err(while_doing("waiting for a mask"))?;
+            resize(&mut words, copied, self.len)?;
+            words = order::to_host(stream, self.words.slice(..copied), words, "copying a mask to the host")?;
         }
         let origin = match self.origin {
             Origin::Known(origin) => origin,
@@ -171,7 +185,7 @@ impl DeviceMask {
         self.words.slice(..words_for(self.len))
     }
 
-    /// The memory of the words, without a copy. It may be longer than the mask.
+    /// The memory of the words, without a copy. It may be longer than the mask, with anything in what is left.
     pub fn into_words(self) -> CudaSlice<u32> {
         self.words
     }

@@ -39,11 +39,16 @@
 //!
 //! Slices and masks may be used on several streams, since each call takes part in cudarc's event tracking: it makes its
 //! stream wait for the last work that wrote what it reads, and for the last work that read or wrote what it writes.
-//! A slice may be dropped at any time; cudarc frees it when the work that it knows of is done. The limits are cudarc's:
-//! - Tracking begins when the context makes a stream (`new_stream`, `fork`) and can be turned off. Before and without
-//!   it, streams that are not ordered by themselves (those borrowed from elsewhere, the per-thread default
-//!   streams of two threads) are for the caller to order.
-//! - Of several streams that read a slice at the same time, a write waits for the one that came last.
+//! A slice may be dropped at any time; cudarc frees it when the work that it knows of is done. The first call on slices
+//! of a [`CudaContext`](cudarc::driver::CudaContext) object has it track events for as long as the [`Kernels`] live,
+//! which takes a stream of its own and waits for the context once. Where the driver refuses to have the
+//! stream wait, the call is refused; where it refuses an event, the call waits for its work.
+//!
+//! The limits are cudarc's:
+//! - Of several streams that read a slice at the same time, a write and a free wait for the one that came last.
+//! - When the driver refuses one of the waits of cudarc's own copies and frees, these go on all the same.
+//! - Streams that are borrowed from elsewhere (`wrap_borrowed_stream`, `unsafe`) are for the caller to keep alive; and
+//!   with tracking turned off (`disable_event_tracking`, `unsafe`), all streams are for the caller to order.
 //!
 //! Memory for a new mask is allocated on the stream of the call. [`Kernels::forward_into`] allocates only if the mask it
 //! is given has too little memory.
@@ -57,8 +62,10 @@
 //! - Before the capture, load everything ([`Kernels::preload`]) and turn cudarc's event tracking off
 //!   (`CudaContext::disable_event_tracking`): events of work outside a capture spoil it. From then on streams are for
 //!   the caller to order. With tracking on, calls on a captured stream are refused ([`CudaError::Capturing`]).
+//! - That function is `unsafe`, and who calls it to capture calls of this module promises besides to keep what is named
+//!   below: cudarc's safe interface replays a graph whatever has become of its memory.
 //! - Capture [`Kernels::forward_into`] and its like, which use a mask's memory again: a capture cannot allocate.
-//! - Keep the sequence, the tensors and the masks for as long as the graph is replayed.
+//! - Keep the [`Kernels`], the sequence, the tensors and the masks for as long as the graph is replayed.
 //! - RReLU's mask keeps the offset that its slopes were drawn with, so its backward pass may be in the same graph, in another
 //!   or in none, before or after the advance. It is the gradient of the last forward pass into that mask.
 //!
@@ -89,6 +96,7 @@ pub mod launch;
 #[doc(hidden)]
 mod layout;
 mod mask;
+mod order;
 mod raw;
 
 pub use crate::pass::Pass;

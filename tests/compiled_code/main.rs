@@ -213,9 +213,10 @@ fn double_precision_is_for_f64() {
 /// The capabilities that are counted: the code for others is like one of these.
 const COUNTED: [u32; 3] = [80, 90, 100];
 
-/// Lane slots that an H200 has for each byte that it moves: 132 multiprocessors with 4 schedulers issue
-/// 33.4 10^12 in a second at 1.98 GHz, while 4.3 10^12 bytes are moved.
+/// Lane slots that a GPU has for each byte that it moves: 132 multiprocessors with 4 schedulers issue 33.4 10^12 in a second
+/// at 1.98 GHz, while an H200 moves 4.3 10^12 bytes and an H100 3.0.
 const SLOTS_PER_BYTE: f64 = 33.4 / 4.3;
+const SLOTS_PER_BYTE_OF_H100: f64 = 33.4 / 3.0;
 
 /// A full tile of 1024 elements, 32 of each lane.
 struct Count {
@@ -227,6 +228,8 @@ struct Count {
     next_tile: u32,
     /// For each call more.
     call: u32,
+    /// Of `one_tile`, those of the ALU pipe.
+    alu: u32,
 }
 
 impl Count {
@@ -246,17 +249,26 @@ impl Count {
             ));
         }
         let (one_tile, next_tile) = (one.instructions, next.instructions);
-        Ok(Self { capability: kernel.capability, entry: kernel.name, one_tile, next_tile, call })
+        Ok(Self { capability: kernel.capability, entry: kernel.name, one_tile, next_tile, call, alu: one.alu })
     }
 
     /// Lane slots for each element, for a warp with one tile, which is how they are launched, and the mean
     /// number of calls.
     fn per_element(&self) -> f64 {
-        (f64::from(self.one_tile) + f64::from(self.call) * (mean_calls() - f64::from(FIRST_VOTE))) / 32.0
+        self.with_calls(self.one_tile)
+    }
+
+    /// The same for each tile more of a warp that has several.
+    fn next_per_element(&self) -> f64 {
+        self.with_calls(self.next_tile)
+    }
+
+    fn with_calls(&self, instructions: u32) -> f64 {
+        (f64::from(instructions) + f64::from(self.call) * (mean_calls() - f64::from(FIRST_VOTE))) / 32.0
     }
 
     fn line(&self) -> String {
-        let Self { capability, entry, one_tile, next_tile, call } = self;
+        let Self { capability, entry, one_tile, next_tile, call, .. } = self;
         format!("{capability},{entry},{one_tile},{next_tile},{call},{:.2}", self.per_element())
     }
 }

@@ -145,6 +145,8 @@ fn tile_loop(kernel: &Kernel) -> (usize, usize) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
     pub instructions: u32,
+    /// Of these, on the longest path, those of the ALU pipe.
+    pub alu: u32,
     /// Packs loaded before the first is stored.
     pub loads_ahead: u32,
 }
@@ -156,6 +158,17 @@ pub fn of_full_tile(kernel: &Kernel, wanted: &Wanted) -> Option<(Path, Path)> {
     Some((path(kernel, wanted, 0, back, false)?, path(kernel, wanted, back.1, back, true)?))
 }
 
+/// Whether the ALU pipe executes it: logic, shifts, byte permutes, integer additions, comparisons, selections and votes,
+/// 64 results a clock for a multiprocessor of 9.0, half of what is issued (CUDA C++ Programming Guide, "Arithmetic
+/// Instructions"). Multiplications, also of integers, go to another.
+fn is_of_alu(instruction: &Instruction) -> bool {
+    const ALU: [&str; 16] = [
+        "FMNMX", "FSET", "FSETP", "IADD3", "IMNMX", "ISETP", "LEA", "LOP3", "PLOP3", "PRMT", "SEL", "SHF", "VIADD",
+        "VIMNMX", "VOTE", "FSEL",
+    ];
+    ALU.contains(&instruction.base())
+}
+
 /// Over all paths with the wanted marks from `start` to the end of the program, or to the jump `back`; the
 /// latter ends every path.
 fn path(kernel: &Kernel, wanted: &Wanted, start: usize, back: (usize, usize), to_back: bool) -> Option<Path> {
@@ -164,18 +177,21 @@ fn path(kernel: &Kernel, wanted: &Wanted, start: usize, back: (usize, usize), to
 
     let mut found = None;
     let mut seen = HashSet::new();
-    let mut pending = vec![(start, Marks::default(), 0)];
-    while let Some((mut at, mut marks, mut length)) = pending.pop() {
+    let mut pending = vec![(start, Marks::default(), 0, 0)];
+    while let Some((mut at, mut marks, mut length, mut alu)) = pending.pop() {
         loop {
             length += 1;
+            alu += u32::from(is_of_alu(&kernel.code[at]));
             marks.add(&kernel.code[at]);
             if !marks.can_become(wanted) || length > TOO_LONG {
                 break;
             }
             let mut record = |ends: bool| {
                 if ends && marks.are(wanted) {
-                    let path = found.get_or_insert(Path { instructions: 0, loads_ahead: u32::MAX });
-                    path.instructions = path.instructions.max(length);
+                    let path = found.get_or_insert(Path { instructions: 0, alu: 0, loads_ahead: u32::MAX });
+                    if length > path.instructions {
+                        (path.instructions, path.alu) = (length, alu);
+                    }
                     path.loads_ahead = path.loads_ahead.min(marks.loads_ahead);
                 }
             };
@@ -192,7 +208,7 @@ fn path(kernel: &Kernel, wanted: &Wanted, start: usize, back: (usize, usize), to
                 Flow::Jump(to) => Some(to),
                 Flow::Either(to) => {
                     if seen.insert((to, marks, length)) {
-                        pending.push((to, marks, length));
+                        pending.push((to, marks, length, alu));
                     }
                     Some(at + 1)
                 }

@@ -11,10 +11,10 @@
 //                time; it is not checked, but the lanes can be run in another order.
 //
 // A word of CUDA that is not here is a compile error: an undeclared name, or a poisoned one where the
-// host's own headers happen to declare it.
+// host's own headers may declare it. What the kernels use is held to what nvcc makes of it
+// (words.rs). Sums and products are rounded one by one: the compiler is told not to contract them.
 #pragma once
 
-#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -220,7 +220,20 @@ DA_STORE(__stwt)
 #undef DA_STORE
 
 // ---------------------------------------------------------------------------------------------------
-// Bits and integers
+// Numbers. CUDA's mathematical functions have the names of C's; these and no others mean the same.
+
+extern "C" {
+double copysign(double magnitude, double sign);
+double fabs(double v);
+double fma(double a, double b, double c);
+float copysignf(float magnitude, float sign);
+float fabsf(float v);
+float fmaf(float a, float b, float c);
+}
+inline float fma(float a, float b, float c) { return fmaf(a, b, c); }
+
+// ---------------------------------------------------------------------------------------------------
+// Bits
 
 template <class To, class From>
 inline To da_bit_cast(From from) {
@@ -230,100 +243,24 @@ inline To da_bit_cast(From from) {
     return to;
 }
 inline unsigned __float_as_uint(float v) { return da_bit_cast<unsigned>(v); }
-inline int __float_as_int(float v) { return da_bit_cast<int>(v); }
 inline float __uint_as_float(unsigned v) { return da_bit_cast<float>(v); }
-inline float __int_as_float(int v) { return da_bit_cast<float>(v); }
 inline long long __double_as_longlong(double v) { return da_bit_cast<long long>(v); }
 inline double __longlong_as_double(long long v) { return da_bit_cast<double>(v); }
-inline int __double2loint(double v) { return static_cast<int>(da_bit_cast<uint64_t>(v)); }
-inline int __double2hiint(double v) { return static_cast<int>(da_bit_cast<uint64_t>(v) >> 32); }
-inline double __hiloint2double(int hi, int lo) {
-    return da_bit_cast<double>(uint64_t{static_cast<uint32_t>(hi)} << 32 | static_cast<uint32_t>(lo));
-}
 
-// PTX's prmt: each selector nibble names one of the eight bytes (x low, y high); its top bit asks for
-// that byte's sign, eight times over, in place of the byte.
+// Three bits of each selector name one of the eight bytes (x low, y high); the fourth is not looked at.
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
     const uint64_t bytes = uint64_t{y} << 32 | x;
     unsigned result = 0;
     for (int i = 0; i < 4; ++i) {
-        const unsigned nibble = selector >> (4 * i) & 0xF;
-        unsigned byte = static_cast<unsigned>(bytes >> (8 * (nibble & 7))) & 0xFF;
-        if (nibble & 8) byte = byte & 0x80 ? 0xFF : 0;
-        result |= byte << (8 * i);
+        const unsigned byte = selector >> (4 * i) & 7;
+        result |= static_cast<unsigned>(bytes >> (8 * byte) & 0xFF) << (8 * i);
     }
     return result;
 }
 inline unsigned __funnelshift_l(unsigned lo, unsigned hi, unsigned shift) {
     return static_cast<unsigned>((uint64_t{hi} << 32 | lo) << (shift & 31) >> 32);
 }
-inline unsigned __funnelshift_r(unsigned lo, unsigned hi, unsigned shift) {
-    return static_cast<unsigned>((uint64_t{hi} << 32 | lo) >> (shift & 31));
-}
-inline unsigned __funnelshift_lc(unsigned lo, unsigned hi, unsigned shift) {
-    return shift >= 32 ? lo : __funnelshift_l(lo, hi, shift);
-}
-inline unsigned __funnelshift_rc(unsigned lo, unsigned hi, unsigned shift) {
-    return shift >= 32 ? hi : __funnelshift_r(lo, hi, shift);
-}
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(uint64_t{a} * b >> 32); }
-inline int __mulhi(int a, int b) { return static_cast<int>(int64_t{a} * b >> 32); }
-inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
-    return static_cast<unsigned long long>(static_cast<unsigned __int128>(a) * b >> 64);
-}
-inline int __popc(unsigned v) { return __builtin_popcount(v); }
-inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
-inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigned>(v)); }
-inline int __clzll(long long v) { return v == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(v)); }
-inline int __ffs(int v) { return __builtin_ffs(v); }
-inline int __ffsll(long long v) { return __builtin_ffsll(v); }
-inline unsigned __brev(unsigned v) {
-    v = (v >> 1 & 0x55555555u) | (v & 0x55555555u) << 1;
-    v = (v >> 2 & 0x33333333u) | (v & 0x33333333u) << 2;
-    v = (v >> 4 & 0x0F0F0F0Fu) | (v & 0x0F0F0F0Fu) << 4;
-    return __builtin_bswap32(v);
-}
-
-#define DA_MIN_MAX(T)                                    \
-    inline T min(T a, T b) { return b < a ? b : a; }     \
-    inline T max(T a, T b) { return a < b ? b : a; }
-DA_MIN_MAX(int)
-DA_MIN_MAX(unsigned)
-DA_MIN_MAX(long)
-DA_MIN_MAX(unsigned long)
-DA_MIN_MAX(long long)
-DA_MIN_MAX(unsigned long long)
-#undef DA_MIN_MAX
-inline float min(float a, float b) { return fminf(a, b); }
-inline float max(float a, float b) { return fmaxf(a, b); }
-inline double min(double a, double b) { return fmin(a, b); }
-inline double max(double a, double b) { return fmax(a, b); }
-
-// ---------------------------------------------------------------------------------------------------
-// Real numbers. Sums and products are rounded one by one: the compiler is told not to contract them.
-
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fsub_rn(float a, float b) { return a - b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-inline float __fdiv_rn(float a, float b) { return a / b; }
-inline float __frcp_rn(float a) { return 1.0f / a; }
-inline float __fsqrt_rn(float a) { return sqrtf(a); }
-inline double __dadd_rn(double a, double b) { return a + b; }
-inline double __dsub_rn(double a, double b) { return a - b; }
-inline double __dmul_rn(double a, double b) { return a * b; }
-inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
-inline double __ddiv_rn(double a, double b) { return a / b; }
-inline double __drcp_rn(double a) { return 1.0 / a; }
-inline double __dsqrt_rn(double a) { return sqrt(a); }
-
-inline float __int2float_rn(int v) { return static_cast<float>(v); }
-inline float __uint2float_rn(unsigned v) { return static_cast<float>(v); }
-inline float __ull2float_rn(unsigned long long v) { return static_cast<float>(v); }
-inline double __int2double_rn(int v) { return v; }
-inline double __uint2double_rn(unsigned v) { return v; }
-inline double __ull2double_rn(unsigned long long v) { return static_cast<double>(v); }
-inline float __double2float_rn(double v) { return static_cast<float>(v); }
 
 #pragma GCC visibility pop
 

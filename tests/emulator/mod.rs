@@ -8,12 +8,13 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 mod compile;
+mod launch;
+mod words;
 
 use std::{
     ffi::{CStr, CString, c_char, c_void},
     fmt,
     io::Write,
-    marker::PhantomData,
     mem::ManuallyDrop,
     ops::Range,
     path::Path,
@@ -22,91 +23,11 @@ use std::{
 
 #[allow(unused_imports)]
 pub use compile::{BuildError, root, scratch_folder};
+#[allow(unused_imports)]
+pub use launch::{Access, Buffer, Machine, Order, device_address};
 
-/// Which lane, warp and block goes first, wherever more than one can. Correct kernels can't tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    Forward,
-    Reversed,
-    /// Another order at every step, drawn from this seed.
-    Random(u64),
-}
-
-impl Order {
-    /// One of each.
-    pub const ALL: [Order; 3] = [Order::Forward, Order::Reversed, Order::Random(0x00DD_BA11)];
-}
-
-/// What a launch does with a buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// It reads only.
-    Input,
-    /// It writes only, each byte exactly once.
-    Output,
-    /// An input that the result replaces: each byte is written exactly once, and not read afterwards.
-    InPlace,
-    /// It reads and writes freely, but reads nothing before it is written.
-    Scratch,
-}
-
-/// Memory that a launch may touch, and how. Everything else is out of bounds.
-pub struct Buffer<'a> {
-    name: &'static str,
-    host: *mut u8,
-    bytes: usize,
-    address: u64,
-    access: Access,
-    memory: PhantomData<&'a mut [u8]>,
-}
-
-impl<'a> Buffer<'a> {
-    pub fn input<T: Copy>(name: &'static str, data: &'a [T]) -> Self {
-        // SAFETY: valid for reads for 'a, and inputs are not written.
-        unsafe { Self::raw(name, data.as_ptr().cast_mut().cast(), size_of_val(data), Access::Input) }
-    }
-
-    pub fn output<T: Copy>(name: &'static str, data: &'a mut [T]) -> Self {
-        // SAFETY: valid for reads and writes for 'a.
-        unsafe { Self::raw(name, data.as_mut_ptr().cast(), size_of_val(data), Access::Output) }
-    }
-
-    pub fn in_place<T: Copy>(name: &'static str, data: &'a mut [T]) -> Self {
-        // SAFETY: as for `output`.
-        unsafe { Self::raw(name, data.as_mut_ptr().cast(), size_of_val(data), Access::InPlace) }
-    }
-
-    pub fn scratch<T: Copy>(name: &'static str, data: &'a mut [T]) -> Self {
-        // SAFETY: as for `output`.
-        unsafe { Self::raw(name, data.as_mut_ptr().cast(), size_of_val(data), Access::Scratch) }
-    }
-
-    /// For callers that hold addresses, as a checked launch does.
-    ///
-    /// # Safety
-    /// For as long as the buffer lives, `bytes` bytes from `host` on can be read and, unless it is an input, written,
-    /// and nothing else writes them.
-    pub unsafe fn raw(name: &'static str, host: *mut u8, bytes: usize, access: Access) -> Self {
-        Buffer { name, host, bytes, address: device_address(host), access, memory: PhantomData }
-    }
-
-    /// The same memory under another address: a window on a tensor that is too large to allocate.
-    pub fn at(self, address: u64) -> Self {
-        Buffer { address, ..self }
-    }
-
-    /// Where the memory really is.
-    pub fn host(&self) -> u64 {
-        self.host as u64
-    }
-}
-
-/// The address by which a kernel's arguments have to name this memory. In truth nothing is there, so that an access
-/// which goes round the checks is a fault. Null stays null.
-pub fn device_address<T>(at: *const T) -> u64 {
-    // The upper half of the address space, which is never a program's.
-    if at.is_null() { 0 } else { at as u64 | 0xFFFF_8000_0000_0000 }
-}
+#[allow(unused_imports)]
+pub use words::untested;
 
 /// A set of kernels, compiled and loaded.
 pub struct Emulator {
@@ -118,10 +39,15 @@ impl Emulator {
     /// The kernels of this crate, compiled once for all test binaries and loaded once in each.
     ///
     /// `Err` says why this machine can't (no C++ compiler): the reason to give for a skipped test.
-    /// Kernels that don't compile are a failure, and panic.
+    /// Kernels that don't compile, or that call what nobody compares with the compiler, are a failure, and panic.
     pub fn load() -> Result<&'static Emulator, String> {
         static LOADED: OnceLock<Result<Emulator, BuildError>> = OnceLock::new();
-        match LOADED.get_or_init(|| Emulator::build(&root().join("kernels"))) {
+        let kernels = root().join("kernels");
+        let build = || match words::untested(&kernels)[..] {
+            [] => Emulator::build(&kernels),
+            ref words => Err(BuildError::Failed(format!("the kernels call {words:?}, not in tests/emulator/words"))),
+        };
+        match LOADED.get_or_init(build) {
             Ok(emulator) => Ok(emulator),
             Err(BuildError::Unavailable(why)) => Err(why.clone()),
             Err(BuildError::Failed(why)) => panic!("{why}"),
@@ -142,27 +68,20 @@ impl Emulator {
         Ok(Emulator { library: ManuallyDrop::new(library) })
     }
 
-    /// Whether there is a kernel of this name.
-    pub fn has(&self, entry: &str) -> bool {
+    fn kernel(&self, entry: &str) -> Option<*const c_void> {
+        // SAFETY: only the address is taken.
+        let symbol = unsafe { self.library.get::<*const c_void>(entry) }.ok()?;
+        // SAFETY: a raw symbol is the function's address, valid while the library is loaded.
+        unsafe { symbol.try_as_raw_ptr() }.map(<*mut c_void>::cast_const)
+    }
+}
+
+impl Machine for Emulator {
+    fn has(&self, entry: &str) -> bool {
         self.kernel(entry).is_some()
     }
 
-    /// Runs `entry` on `grid` blocks of `block` threads. `args` is the shared header's `da_args`.
-    pub fn launch<A: Copy>(
-        &self,
-        entry: &str,
-        grid: u32,
-        block: u32,
-        args: &A,
-        buffers: &[Buffer],
-        order: Order,
-    ) -> Result<(), String> {
-        self.launch_blocks(entry, grid, block, 0..grid, args, buffers, order)
-    }
-
-    /// `launch`, but only these blocks of the grid run: the others are taken to do the rest of the work.
-    #[allow(clippy::too_many_arguments)]
-    pub fn launch_blocks<A: Copy>(
+    fn launch_blocks<A: Copy>(
         &self,
         entry: &str,
         grid: u32,
@@ -236,13 +155,6 @@ impl Emulator {
         }
         let report = CStr::from_bytes_until_nul(&report).unwrap_or(c"a report too long to be read");
         Err(report.to_string_lossy().into_owned())
-    }
-
-    fn kernel(&self, entry: &str) -> Option<*const c_void> {
-        // SAFETY: only the address is taken.
-        let symbol = unsafe { self.library.get::<*const c_void>(entry) }.ok()?;
-        // SAFETY: a raw symbol is the function's address, valid while the library is loaded.
-        unsafe { symbol.try_as_raw_ptr() }.map(<*mut c_void>::cast_const)
     }
 }
 

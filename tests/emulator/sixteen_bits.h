@@ -1,22 +1,7 @@
-// What binary16 and bfloat16 have in common: a number of 16 bits, a pair of them, and how they compare.
+// What binary16 and bfloat16 have in common: a number of 16 bits, a pair of them, and how pairs compare.
 #pragma once
 
 #include "cuda_on_cpu.h"
-
-namespace cuda_on_cpu {
-
-// To f32, inexact results to the neighbour whose last bit is odd: a second rounding, to at most 22
-// bits, then gives what one rounding from f64 would have.
-inline float to_odd(double v) {
-    const float nearest = static_cast<float>(v);
-    const double back = nearest;
-    if (back == v || v != v) return nearest;
-    uint32_t bits = __float_as_uint(nearest);
-    if (fabs(back) > fabs(v)) --bits;
-    return __uint_as_float(bits | 1);
-}
-
-}  // namespace cuda_on_cpu
 
 // Members of the raw types are public and those of the others are not to be relied on, as in CUDA;
 // a pair's x is its low half.
@@ -44,29 +29,8 @@ inline float to_odd(double v) {
     template <> struct cuda_on_cpu::Shuffled<one> : std::true_type {};                  \
     template <> struct cuda_on_cpu::Shuffled<pair> : std::true_type {};
 
-// `name` with two numbers, with pairs as a mask of 16 bits each, and with pairs when both hold. The
-// last letter u: true as well where either is a NaN.
-#define DA_COMPARISON(one, pair, widen, name, holds)                                    \
-    inline bool __h##name(one left, one right) {                                        \
-        const float a = widen(left), b = widen(right);                                  \
-        return holds;                                                                   \
-    }                                                                                   \
-    inline unsigned __h##name##2_mask(pair a, pair b) {                                 \
-        return (__h##name(a.x, b.x) ? 0xFFFFu : 0) | (__h##name(a.y, b.y) ? 0xFFFF0000u : 0); \
-    }                                                                                   \
-    inline bool __hb##name##2(pair a, pair b) { return __h##name##2_mask(a, b) == 0xFFFFFFFFu; }
-
-#define DA_COMPARISONS(one, pair, widen)                                                \
-    DA_COMPARISON(one, pair, widen, eq, a == b)                                         \
-    DA_COMPARISON(one, pair, widen, ne, a < b || a > b)                                 \
-    DA_COMPARISON(one, pair, widen, lt, a < b)                                          \
-    DA_COMPARISON(one, pair, widen, le, a <= b)                                         \
-    DA_COMPARISON(one, pair, widen, gt, a > b)                                          \
-    DA_COMPARISON(one, pair, widen, ge, a >= b)                                         \
-    DA_COMPARISON(one, pair, widen, equ, !(a < b || a > b))                             \
-    DA_COMPARISON(one, pair, widen, neu, a != b)                                        \
-    DA_COMPARISON(one, pair, widen, ltu, !(a >= b))                                     \
-    DA_COMPARISON(one, pair, widen, leu, !(a > b))                                      \
-    DA_COMPARISON(one, pair, widen, gtu, !(a <= b))                                     \
-    DA_COMPARISON(one, pair, widen, geu, !(a < b))                                      \
-    inline bool __hisnan(one v) { return widen(v) != widen(v); }
+// 0xFFFF in each half of the pair where a number is at most the other; a NaN is not.
+#define DA_AT_MOST(pair, widen)                                                         \
+    inline unsigned __hle2_mask(pair a, pair b) {                                       \
+        return (widen(a.x) <= widen(b.x) ? 0xFFFFu : 0) | (widen(a.y) <= widen(b.y) ? 0xFFFF0000u : 0); \
+    }

@@ -2,18 +2,30 @@
 //
 // Device memory is host memory, streams and events are numbers, and work is done at once. Each call that
 // orders work is written to a log. A launch copies the input to the output and sets the mask's bits, which
-// shows that addresses and lengths have arrived; what the kernels compute is tested elsewhere.
+// shows that addresses and lengths have arrived; what the kernels compute is tested elsewhere, unless a library of them
+// is named (emulated.h).
+//
+// For programs that run on it as on a GPU, these name an entry point at whose launch something goes wrong:
+//     FAKE_DRIVER_WRONG   one byte of the output is not what it should be
+//     FAKE_DRIVER_TRAP    an access fails, and all further calls with it
+//     FAKE_DRIVER_HANG    the stream is never done
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "drop_activation.h"
+#include "emulated.h"
 
 typedef int Result;
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101 };
+enum {
+    SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, NOT_READY = 600,
+    ILLEGAL_ADDRESS = 700
+};
 
 // ---------------------------------------------------------------------------------------------------
 // What a test can set and see
@@ -21,7 +33,8 @@ enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVAL
 static struct {
     const char* name;
     int value;
-} settings[] = {{"devices", 2}, {"capability", 90}, {"alloc", 0}, {"load", 0}, {"wait", 0}, {"launch", 0}};
+} settings[] = {{"devices", 2}, {"capability", 90}, {"alloc", 0},  {"load", 0},       {"wait", 0},
+                {"launch", 0},  {"record", 0},      {"memset", 0}, {"synchronize", 0}};
 
 static int* setting(const char* name) {
     for (size_t i = 0; i < sizeof settings / sizeof *settings; ++i)
@@ -35,21 +48,27 @@ static int calls_are_logged;
 
 void fake_log_calls(int yes) { calls_are_logged = yes; }
 
-static long allocations, modules, loads;
+static int state;  // not SUCCESS once an access has failed
+static int hangs;
+static long allocations, modules, loads, launches;
 
 long fake_count(const char* name) {
     if (!strcmp(name, "allocations")) return allocations;
     if (!strcmp(name, "modules")) return modules;
     if (!strcmp(name, "loads")) return loads;
+    if (!strcmp(name, "launches")) return launches;
     abort();
 }
 
 static char text[1 << 16];
 static size_t used;
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 
 #define LOG(...)                                                               \
     do {                                                                       \
+        pthread_mutex_lock(&log_lock);                                         \
         if (used < sizeof text) used += (size_t)snprintf(text + used, sizeof text - used, __VA_ARGS__); \
+        pthread_mutex_unlock(&log_lock);                                       \
     } while (0)
 
 // What was logged since the last call.
@@ -100,7 +119,7 @@ Result cuDevicePrimaryCtxRetain(void** context, int device) { return *context = 
 Result cuDevicePrimaryCtxRelease_v2(int device) { LOG("release context of %d\n", device); return SUCCESS; }
 Result cuCtxGetCurrent(void** context) { return *context = current, SUCCESS; }
 Result cuCtxSetCurrent(void* context) { return current = context, SUCCESS; }
-Result cuCtxSynchronize(void) { LOG("synchronize context\n"); return SUCCESS; }
+Result cuCtxSynchronize(void) { LOG("synchronize context\n"); return state ? state : *setting("synchronize"); }
 
 Result cuModuleLoadData(void** module, const void* image) {
     (void)image;
@@ -117,18 +136,34 @@ Result cuModuleGetFunction(void** function, void* module, const char* name) {
 struct node {
     const char* name;
     struct da_args args;
+    unsigned grid, block;
 };
 struct graph {
     struct node nodes[64];
     int count;
 };
 static void* capturing;  // the stream, one at a time
+static void* of_capture;  // the last event that was recorded in it
+static void* joined;      // a stream that waited for that
 static struct graph* captured;
 
 static uint64_t offset_of(const struct da_args* a) { return a->offset + (a->offset_at ? *a->offset_at : 0); }
 
-static void execute(const char* name, const struct da_args* given) {
+static int asked_for(const char* trouble, const char* name) {
+    const char* entry = getenv(trouble);
+    return entry && !strcmp(entry, name);
+}
+
+static void compute(const char* name, const struct da_args* a, unsigned grid, unsigned block) {
+    hangs |= asked_for("FAKE_DRIVER_HANG", name);
+    if (asked_for("FAKE_DRIVER_TRAP", name) || emulate(name, a, grid, block)) state = ILLEGAL_ADDRESS;
+    void* written = a->out ? a->out : a->offset_out;
+    if (asked_for("FAKE_DRIVER_WRONG", name)) *(unsigned char*)written ^= 0x40;
+}
+
+static void execute(const char* name, const struct da_args* given, unsigned grid, unsigned block) {
     const struct da_args a = *given;
+    if (emulator()) return compute(name, &a, grid, block);
     const uint64_t offset = offset_of(&a);
     if (!strcmp(name, "da_advance")) {
         LOG("base is %llu\n", (unsigned long long)offset);
@@ -148,17 +183,19 @@ static void execute(const char* name, const struct da_args* given) {
 Result cuLaunchKernel(const char* name, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
                       unsigned block_z, unsigned shared, void* stream, void** parameters, void** extra) {
     if (*setting("launch")) return *setting("launch");
+    if (state) return state;
     if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || shared || extra) return INVALID_VALUE;
     struct da_args a;
     memcpy(&a, parameters[0], sizeof a);
+    __atomic_add_fetch(&launches, 1, __ATOMIC_RELAXED);
     LOG("launch %s n %llu grid %u block %u on %p\n", name, (unsigned long long)a.n, grid_x, block_x, stream);
-    if (stream != capturing || !captured) return execute(name, &a), SUCCESS;
+    if ((stream != capturing && stream != joined) || !captured) return execute(name, &a, grid_x, block_x), SUCCESS;
     if (captured->count == 64) return INVALID_VALUE;
-    captured->nodes[captured->count++] = (struct node){name, a};
+    captured->nodes[captured->count++] = (struct node){name, a, grid_x, block_x};
     return SUCCESS;
 }
 
-Result cuStreamIsCapturing(void* stream, int* status) { return *status = captured && stream == capturing, SUCCESS; }
+Result cuStreamIsCapturing(void* stream, int* status) { return *status = captured && (stream == capturing || stream == joined), SUCCESS; }
 Result cuStreamBeginCapture_v2(void* stream, int mode) {
     (void)mode;
     if (captured) return INVALID_VALUE;
@@ -166,6 +203,7 @@ Result cuStreamBeginCapture_v2(void* stream, int mode) {
 }
 Result cuStreamEndCapture(void* stream, void** graph) {
     if (!captured || stream != capturing) return INVALID_VALUE;
+    of_capture = joined = NULL;
     return *graph = captured, captured = NULL, SUCCESS;
 }
 Result cuGraphInstantiateWithFlags(void** runnable, void* graph, unsigned long long flags) {
@@ -174,7 +212,10 @@ Result cuGraphInstantiateWithFlags(void** runnable, void* graph, unsigned long l
 Result cuGraphLaunch(void* runnable, void* stream) {
     const struct graph* graph = runnable;
     LOG("replay on %p\n", stream);
-    for (int i = 0; i < graph->count; ++i) execute(graph->nodes[i].name, &graph->nodes[i].args);
+    for (int i = 0; i < graph->count; ++i) {
+        const struct node* node = &graph->nodes[i];
+        execute(node->name, &node->args, node->grid, node->block);
+    }
     return SUCCESS;
 }
 Result cuGraphExecDestroy(void* runnable) { return free(runnable), SUCCESS; }
@@ -183,6 +224,7 @@ Result cuGraphDestroy(void* graph) { return free(graph), SUCCESS; }
 Result cuMemAllocAsync(void** memory, size_t bytes, void* stream) {
     (void)stream;
     if (*setting("alloc")) return *setting("alloc");
+    if (state) return state;
     if (bytes == 0) return INVALID_VALUE;  // as on devices without memory pools
     ++allocations;
     *memory = malloc(bytes);
@@ -195,19 +237,45 @@ Result cuMemFreeAsync(void* memory, void* stream) {
     free(memory);
     return SUCCESS;
 }
-Result cuMemsetD8Async(void* to, unsigned char byte, size_t n, void* stream) { return (void)stream, memset(to, byte, n), SUCCESS; }
-Result cuMemcpyHtoDAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memcpy(to, from, n), SUCCESS; }
-Result cuMemcpyDtoHAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memcpy(to, from, n), SUCCESS; }
+Result cuMemsetD8Async(void* to, unsigned char byte, size_t n, void* stream) {
+    (void)stream;
+    if (*setting("memset")) return *setting("memset");
+    return memset(to, byte, n), state;
+}
+Result cuMemcpyHtoDAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memcpy(to, from, n), state; }
+Result cuMemcpyDtoHAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memcpy(to, from, n), state; }
+Result cuMemcpyDtoDAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memmove(to, from, n), state; }
 
 static intptr_t handles = 0x100;
 Result cuStreamCreate(void** stream, unsigned flags) { return (void)flags, *stream = (void*)handles++, SUCCESS; }
 Result cuStreamDestroy_v2(void* stream) { return (void)stream, SUCCESS; }
-Result cuStreamSynchronize(void* stream) { LOG("synchronize %p\n", stream); return SUCCESS; }
+Result cuStreamSynchronize(void* stream) { LOG("synchronize %p\n", stream); return state; }
 Result cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
     (void)flags;
     LOG("wait on %p for %p\n", stream, event);
-    return *setting("wait");
+    if (*setting("wait")) return *setting("wait");
+    if (captured && event == of_capture && stream != capturing) joined = stream;
+    return SUCCESS;
 }
 Result cuEventCreate(void** event, unsigned flags) { return (void)flags, *event = (void*)handles++, SUCCESS; }
 Result cuEventDestroy_v2(void* event) { return (void)event, SUCCESS; }
-Result cuEventRecord(void* event, void* stream) { LOG("record %p on %p\n", event, stream); return SUCCESS; }
+
+static double recorded[1 << 12];  // in milliseconds, by the event's number
+static double* time_of(void* event) { return &recorded[(uintptr_t)event % (sizeof recorded / sizeof *recorded)]; }
+Result cuEventRecord(void* event, void* stream) {
+    LOG("record %p on %p\n", event, stream);
+    if (captured && stream == capturing) of_capture = event;
+    if (*setting("record")) return *setting("record");
+    struct timespec now;
+    timespec_get(&now, TIME_UTC);
+    *time_of(event) = (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+    return state;
+}
+Result cuEventSynchronize(void* event) { return (void)event, state; }
+Result cuEventQuery(void* event) { return (void)event, hangs ? NOT_READY : state; }
+Result cuEventElapsedTime_v2(float* milliseconds, void* start, void* end) {
+    return *milliseconds = (float)(*time_of(end) - *time_of(start)), state;
+}
+Result cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, void* function, int threads, size_t shared, unsigned flags) {
+    return (void)function, (void)shared, (void)flags, *blocks = 2048 / threads, SUCCESS;
+}

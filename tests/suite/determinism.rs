@@ -29,13 +29,11 @@ fn rayon_threads() {
 /// Every size of a block, grids with too few and too many of them; lanes, warps and blocks that go in another
 /// order each time.
 #[cfg(feature = "cuda")]
-#[test]
-fn emulated_launch_geometries() {
-    use crate::backend::{Backend, Call, Emulated};
+fn launch_geometries<M: crate::emulator::Machine>(mut backend: crate::backend::OnCpu<M>) {
+    use crate::backend::{Backend, Call, OnCpu};
     use crate::emulator::Order;
     use crate::passes::{Placement, run};
 
-    let Some(mut backend) = Emulated::load() else { return };
     let mut rng = Rng::new(64);
     let len = 7 * 1024 + 33;
     let key = MaskKey::new(65, 66);
@@ -43,7 +41,7 @@ fn emulated_launch_geometries() {
     let (x32, dy32) = (rng.values::<f32>(len), rng.values(len));
     let gelu = DropActivation::new(Activation::Gelu, 0.6).unwrap();
     let odd = Placement { input: 1, output: 2, saved: 3, in_place: false };
-    let sigma = |backend: &Emulated| run(backend, &Call::Forward(gelu, key), &x32, ALIGNED[0]);
+    let sigma = |backend: &OnCpu<M>| run(backend, &Call::Forward(gelu, key), &x32, ALIGNED[0]);
     let expected = sigma(&backend);
 
     let geometries = [(1, 32), (1, 256), (2, 96), (8, 32), (5, 224), (100, 64), (3, 128), (2, 160), (1, 192)];
@@ -60,4 +58,16 @@ fn emulated_launch_geometries() {
             assert_eq!(given.1, expected.1);
         }
     }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn emulated_launch_geometries() {
+    crate::backend::Emulated::load().into_iter().for_each(launch_geometries);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn ptx_launch_geometries() {
+    crate::backend::Compiled::shipped().into_iter().for_each(launch_geometries);
 }

@@ -2,7 +2,9 @@
 //!
 //!     reference   the scalar specification
 //!     cpu         the rayon backend
-//!     emulated    the CUDA kernels, compiled for this machine, with every access checked
+//!     emulated    the sources of the CUDA kernels, compiled for this machine, with every access checked
+//!     ptx         what nvcc made of them: the PTX that is shipped, executed with the same checks
+//!     ptx_90      the same of a fresh compile for sm_90
 //!     gpu         the CUDA kernels on a GPU
 //!
 //! A test that is generic over the backend is listed in `backend!` below; the others stand in their
@@ -24,6 +26,9 @@ mod masks;
 mod paper;
 mod passes;
 mod properties;
+#[cfg(feature = "cuda")]
+#[path = "../ptx_machine/mod.rs"]
+mod ptx_machine;
 mod random;
 mod sigma;
 mod statistics;
@@ -109,5 +114,9 @@ backend!(reference, Some(Reference), door, same_sigma);
 backend!(cpu, Some(Cpu), door, production, same_sigma);
 #[cfg(feature = "cuda")]
 backend!(emulated, Emulated::load());
+#[cfg(feature = "cuda")]
+backend!(ptx, Compiled::shipped());
+#[cfg(feature = "cuda")]
+backend!(ptx_90, Compiled::fresh_90());
 #[cfg(feature = "cuda")]
 backend!(gpu, Gpu::load(), door, production);

@@ -171,6 +171,37 @@ pub fn sigma_is_the_reference_s<B: Backend, T: Arithmetic>(backend: &B) {
     }
 }
 
+/// kernels/activation.cuh promises the same bits whatever compiles it: its sources on this machine against what nvcc
+/// made of them.
+#[cfg(feature = "cuda")]
+fn compiled_sigma_is_the_sources<T: Arithmetic>() {
+    use crate::backend::{Compiled, Emulated};
+    let Some(sources) = Emulated::load() else { return };
+    let mut x = specials::<T>();
+    x.extend(Rng::new(26).values::<T>(20_000));
+    let x = widened(&x);
+    for compiled in [Compiled::shipped(), Compiled::fresh_90()].into_iter().flatten() {
+        for activation in SMOOTH {
+            let what = || format!("{} {activation}", compiled.name());
+            let (meant, made) = (Sigma::of(&sources, activation, &x), Sigma::of(&compiled, activation, &x));
+            assert_each(&what, &made.value, &meant.value, same_or_nan);
+            assert_each(&what, &made.derivative, &meant.derivative, same_or_nan);
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn compiled_f32_is_the_sources() {
+    compiled_sigma_is_the_sources::<f32>();
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn compiled_f64_is_the_sources() {
+    compiled_sigma_is_the_sources::<f64>();
+}
+
 /// The distance from `given` to the truth `high + low`, in units in the last place that T has there.
 fn ulps<T: Bits>(given: T, high: f64, low: f64) -> f64 {
     let given = given.to_f64();

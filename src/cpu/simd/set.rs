@@ -1,6 +1,6 @@
 //! The choice of an instruction set at run time.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::{Task, portable};
 #[cfg(target_arch = "x86_64")]
@@ -15,6 +15,10 @@ pub(crate) enum Set {
     #[cfg(target_arch = "x86_64")]
     Avx512,
 }
+
+/// What [`Set::choose`] came to, which is available: one more than its place in [`Set::ALL`]; 0 at first. Not a lock,
+/// which a fork could find held.
+static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
 impl Set {
     #[cfg(not(target_arch = "x86_64"))]
@@ -42,10 +46,25 @@ impl Set {
         }
     }
 
-    /// The one to use: see [`instruction_set`](crate::cpu::instruction_set).
+    /// The one to use: see [`instruction_set`](crate::cpu::instruction_set). The machine has its instructions.
+    #[inline(always)]
     pub(crate) fn chosen() -> Self {
-        static CHOSEN: OnceLock<Set> = OnceLock::new();
-        *CHOSEN.get_or_init(|| Self::best(std::env::var("DROP_ACTIVATION_CPU").ok().as_deref()))
+        match CHOSEN.load(Ordering::Relaxed) {
+            0 => Self::choose(),
+            #[cfg(target_arch = "x86_64")]
+            2 => Self::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            3 => Self::Avx512,
+            _ => Self::Portable,
+        }
+    }
+
+    /// Threads that come here at once come to the same.
+    #[cold]
+    fn choose() -> Self {
+        let best = Self::best(std::env::var("DROP_ACTIVATION_CPU").ok().as_deref());
+        CHOSEN.store(1 + best as u8, Ordering::Relaxed);
+        best
     }
 
     /// The best that the machine has, up to the one of that name if there is one.
@@ -54,16 +73,33 @@ impl Set {
         Self::ALL[..end].iter().copied().rfind(|set| set.available()).unwrap_or(Self::Portable)
     }
 
+    /// Runs the task with the one to use.
+    #[inline(always)]
+    pub(super) fn run_chosen(task: impl Task) {
+        // SAFETY: the machine has the instructions, by `chosen`.
+        unsafe { Self::chosen().run_unchecked(task) }
+    }
+
     /// Runs the task, with [`Set::Portable`] instead where the machine lacks the instructions.
+    #[cfg(test)]
     pub(super) fn run(self, task: impl Task) {
+        let set = if self.available() { self } else { Self::Portable };
+        // SAFETY: the machine has the instructions: `available` has just said so.
+        unsafe { set.run_unchecked(task) }
+    }
+
+    /// # Safety
+    /// The set is [`Set::available`].
+    #[inline(always)]
+    unsafe fn run_unchecked(self, task: impl Task) {
         match self {
-            // SAFETY: the machine has the instructions: `available` has just said so.
+            // SAFETY: the machine has the instructions, by this function's contract.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 if self.available() => unsafe { avx512::run(task) },
+            Self::Avx512 => unsafe { avx512::run(task) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 if self.available() => unsafe { avx2::run(task) },
-            _ => task.run(portable::Portable),
+            Self::Avx2 => unsafe { avx2::run(task) },
+            Self::Portable => task.run(portable::Portable),
         }
     }
 }

@@ -9,9 +9,7 @@
 DA_SIXTEEN_BITS(__half, __half2, __half_raw, __half2_raw)
 
 inline unsigned short __half_as_ushort(__half v) { return __half_raw(v).x; }
-inline short __half_as_short(__half v) { return static_cast<short>(__half_raw(v).x); }
 inline __half __ushort_as_half(unsigned short bits) { return __half_raw{bits}; }
-inline __half __short_as_half(short bits) { return __half_raw{static_cast<unsigned short>(bits)}; }
 
 inline float __half2float(__half v) {
     const uint32_t bits = __half_as_ushort(v);
@@ -42,19 +40,6 @@ inline __half __float2half_rn(float v) {
     }
     return __ushort_as_half(static_cast<unsigned short>(sign | magnitude));
 }
-inline __half __float2half(float v) { return __float2half_rn(v); }
-inline __half __double2half(double v) { return __float2half_rn(cuda_on_cpu::to_odd(v)); }
-
-inline __half2 __halves2half2(__half x, __half y) { return __half2{x, y}; }
-inline __half2 make_half2(__half x, __half y) { return __half2{x, y}; }
-inline __half2 __half2half2(__half v) { return __half2{v, v}; }
-inline __half __low2half(__half2 v) { return v.x; }
-inline __half __high2half(__half2 v) { return v.y; }
-inline __half2 __float2half2_rn(float v) { return __half2half2(__float2half_rn(v)); }
 inline __half2 __floats2half2_rn(float x, float y) { return __half2{__float2half_rn(x), __float2half_rn(y)}; }
-inline __half2 __float22half2_rn(float2 v) { return __floats2half2_rn(v.x, v.y); }
-inline float2 __half22float2(__half2 v) { return make_float2(__half2float(v.x), __half2float(v.y)); }
-inline float __low2float(__half2 v) { return __half2float(v.x); }
-inline float __high2float(__half2 v) { return __half2float(v.y); }
 
-DA_COMPARISONS(__half, __half2, __half2float)
+DA_AT_MOST(__half2, __half2float)

@@ -3,9 +3,9 @@
 
 mod cpu;
 #[cfg(feature = "cuda")]
-mod emulated;
-#[cfg(feature = "cuda")]
 mod gpu;
+#[cfg(feature = "cuda")]
+mod on_cpu;
 mod reference;
 
 use drop_activation::{Activation, DropActivation, InOut, MaskKey, MaskOrigin, PackedMask, RRelu, Result};
@@ -14,9 +14,9 @@ use crate::data::Bits;
 
 pub use cpu::Cpu;
 #[cfg(feature = "cuda")]
-pub use emulated::Emulated;
-#[cfg(feature = "cuda")]
 pub use gpu::Gpu;
+#[cfg(feature = "cuda")]
+pub use on_cpu::{Compiled, Emulated, OnCpu};
 pub use reference::Reference;
 
 /// One pass with all its arguments but the tensor it reads (x, or dy in a backward pass) and the one

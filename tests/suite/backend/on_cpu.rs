@@ -1,5 +1,6 @@
-//! The CUDA kernels on a CPU: the plan that a GPU would get, carried out by `tests/emulator`, which
-//! checks every access against the slices of the call and that each output is written exactly once.
+//! The CUDA kernels on a CPU, as source and as compiled: the plan that a GPU would get, carried out by
+//! `tests/emulator` or `tests/ptx_machine`, which check every access against the slices of the call and that each output is
+//! written exactly once.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -9,11 +10,13 @@ use drop_activation::{InOut, MaskOrigin, PackedMask, Result};
 
 use super::{Backend, Call, dirty_mask};
 use crate::data::Bits;
-use crate::emulator::{Buffer, Emulator, Order, device_address};
+use crate::emulator::{Buffer, Emulator, Machine, Order, device_address};
+use crate::ptx_machine::{Ptx, compile};
 
 #[derive(Debug)]
-pub struct Emulated {
-    emulator: &'static Emulator,
+pub struct OnCpu<M: 'static> {
+    name: &'static str,
+    machine: &'static M,
     /// Blocks and threads of a block; those of the plan if `None`.
     pub geometry: Option<(u32, u32)>,
     /// That of lanes, warps and blocks; another one for each launch if `None`.
@@ -21,11 +24,33 @@ pub struct Emulated {
     launches: AtomicUsize,
 }
 
+/// The sources.
+pub type Emulated = OnCpu<Emulator>;
+/// What a compiler made of them.
+pub type Compiled = OnCpu<Ptx>;
+
 impl Emulated {
     /// `None`, after telling so once, on a machine without a C++ compiler.
     pub fn load() -> Option<Self> {
-        let emulator = Emulator::load_or_tell()?;
-        Some(Self { emulator, geometry: None, order: None, launches: AtomicUsize::new(0) })
+        Emulator::load_or_tell().map(|emulator| Self::on("emulated", emulator))
+    }
+}
+
+impl Compiled {
+    /// The PTX that is shipped, compiled for the oldest GPU.
+    pub fn shipped() -> Option<Self> {
+        Some(Self::on("the shipped PTX", compile::shipped()))
+    }
+
+    /// A fresh compile for sm_90. `None`, after telling so once, on a machine without an nvcc.
+    pub fn fresh_90() -> Option<Self> {
+        compile::fresh_90().map(|ptx| Self::on("fresh PTX for sm_90", ptx))
+    }
+}
+
+impl<M: Machine> OnCpu<M> {
+    fn on(name: &'static str, machine: &'static M) -> Self {
+        Self { name, machine, geometry: None, order: None, launches: AtomicUsize::new(0) }
     }
 
     fn launch<T: Bits>(
@@ -63,7 +88,7 @@ impl Emulated {
         let entry = launch.entry.name();
         let turn = self.launches.fetch_add(1, Relaxed) % Order::ALL.len();
         let order = self.order.unwrap_or(Order::ALL[turn]);
-        self.emulator
+        self.machine
             .launch(entry, grid, block, &launch.args, &buffers, order)
             .unwrap_or_else(|report| panic!("{report}\n(grid {grid}, block {block}, {order:?}, {pass:?})"));
         Ok(())
@@ -84,9 +109,9 @@ impl Emulated {
     }
 }
 
-impl Backend for Emulated {
+impl<M: Machine> Backend for OnCpu<M> {
     fn name(&self) -> String {
-        format!("emulated kernels (geometry {:?}, {:?})", self.geometry, self.order)
+        format!("{} (geometry {:?}, {:?})", self.name, self.geometry, self.order)
     }
 
     fn run<T: Bits>(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>> {

@@ -1,0 +1,138 @@
+"""The benches that take PyTorch, on the CPU and small: what they measure is looked at, and what they write is whole."""
+
+import importlib.util
+import json
+import pathlib
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
+
+HERE = pathlib.Path(__file__).resolve().parents[2]
+
+
+def load(name):
+    """From the repository, or from the bundle for a GPU."""
+    path = next(folder / name for folder in (HERE / "benches", HERE) if (folder / name).exists())
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def headline(monkeypatch):
+    module = load("headline.py")
+    monkeypatch.setattr(module, "ROUNDS", 2)
+    return module
+
+
+def run(module, monkeypatch, tmp_path, *options):
+    file = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["bench", "--device", "cpu", "--json", str(file), *options])
+    module.main()
+    return json.loads(file.read_text())
+
+
+def test_the_headline_has_every_work_of_every_configuration(headline, monkeypatch, tmp_path, capsys):
+    rows = run(headline, monkeypatch, tmp_path, "--sizes", "13,12")["rows"]
+    assert [(row["n"], row["dtype"]) for row in rows] == [(n, d) for n in (1 << 13, 1 << 12) for d in ("f32", "bf16")]
+    families = ("relu", "drop", "torch_relu", "module", "eager")
+    names = {"copy", *(f"{family}_{part}" for family in families for part in ("forward", "backward", "step"))}
+    for row in rows:
+        assert (row["p"], row["cold"]) == (0.95, True)
+        assert row["seconds"].keys() == names
+        assert all(seconds > 0 for seconds in row["seconds"].values())
+    assert len(capsys.readouterr().out.splitlines()) == len(rows)
+
+
+@pytest.mark.parametrize("p", [0.94, 0.96])
+def test_the_headline_does_not_time_another_p(headline, p):
+    ours, run = headline.Library("cpu"), headline.Library.run
+    x, dy = torch.randn(1 << 18), torch.randn(1 << 18)
+    headline.works(ours, None, x, dy)
+    ours.run = lambda *arguments, **named: run(ours, *arguments, **named, p=p)
+    with pytest.raises(AssertionError, match="negative elements were kept, p is 0.95"):
+        headline.works(ours, None, x, dy)
+
+
+def test_the_headline_does_not_time_another_result(headline):
+    ours, run = headline.Library("cpu"), headline.Library.run
+    x, dy = torch.randn(1 << 12), torch.randn(1 << 12)
+
+    def off_by_one(kind, input, output, **named):
+        run(ours, kind, input, output, **named)
+        output[17] += 1
+
+    ours.run = off_by_one
+    with pytest.raises(AssertionError, match="1 of 4096 results"):
+        headline.works(ours, None, x, dy)
+
+
+class FakeGpu:
+    """The part of torch.cuda that the timer takes: a clock that the sleep and the work move on."""
+
+    def __init__(self):
+        self.now, self.slept = 0.0, []
+
+    def _sleep(self, cycles):
+        self.slept.append(cycles)
+        self.now += cycles / 2e9
+
+    def synchronize(self):
+        pass
+
+    def Event(self, enable_timing):
+        assert enable_timing
+        gpu = self
+
+        class Event:
+            def record(self):
+                self.at = gpu.now
+
+            def synchronize(self):
+                pass
+
+            def elapsed_time(self, end):
+                return (end.at - self.at) * 1e3
+
+        return Event()
+
+
+def test_the_timer_counts_the_work_and_not_the_sleep(headline, monkeypatch):
+    gpu = FakeGpu()
+    monkeypatch.setattr(torch, "cuda", gpu)
+    clock = iter([0, 0.25, 1, 1.5, 2, 2.125])
+    monkeypatch.setattr(headline.time, "perf_counter", lambda: next(clock))
+    timer = headline.GpuTimer()
+
+    def batch():
+        gpu.now += 0.5
+
+    assert [timer("name", batch) for _ in range(3)] == pytest.approx([0.5] * 3)
+    # Half as long again as the quickest enqueueing so far; a slow one does not make it longer.
+    assert gpu.slept == [50_000, 750_050_000, 750_050_000]
+    assert timer.enqueueing == {"name": 0.125}
+
+
+def test_a_compiler_that_fails_costs_its_own_columns(headline, monkeypatch, tmp_path):
+    def broken(*_, **__):
+        raise RuntimeError("no compiler\nbecause")
+
+    monkeypatch.setattr(headline.torch, "compile", broken)
+    with pytest.raises(SystemExit, match="without torch.compile, which failed: RuntimeError: no compiler$"):
+        run(headline, monkeypatch, tmp_path, "--sizes", "12", "--compiled")
+    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert [row["dtype"] for row in rows] == ["f32", "bf16"]
+    assert "eager_step" in rows[1]["seconds"] and "compiled_step" not in rows[1]["seconds"]
+
+
+def test_calls(monkeypatch, tmp_path):
+    module = load("calls.py")
+    monkeypatch.setattr(module, "CALLS", 2)
+    monkeypatch.setattr(module, "ROUNDS", 1)
+    rows = run(module, monkeypatch, tmp_path)["rows"]
+    assert [row["n"] for row in rows] == list(module.SIZES)
+    names = {f"{name}_{part}" for name in ("relu", "dropout", "drop") for part in ("forward", "step")}
+    assert all(row["seconds"].keys() == names for row in rows)

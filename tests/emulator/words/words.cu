@@ -1,0 +1,90 @@
+// CUDA's words, one for each kernel: out[i] = f(x[count * i], x[count * i + 1], ...). tests/cuda_words.rs runs each of
+// them as it means on a CPU and as nvcc compiles it. Every word that the kernels call has to be here
+// (tests/emulator/words.rs).
+//
+// Lanes that meet must do so every time: launch them for a number of results that is a multiple of the grid's threads.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "drop_activation.h"
+#include "prmt.cuh"
+
+#define WORD(name, In, Out, count, expression)                                                        \
+    extern "C" __global__ void word_##name(const da_args a) {                                         \
+        const uint64_t stride = uint64_t{gridDim.x} * blockDim.x;                                     \
+        for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < a.n; i += stride) {    \
+            In x[count];                                                                              \
+            for (int j = 0; j < count; ++j) x[j] = __ldcs(static_cast<const In*>(a.x) + count * i + j); \
+            __stwb(static_cast<Out*>(a.out) + i, static_cast<Out>(expression));                       \
+        }                                                                                             \
+    }
+
+#define COPY(name, T, load, store)                                                                    \
+    extern "C" __global__ void word_##name(const da_args a) {                                         \
+        const uint64_t stride = uint64_t{gridDim.x} * blockDim.x;                                     \
+        for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < a.n; i += stride) {    \
+            store(static_cast<T*>(a.out) + i, load(static_cast<const T*>(a.x) + i));                  \
+        }                                                                                             \
+    }
+
+// Memory
+COPY(ldcs_stcs_4, uint32_t, __ldcs, __stcs)
+COPY(ldcs_stwb_16, uint4, __ldcs, __stwb)
+COPY(ldcs_stwb_2, unsigned short, __ldcs, __stwb)
+COPY(ldcs_stwb_8, unsigned long long, __ldcs, __stwb)
+COPY(ldcg_stwb_8, uint64_t, __ldcg, __stwb)
+
+// Bits
+WORD(float_as_uint, float, uint32_t, 1, __float_as_uint(x[0]))
+WORD(uint_as_float, uint32_t, float, 1, __uint_as_float(x[0]))
+WORD(double_as_longlong, double, long long, 1, __double_as_longlong(x[0]))
+WORD(longlong_as_double, long long, double, 1, __longlong_as_double(x[0]))
+WORD(ushort_as_half_as_ushort, unsigned short, unsigned short, 1, __half_as_ushort(__ushort_as_half(x[0])))
+WORD(make_uint4, uint32_t, uint4, 4, make_uint4(x[0], x[1], x[2], x[3]))
+WORD(prmt, uint32_t, uint32_t, 3, prmt(x[0], x[1], x[2]))
+WORD(byte_perm, uint32_t, uint32_t, 3, __byte_perm(x[0], x[1], x[2]))
+WORD(funnelshift_l, uint32_t, uint32_t, 3, __funnelshift_l(x[0], x[1], x[2]))
+WORD(umulhi, uint32_t, uint32_t, 2, __umulhi(x[0], x[1]))
+
+// Numbers
+WORD(half2float, unsigned short, uint32_t, 1, __float_as_uint(__half2float(__ushort_as_half(x[0]))))
+WORD(float2half_rn, float, unsigned short, 1, __half_as_ushort(__float2half_rn(x[0])))
+WORD(float2bfloat16_rn, float, unsigned short, 1, __bfloat16_as_ushort(__float2bfloat16_rn(x[0])))
+WORD(fabs, double, double, 1, fabs(x[0]))
+WORD(fabsf, float, float, 1, fabsf(x[0]))
+WORD(copysign, double, double, 2, copysign(x[0], x[1]))
+WORD(copysignf, float, float, 2, copysignf(x[0], x[1]))
+WORD(fma, double, double, 3, fma(x[0], x[1], x[2]))
+WORD(fma_of_floats, float, float, 3, fma(x[0], x[1], x[2]))
+WORD(fmaf, float, float, 3, fmaf(x[0], x[1], x[2]))
+WORD(two_roundings, float, float, 3, x[0] * x[1] + x[2])
+WORD(float_of_uint, uint32_t, float, 1, static_cast<float>(x[0]))
+
+template <class Pair, class T>
+__device__ __forceinline__ T bits_of(Pair pair) {
+    return *reinterpret_cast<const T*>(&pair);
+}
+#define PAIR(Pair, bits) (*reinterpret_cast<const Pair*>(&bits))
+WORD(floats2half2_rn, float, uint32_t, 2, (bits_of<__half2, uint32_t>(__floats2half2_rn(x[0], x[1]))))
+WORD(floats2bfloat162_rn, float, uint32_t, 2, (bits_of<__nv_bfloat162, uint32_t>(__floats2bfloat162_rn(x[0], x[1]))))
+WORD(hle2_mask_of_halves, uint32_t, uint32_t, 2, __hle2_mask(PAIR(__half2, x[0]), PAIR(__half2, x[1])))
+WORD(hle2_mask_of_bfloats, uint32_t, uint32_t, 2, __hle2_mask(PAIR(__nv_bfloat162, x[0]), PAIR(__nv_bfloat162, x[1])))
+
+// Lanes. The even and the odd ones meet apart.
+#define ALL 0xFFFFFFFFu
+#define EVEN 0x55555555u
+#define ODD 0xAAAAAAAAu
+WORD(shfl_sync, uint32_t, uint32_t, 2, __shfl_sync(ALL, x[0], static_cast<int>(x[1])))
+WORD(shfl_sync_apart, uint32_t, uint32_t, 2,
+     threadIdx.x & 1 ? __shfl_sync(ODD, x[0], static_cast<int>(x[1] | 1))
+                     : __shfl_sync(EVEN, x[0], static_cast<int>(x[1] & ~1u)))
+WORD(shfl_xor_sync, uint32_t, uint32_t, 2, __shfl_xor_sync(ALL, x[0], static_cast<int>(x[1] & 31)))
+WORD(shfl_xor_sync_apart, uint32_t, uint32_t, 2,
+     threadIdx.x & 1 ? __shfl_xor_sync(ODD, x[0], static_cast<int>(x[1] & 30))
+                     : __shfl_xor_sync(EVEN, x[0], static_cast<int>(x[1] & 30)))
+WORD(ballot_sync, uint32_t, uint32_t, 1, __ballot_sync(ALL, x[0] & 4))
+WORD(ballot_sync_apart, uint32_t, uint32_t, 1,
+     threadIdx.x & 1 ? __ballot_sync(ODD, x[0] & 4) : __ballot_sync(EVEN, x[0] & 4))
+WORD(any_sync, uint32_t, uint32_t, 1, __any_sync(ALL, (x[0] & 0x1F) == 0) != 0)
+WORD(any_sync_apart, uint32_t, uint32_t, 1,
+     (threadIdx.x & 1 ? __any_sync(ODD, (x[0] & 0xF) == 0) : __any_sync(EVEN, (x[0] & 0xF) == 0)) != 0)
