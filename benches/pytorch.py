@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What PyTorch takes for the same tensors: plain ReLU, and Drop-Activation composed of its operations.
+"""What PyTorch takes for the same tensors: plain ReLU, Drop-Activation composed of its operations, and this package's.
 
     python3 benches/pytorch.py [--device cuda|cpu] [--quick] [--json FILE]
 
@@ -11,8 +11,13 @@ rotation larger than any cache. FILE gets rows like those of `ratios --json`, wi
     relu_*       torch.relu and its backward, aten::threshold_backward
     eager_*      where(rand_like(x) < p, relu(x), x), operation by operation, and autograd's backward
     compiled_*   the same through torch.compile
+    ours_*       drop_activation.torch, and ours_compiled_* through torch.compile
 
 A step is a forward pass and the backward pass that goes with it.
+
+Before them come the cost of a call, on tensors so small that nothing else counts (`"calls"` in FILE), and a training
+step of a batch normalisation with an activation behind it, through torch.compile, which fuses the composition with the
+normalisation and cannot look into an operator of ours (`"behind_norm"`).
 """
 
 import argparse
@@ -23,6 +28,9 @@ import sys
 import time
 
 import torch
+import torch.nn.functional as F
+
+import drop_activation.torch as dt
 
 P = 0.95
 ROTATION_BYTES = 2 << 30
@@ -32,7 +40,11 @@ def drop_activation(x):
     return torch.where(torch.rand_like(x) < P, torch.relu(x), x)
 
 
-def works(compiled, x, dy):
+def ours(x):
+    return dt.drop_activation(x, P)
+
+
+def works(compiled, ours_compiled, x, dy):
     """The works on these tensors, by name."""
     leaf = x.detach().requires_grad_()
     y = torch.relu(x)
@@ -56,6 +68,8 @@ def works(compiled, x, dy):
         },
         "eager": forward_and_backward(drop_activation),
         "compiled": forward_and_backward(compiled),
+        "ours": forward_and_backward(ours),
+        "ours_compiled": forward_and_backward(ours_compiled),
     }
     return {f"{family}_{name}": work for family, works in families.items() for name, work in works.items()}
 
@@ -90,10 +104,10 @@ class Clock:
 def measure(device, dtype, n, cold, rounds):
     # A compiled function is given up after some shapes; each configuration gets a new one.
     torch._dynamo.reset()
-    compiled = torch.compile(drop_activation, fullgraph=True, dynamic=False)
+    compiled, ours_compiled = (torch.compile(f, fullgraph=True, dynamic=False) for f in (drop_activation, ours))
     count = min(max(ROTATION_BYTES // (4 * n * dtype.itemsize), 2), 64) if cold else 1
     tensors = [(torch.randn(n, device=device).to(dtype), torch.randn(n, device=device).to(dtype)) for _ in range(count)]
-    rotation = [works(compiled, x, dy) for x, dy in tensors]
+    rotation = [works(compiled, ours_compiled, x, dy) for x, dy in tensors]
     batch = max(1, min(64, (1 << 25) // n))
     timer = Events if device == "cuda" else Clock
     times = {name: [] for name in rotation[0]}
@@ -109,6 +123,50 @@ def measure(device, dtype, n, cold, rounds):
     return {name: statistics.median(measured) for name, measured in times.items()}
 
 
+def in_turns(device, works, rounds, batch):
+    """Median seconds of each."""
+    timer, times = Events if device == "cuda" else Clock, {name: [] for name in works}
+    for round in range(rounds + 1):
+        for name, work in works.items():
+            with timer() as timed:
+                for _ in range(batch):
+                    work()
+            if round > 0:
+                times[name].append(timed.seconds / batch)
+    return {name: statistics.median(measured) for name, measured in times.items()}
+
+
+def calls(device, rounds):
+    """Seconds of a call on 1024 elements."""
+    x, dy = torch.randn(1024, device=device), torch.randn(1024, device=device)
+    leaf = x.clone().requires_grad_()
+    functions = {
+        "relu": torch.relu,
+        "dropout": lambda x: F.dropout(x, 0.5),
+        "rrelu": lambda x: F.rrelu(x, training=True),
+        "ours": ours,
+        "leaky_relu": lambda x: F.leaky_relu(x, 1 - P),
+        "ours_evaluation": lambda x: dt.drop_activation(x, P, training=False),
+    }
+    works = {f"{name}_forward": lambda f=f: f(x) for name, f in functions.items()}
+    works |= {f"{name}_step": lambda f=f: torch.autograd.grad(f(leaf), leaf, dy) for name, f in functions.items()}
+    return in_turns(device, works, rounds, 300)
+
+
+def behind_norm(device, rounds):
+    """Seconds of a training step of a compiled normalisation and activation, on an activation map of a ResNet."""
+    x = torch.randn(64 if device == "cuda" else 8, 64, 56, 56, device=device).requires_grad_()
+    activations = {"relu": torch.relu, "composed": drop_activation, "ours": ours}
+    works = {}
+    for name, activation in activations.items():
+        norm = torch.nn.BatchNorm2d(64, device=device)
+        block = torch.compile(lambda x, norm=norm, activation=activation: activation(norm(x)), dynamic=False)
+        dy = torch.ones_like(x)
+        works[name] = lambda block=block, norm=norm, dy=dy: torch.autograd.grad(block(x), [x, *norm.parameters()], dy)
+    torch._dynamo.reset()
+    return in_turns(device, works, rounds, 10 if device == "cuda" else 1)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -122,6 +180,9 @@ def main():
     sizes, rounds = ((16, 20), 3) if arguments.quick else ((18, 20, 22, 24, 26, 28), 21)
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     results = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "rows": []}
+    for title, figures in (("calls", calls(device, rounds)), ("behind_norm", behind_norm(device, rounds))):
+        results[title] = figures
+        print(title, "  ".join(f"{name} {1e6 * t:.2f} us" for name, t in figures.items()), flush=True)
     for dtype, short in ((torch.float32, "f32"), (torch.bfloat16, "bf16"), (torch.float16, "f16")):
         for n in (1 << size for size in sizes):
             for cold in (False, True):

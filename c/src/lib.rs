@@ -11,6 +11,10 @@ mod error;
 mod pass;
 mod structure;
 mod tensors;
+/// For the Python package alone.
+///
+/// cbindgen:ignore
+mod torch;
 mod version;
 
 pub use cpu::*;
@@ -18,4 +22,5 @@ pub use cuda::*;
 pub use error::*;
 pub use pass::*;
 pub use tensors::*;
+pub use torch::*;
 pub use version::*;

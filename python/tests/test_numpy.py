@@ -199,6 +199,7 @@ READ_ONLY.flags.writeable = False
         (lambda: da.infer(X, float("nan")), ValueError, ["p is NaN"]),
         (lambda: da.infer(X, "0.5"), TypeError, ["p is a str"]),
         (lambda: da.infer(X, None), TypeError, ["p is a NoneType"]),
+        (lambda: da.infer(X, 10**400), ValueError, ["p is beyond the largest float"]),
         (lambda: da.infer(X, activation="elu"), ValueError, ["activation is 'elu'", "relu, sigmoid"]),
         (lambda: da.infer(X, activation=1), TypeError, ["activation is a int"]),
         (lambda: da.infer(X, out=READ_ONLY), ValueError, ["out is read-only"]),
@@ -228,6 +229,29 @@ def test_mistakes_are_named(call, error, words):
         call()
     assert all(word in str(caught.value) for word in words), str(caught.value)
     np.testing.assert_array_equal(X, before)
+
+
+class Liar(np.ndarray):
+    """Of another shape, type and place than it says."""
+
+    shape = property(lambda self: (1 << 40,))
+    dtype = property(lambda self: np.dtype(np.float64))
+    flags = property(lambda self: READ_ONLY.flags)
+    __array_interface__ = property(lambda self: {"data": (64, False)})
+
+    def view(self, *_):
+        return self
+
+
+def test_a_subclass_is_what_it_is_and_not_what_it_says():
+    liar = np.ndarray.view(X.copy() - 3, Liar)
+    y = da.infer(liar, 0.75)
+    assert type(y) is np.ndarray
+    np.testing.assert_array_equal(y, (X - 3) / 4)
+    da.infer(X - 7, 0.5, out=liar)
+    np.testing.assert_array_equal(np.ndarray.view(liar, np.ndarray), (X - 7) / 2)
+    with pytest.raises(ValueError, match=r"mask has shape \(4,\); allowed is \(7,\)"):
+        da.backward(np.ones(200, np.float32), np.ndarray.view(np.zeros(4, np.uint32), Liar))
 
 
 def overlapping():

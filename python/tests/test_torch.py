@@ -1,6 +1,6 @@
 """PyTorch: gradients, transformations, memory formats, and whole models against the unfused composition."""
 
-import copy
+import functools
 
 import pytest
 
@@ -9,13 +9,12 @@ torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 from conftest import unpacked
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import drop_activation as da
 import drop_activation.torch as dt
 from drop_activation.torch import _operators as operators
-from drop_activation.torch._functions import _key as drawn_key
 
 ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -63,45 +62,42 @@ def test_it_is_the_composition_with_the_same_mask(activation, dtype):
     torch.testing.assert_close(dx.double(), expected_dx, rtol=2 * tolerance, atol=2 * tolerance)
 
 
+FUNCTIONS = {name: functools.partial(dt.drop_activation, p=0.7, activation=name) for name in ACTIVATIONS}
+FUNCTIONS["rrelu"] = dt.rrelu
+
+
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients_are_central_differences(activation, training):
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_derivatives_of_both_orders_and_directions_are_central_differences(name, training):
+    function = functools.partial(FUNCTIONS[name], training=training, key=key_tensor())
     x = tensor(5, 13).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: dt.drop_activation(x, 0.7, activation, training, key=key_tensor()), x)
-    assert torch.autograd.gradcheck(lambda x: dt.rrelu(x, training=training, key=key_tensor()), x)
-
-
-def test_relu_has_second_derivatives_and_the_others_say_that_they_have_none():
-    x = tensor(5, 13).requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda x: dt.drop_activation(x, 0.7, key=key_tensor()), x)
-    y = dt.drop_activation(x, 0.7, "gelu", key=key_tensor())
-    (dx,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match="relu alone"):
-        dx.sum().backward()
+    both = {"check_batched_grad": True, "check_fwd_over_rev": True}
+    assert torch.autograd.gradcheck(function, x, check_forward_ad=True, check_batched_forward_grad=True)
+    assert torch.autograd.gradgradcheck(function, x, **both)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_operators_keep_pytorch_s_rules(activation):
     x, key = tensor(4, 9, dtype=torch.float32).requires_grad_(), key_tensor()
+    code = ACTIVATIONS.index(activation)
     with torch.no_grad():
-        y, mask = operators.forward(x, key, 0.7, activation, 0)
-        signs = operators.rrelu_forward(x, key, 0.2, 0.4, 0)[1]
-    saved = None if activation == "relu" else x.detach()
-    dy = torch.ones_like(y).requires_grad_()
+        y, mask = operators.forward(x, key, 0.7, code, 0, 0)
+        signs = operators.rrelu_forward(x, key, 0.2, 0.4, 0, 0)[1]
+    saved, dy = x.detach().requires_grad_(), torch.ones_like(y).requires_grad_()
     checks = [
-        (operators.forward, (x, key, 0.7, activation, 0)),
-        (operators.infer, (x, 0.7, activation)),
-        (operators.infer_backward, (y, x.detach(), 0.7, activation)),
-        (operators.backward, (dy if saved is None else y, mask, saved, 0.7, activation, 0)),
+        (operators.forward, (x, key, 0.7, code, 0, 0)),
+        (operators.backward_saved, (dy, mask, saved, code, 0)),
     ]
     if activation == "relu":
-        checks += [
-            (operators.forward_, (x.detach().clone(), key, 0.7, 0)),
-            (operators.rrelu_forward, (x, key, 0.2, 0.4, 0)),
-            (operators.rrelu_backward, (y, signs, key, 0.2, 0.4, 0, 0)),
-            (operators.rrelu_infer, (x, 0.2, 0.4)),
-            (operators.rrelu_infer_backward, (y, x.detach(), 0.2, 0.4)),
+        checks = [
+            checks[0],
+            (operators.backward, (dy, mask, 0)),
+            (operators.draw_forward, (x, 1.0, code, 0, 0)),  # they are compared, so nothing may depend on the key
+            (operators.forward_, (x.detach().clone(), torch.zeros_like(mask), key, 0.7, 0, 0)),
+            (operators.rrelu_forward, (x, key, 0.2, 0.4, 0, 0)),
+            (operators.rrelu_backward, (dy, signs, key, 0.2, 0.4, 0, 0)),
         ]
+        assert {operator for operator, _ in checks} == set(operators.ALL) - {operators.backward_saved}
     for operator, arguments in checks:
         torch.library.opcheck(operator, arguments)
 
@@ -113,12 +109,18 @@ def test_seeds_follow_manual_seed_and_calls_differ():
     first, second = layer(x), layer(x)
     torch.manual_seed(3)
     assert torch.equal(layer(x), first) and torch.equal(layer(x), second) and not torch.equal(first, second)
+    # However the key is drawn, it is the same.
+    for call in (lambda: layer(x.clone().requires_grad_()), lambda: dt.drop_activation(x.clone(), 0.5, inplace=True)):
+        torch.manual_seed(3)
+        assert torch.equal(call(), first)
+    torch.manual_seed(3)
+    assert torch.equal(dt.drop_activation(x, 0.5, key=torch.randint(2**63 - 1, (1,))), first)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 def test_a_key_is_drawn_on_the_device_of_the_tensor(device):
     with FakeTensorMode():  # knows shapes and devices alone, so it needs no GPU
-        assert drawn_key(torch.empty(8, device=device), None).device == torch.device(device)
+        assert operators.draw_key(torch.empty(8, device=device)).device == torch.device(device)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -170,6 +172,26 @@ def test_compiled_it_draws_a_mask_for_each_call():
     assert torch.equal(leaf.grad, (y != 0).float())
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_made_of_pytorch_s_operations_it_has_a_mask_of_theirs(activation):
+    x, dy = tensor(64, 64), tensor(64, 64, seed=1)
+    leaf = x.clone().requires_grad_()
+    torch.manual_seed(3)
+    y = dt.DropActivation(0.7, activation, fused=False)(leaf)
+    torch.manual_seed(3)
+    keep = torch.rand(x.shape) < 0.7
+    wide = x.clone().requires_grad_()
+    expected = torch.where(keep, SIGMA[activation](wide), wide)
+    assert torch.equal(y, expected)
+    assert torch.equal(torch.autograd.grad(y, leaf, dy)[0], torch.autograd.grad(expected, wide, dy)[0])
+    for fused in (True, False):
+        layer = dt.DropActivation(0.7, activation, fused=fused)
+        nodes = make_fx(layer)(x).graph.nodes
+        assert any("drop_activation" in str(node.target) for node in nodes) == fused
+    with pytest.raises(ValueError, match="fused is False"):
+        dt.drop_activation(x, 0.7, activation, key=key_tensor(), fused=False)
+
+
 def test_autocast_keeps_the_type_it_is_given():
     model = nn.Sequential(nn.Linear(32, 32), dt.DropActivation(0.5), nn.Linear(32, 1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -192,8 +214,7 @@ FORMATS = {
 }
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
-@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("activation, inplace", [("relu", False), ("relu", True), ("gelu", False)])
 @pytest.mark.parametrize("name", FORMATS)
 def test_memory_formats(name, inplace, activation):
     x = FORMATS[name]()
@@ -227,6 +248,48 @@ def test_in_place_it_takes_x_s_memory_and_keeps_nothing_else():
     assert torch.equal(x.grad, (y != 0).float())
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "expanded"])
+def test_in_place_means_over_x_whatever_its_strides(name, training):
+    x = FORMATS[name]()
+    for p, function in ((0.5, functools.partial(dt.drop_activation, key=key_tensor())), (1.0, dt.drop_activation)):
+        expected = function(x, p, training=training)
+        for grad in (False, True):
+            base = x.clone().requires_grad_(grad)
+            z = torch.empty_strided(x.size(), x.stride())
+            z.copy_(base)
+            y = function(z, p, training=training, inplace=True)
+            assert y is z and torch.equal(z, expected), (p, grad)
+            if grad:
+                (dx,) = torch.autograd.grad(z.sum(), base)
+                leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+                (expected_dx,) = torch.autograd.grad(function(leaf, p, training=training).sum(), leaf)
+                assert torch.equal(dx, expected_dx)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_pytorch_refuses_to_overwrite_is_refused_before_anything_is_written(training):
+    def leaf():
+        x = torch.full((4, 8), -1.0, requires_grad=True)
+        return x, x
+
+    def chunk():
+        x = torch.full((4, 8), -1.0, requires_grad=True) * 1
+        return x, x.chunk(2)[0]
+
+    def expanded():
+        x = torch.full((1, 8), -1.0)
+        return x, x.expand(4, 8)
+
+    for make in (leaf, chunk, expanded):
+        with pytest.raises(RuntimeError):
+            torch.relu_(make()[1])
+        memory, x = make()
+        with pytest.raises(RuntimeError):
+            dt.drop_activation(x, 0.5, training=training, inplace=True)
+        assert (memory == -1).all(), make
+
+
 def test_mistakes_are_named():
     x = torch.ones(4)
     for call, error, words in [
@@ -237,128 +300,94 @@ def test_mistakes_are_named():
         (lambda: dt.drop_activation(x.long()), TypeError, "x has dtype torch.int64"),
         (lambda: dt.drop_activation(x, key=torch.ones(1)), ValueError, "key has dtype torch.float32"),
         (lambda: dt.drop_activation(x, first=5), ValueError, "first is 5"),
-        (lambda: dt.replace_relu(nn.ReLU()), TypeError, "itself a ReLU"),
+        (lambda: dt.drop_activation(x, 0.5, "gelu", inplace=True), ValueError, "inplace is True"),
+        (lambda: dt.drop_activation([1.0]), TypeError, "x is a list"),
+        (lambda: dt.rrelu(None), TypeError, "x is a NoneType"),
+        (lambda: dt.drop_activation(x, key=5), TypeError, "key is a int"),
+        (lambda: dt.drop_activation(x, 10**400), ValueError, "p is beyond the largest float"),
+        (lambda: dt.drop_activation(x, first=2**64), ValueError, "first is 18446744073709551616"),
+        (lambda: dt.drop_activation(x, first=-32), ValueError, "first is -32"),
     ]:
         with pytest.raises(error, match=words):
             call()
 
 
-class Functional(nn.Module):
-    """ReLU in every way in which it is called."""
-
-    def __init__(self):
-        super().__init__()
-        self.relu = nn.ReLU(inplace=True)
-        self.same = self.relu
-
-    def forward(self, x):
-        x = nn.functional.relu(x) + torch.relu(x) + x.relu()
-        x = nn.functional.relu(x - 1, inplace=True)
-        return self.same(self.relu(helper(x - 1)))
+def test_the_last_elements_of_a_tensor_of_2_to_the_64():
+    x = -torch.ones(64)
+    for first in (2**63, 2**64 - 64):
+        y = dt.drop_activation(x, 0.5, key=key_tensor(), first=first)
+        assert torch.equal(y == 0, torch.from_numpy(unpacked(da.keep_mask(64, 0.5, 0, 5, first), 64)))
 
 
-def helper(x):
-    return (x + 0).relu_()
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pytorch_s_threads_share_a_long_tensor(dtype, activation):
+    """Which part of it a thread takes shows in nothing, wherever the tensor begins in the larger one."""
+    n = 5 * (1 << 16) + 17
+    x, dy = tensor(n, dtype=dtype), tensor(n, dtype=dtype, seed=1)
+    threads = torch.get_num_threads()
+    for first in (0, 96, 2**64 - 65536):
+        if first + n > 2**64:
+            with pytest.raises(RuntimeError, match="first"):
+                dt.drop_activation(x, 0.7, activation, key=key_tensor(), first=first)
+            continue
+        outputs = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            try:
+                leaf = x.clone().requires_grad_()
+                y = dt.drop_activation(leaf, 0.7, activation, key=key_tensor(), first=first)
+                r = dt.rrelu(leaf, key=key_tensor(), first=first)
+                over = dt.drop_activation(x.clone(), 0.7, inplace=True, key=key_tensor(), first=first)
+                results = y, *torch.autograd.grad(y, leaf, dy), r, *torch.autograd.grad(r, leaf, dy), over
+            finally:
+                torch.set_num_threads(threads)
+            outputs.append([result.detach() for result in results])
+        assert all(map(torch.equal, *outputs))
+        y, dx = torch.empty_like(x), torch.empty_like(x)
+        key = {"seed": 0, "offset": 5, "first": first}
+        _, mask = da.forward(x, 0.7, **key, activation=activation, out=y)
+        da.backward(dy, mask, None if activation == "relu" else x, p=0.7, activation=activation, out=dx)
+        assert torch.equal(outputs[0][0], y) and torch.equal(outputs[0][1], dx)
+        _, mask = da.rrelu_forward(x, **key, out=y)
+        da.rrelu_backward(dy, mask, **key, out=dx)
+        assert torch.equal(outputs[0][2], y) and torch.equal(outputs[0][3], dx)
 
 
-def test_replace_relu_finds_every_way_of_calling_it():
-    model = nn.Sequential(Functional(), nn.Sequential(nn.ReLU()), nn.LeakyReLU())
-    swapped = dt.replace_relu(model, 0.0)
-    assert swapped.modules == ("0.relu", "0.same", "1.0") and swapped.functional == ("0",)
-    assert model[0].relu is model[0].same and model[0].relu.inplace
-    assert isinstance(model[0], Functional) and type(model[0]).__name__ == "Functional"
-    x = torch.randn(100)
-    # p = 0: each is the identity.
-    torch.testing.assert_close(model[0](x), 3 * x - 2)
-    # p = 1: each is ReLU, and what was not in place is not.
-    plain, one, given = Functional(), Functional(), x.clone()
-    dt.replace_relu(one, 1.0)
-    torch.testing.assert_close(one(given), plain(x.clone()))
-    assert torch.equal(given, x)
-    assert dt.replace_relu(copy.deepcopy(model), 0.5).modules == ()
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.95, 1.0])
+def test_evaluation_by_pytorch_is_the_library_s_to_the_last_bit(p, dtype):
+    x = torch.cat([tensor(1000), torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 6e-8, -6e-8])]).to(dtype)
+    expected = torch.empty_like(x)
+    da.infer(x, p, out=expected)
+    y = dt.drop_activation(x, p, training=False)
+    assert torch.equal(y.nan_to_num(), expected.nan_to_num()) and torch.equal(y.isnan(), expected.isnan())
 
 
-class CountRelus(TorchFunctionMode):
-    """How often ReLU is called, by any name; nn.ReLU calls one of them."""
-
-    names = ("relu", "relu_")
-    count = 0
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        self.count += getattr(function, "__name__", "") in self.names
-        return function(*args, **(kwargs or {}))
+def test_a_view_with_the_negative_bit_is_what_it_stands_for():
+    x = torch.complex(torch.ones(64), torch.ones(64)).conj().imag
+    assert x.is_neg() and torch.equal(dt.drop_activation(x, 1.0), torch.zeros(64))
+    assert torch.equal(dt.drop_activation(x, 0.0), -torch.ones(64))
+    y = dt.drop_activation(x, 1.0, inplace=True)
+    assert y is x and torch.equal(x, torch.zeros(64))
 
 
-def unfused(x, p, key):
-    """The composition, from framework operations, with the mask of a call."""
-    memory = torch.empty_like(x, dtype=torch.bool)
-    bits = torch.from_numpy(unpacked(da.keep_mask(x.numel(), p, 0, key.item()), x.numel()))
-    memory.as_strided((x.numel(),), (1,)).copy_(bits)
-    return torch.where(memory & (x <= 0), torch.zeros_like(x), x)
+def test_per_sample_gradients_and_mapped_calls():
+    layer = dt.DropActivation(0.5)
+    rows = torch.vmap(layer, randomness="different")(-torch.ones(8, 64))
+    assert len({tuple(row.tolist()) for row in rows}) == 8
+    rows = torch.vmap(layer, randomness="same")(-torch.ones(8, 64))
+    assert len({tuple(row.tolist()) for row in rows}) == 1 and 0 < (rows == 0).float().mean() < 1
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.vmap(layer)(rows)
 
-
-def resnet():
-    return pytest.importorskip("torchvision").models.resnet18(num_classes=10)
-
-
-def wide_resnet():
-    models = pytest.importorskip("torchvision").models
-    return models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=10, width_per_group=128)
-
-
-def resnext():
-    models = pytest.importorskip("torchvision").models
-    return models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=10, groups=32, width_per_group=4)
-
-
-def densenet():
-    models = pytest.importorskip("torchvision").models
-    return models.DenseNet(growth_rate=8, block_config=(2, 2), num_init_features=16, num_classes=10)
-
-
-def preresnet():
-    timm = pytest.importorskip("timm")
-    return timm.models.resnetv2.ResNetV2(
-        layers=[1, 1, 1],
-        channels=[32, 64, 128],
-        num_classes=10,
-        stem_type="same",
-        norm_layer=timm.layers.BatchNormAct2d,
-    )
-
-
-@pytest.mark.parametrize("make", [resnet, wide_resnet, resnext, densenet, preresnet])
-def test_a_training_step_of_a_model_is_that_of_the_composition(make, monkeypatch):
-    torch.manual_seed(0)
-    model = make().double()
-    relus = [name for name, module in model.named_modules() if type(module) is nn.ReLU]
-    images, labels = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.tensor([1, 7])
-    with CountRelus() as called, torch.no_grad():
-        copy.deepcopy(model)(images)
-    swapped = dt.replace_relu(model, 0.9)
-    assert set(relus) <= set(swapped.modules) and not [m for m in model.modules() if type(m) is nn.ReLU]
-    assert swapped.functional == (("",) if make is densenet else ())
-
-    def step():
-        stepped = copy.deepcopy(model)
-        torch.manual_seed(1)
-        loss = nn.functional.cross_entropy(stepped(images), labels)
-        loss.backward()
-        torch.optim.SGD(stepped.parameters(), lr=0.1).step()
-        return loss.detach(), stepped
-
-    loss, fused = step()
-    calls = []
-
-    def composed(x, p, activation, training, inplace, **_):
-        assert training and activation == "relu"
-        calls.append(x.numel())
-        return unfused(x, p, torch.randint(2**63 - 1, (1,), dtype=torch.int64))
-
-    monkeypatch.setattr("drop_activation.torch._modules.drop_activation", composed)
-    monkeypatch.setattr("drop_activation.torch._replace.drop_activation", composed)
-    expected_loss, expected = step()
-    assert len(calls) == called.count >= len(relus)
-    torch.testing.assert_close(loss, expected_loss, rtol=1e-12, atol=0)
-    for (name, a), b in zip(fused.named_parameters(), expected.parameters()):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+    x, function = tensor(6, 5), functools.partial(dt.drop_activation, p=0.5, activation="gelu", key=key_tensor())
+    by_sample = torch.vmap(torch.func.grad(lambda x: function(x).sum()))(x)
+    for sample, gradient in zip(x, by_sample):
+        (expected,) = torch.autograd.grad(function(sample.requires_grad_()).sum(), sample)
+        assert torch.equal(gradient, expected)
+    # A sample of images that lie as channels_last is in no such order.
+    images = tensor(3, 4, 5, 6, 7).movedim(2, -1)
+    keep = torch.vmap(functools.partial(dt.drop_activation, p=0.5, key=key_tensor()))(-images.abs())
+    one = dt.drop_activation(-images[0].abs().contiguous(), 0.5, key=key_tensor())
+    assert torch.equal(keep[0], one)

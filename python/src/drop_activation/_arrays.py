@@ -39,7 +39,7 @@ def view(name: str, array: Any) -> View:
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; allowed are arrays without a mask, such as {name}.data")
     if isinstance(array, np.ndarray):
-        return _numpy(name, array)
+        return _numpy(name, np.ndarray.view(array, np.ndarray))  # what a subclass says of itself may not be so
     if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
         return _dlpack(name, array)
     kind = type(array).__name__

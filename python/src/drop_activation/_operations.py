@@ -227,6 +227,8 @@ def real(name: str, value: SupportsFloat) -> float:
         return float(value)
     except TypeError:
         raise TypeError(f"{name} is a {type(value).__name__}; allowed are numbers") from None
+    except OverflowError:
+        raise ValueError(f"{name} is beyond the largest float; allowed are numbers that a float can hold") from None
 
 
 def activation_code(activation: str) -> int:

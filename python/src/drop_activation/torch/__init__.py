@@ -2,7 +2,8 @@
 
     layer = DropActivation(p=0.95)                  # wherever there was nn.ReLU()
     y = layer(x)                                    # training; layer.eval() for inference
-    swapped = replace_relu(model, p=0.95)           # every ReLU of a model
+    replaced = replace_relu(model, p=0.95)          # every ReLU of a model; restore_relu(model) undoes it
+    fold(model.eval())                              # a trained model of PyTorch's modules alone
 
 In training a mask of one bit per element is kept for the backward pass, and for ReLU nothing else. Each call draws the
 key of its mask from PyTorch's generator for the tensor's device: so masks follow `torch.manual_seed`, and checkpointing
@@ -11,12 +12,29 @@ mask on both. On CUDA the work is enqueued on PyTorch's current stream, and noth
 captured into a CUDA graph (`torch.cuda.graph`, after a first call without one), whose replays draw the masks that the
 calls would draw without it.
 
+In evaluation mode, and where p is 0 or 1, PyTorch's own operations are called: leaky_relu for ReLU. So a model in
+evaluation mode is exported, traced and compiled like any other. There x = 0 and NaN have PyTorch's derivatives.
+
+Derivatives of any order and direction, torch.func's transformations and vmap's randomness are as for F.dropout.
+DTensors get the mask of the whole tensor. Equal keys give equal masks; `first` makes a tensor a shard.
+
 A tensor is read in the order in which it lies in memory, if it is contiguous or channels_last; any other is made
 contiguous first.
 """
 
+from ._fold import fold
 from ._functions import drop_activation, rrelu
 from ._modules import DropActivation, RReLU
-from ._replace import Replaced, replace_relu
+from ._replace import Left, Replaced, replace_relu, restore_relu
 
-__all__ = ["DropActivation", "RReLU", "Replaced", "drop_activation", "replace_relu", "rrelu"]
+__all__ = [
+    "DropActivation",
+    "Left",
+    "RReLU",
+    "Replaced",
+    "drop_activation",
+    "fold",
+    "replace_relu",
+    "restore_relu",
+    "rrelu",
+]

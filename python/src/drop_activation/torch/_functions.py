@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
+from .._library import ACTIVATIONS
 from .._operations import LOWER, UPPER, activation_code, index, real
+from . import _composed
 from . import _operators as operators
-from ._launch import check_dtype
-from ._layout import is_dense
+from ._derivatives import Forward, ForwardInPlace, QuickForward, RReluForward, below_autograd, is_quick
+from ._layout import is_dense, layout_of
+from ._sharded import by_element, is_dtensor, over_shards
 
 
 def drop_activation(
@@ -20,29 +24,78 @@ def drop_activation(
     *,
     key: Tensor | None = None,
     first: int = 0,
+    fused: bool = True,
 ) -> Tensor:
-    """Drop-Activation: σ(x) with probability p for each element, else x; at inference (1 - p) x + p σ(x).
+    """Drop-Activation: σ(x) with probability p for each element, else x; in evaluation (1 - p) x + p σ(x).
 
     Args:
         x: float16, bfloat16, float32 or float64, on the CPU or on CUDA.
-        p: The probability of keeping σ, 0 <= p <= 1.
+        p: The probability of keeping σ, 0 <= p <= 1. With 0 or 1 nothing is drawn, in training as in evaluation.
         activation: "relu", "sigmoid", "tanh", "gelu" or "silu".
-        training: Whether to draw a mask.
-        inplace: Whether y may take x's memory, for ReLU in training. What x holds afterwards is not specified.
+        training: Whether to draw a mask. Without one it is made of PyTorch's own operations: leaky_relu for ReLU.
+        inplace: Whether y is written over x, for ReLU alone, whose backward pass needs no x. As for
+            `torch.relu_`, an x that may not be overwritten is refused.
         key: One int64, on x's device or the CPU, that names the mask: equal keys, equal masks on every device. Drawn by
             the generator of x's device if it is not given. A CUDA graph reads a key on the GPU at each replay; one on
             the CPU is captured as it is.
-        first: The global index of x's element 0, a multiple of 32, if x is a shard of a larger tensor.
+        first: The global index of x's element 0, a multiple of 32, if x is a shard of a larger tensor. A DTensor's
+            shards need none.
+        fused: False for training made of PyTorch's own operations, which torch.compile fuses with their neighbours. It
+            keeps a byte for each element instead of a bit, and its mask is another on each device: no key names it.
     """
-    check_parameters(p, activation)
-    check_dtype(x)
-    if not training:
-        return operators.infer(x, float(p), activation)
-    first = index("first", first)
-    key = _key(x, key)
-    if inplace and activation == "relu" and not torch.compiler.is_compiling() and is_dense(x):
-        return operators.ForwardInPlace.apply(x, key, float(p), first)
-    return operators.forward(x, key, float(p), activation, first)[0]
+    if type(p) is not float or not 0 <= p <= 1 or inplace or activation not in ACTIVATIONS:
+        check_parameters(p, activation, inplace)
+    if not isinstance(x, Tensor) or x.dtype not in operators.DTYPES:
+        if isinstance(x, Proxy):
+            rest = {"inplace": inplace, "key": key, "first": first, "fused": fused}
+            return x.tracer.create_proxy("call_function", drop_activation, (x, p, activation, training), rest)
+        check_tensor(x)
+    p = float(p)
+    if not training or p in (0, 1):  # nothing is drawn, so that other random numbers stay what they are
+        if is_dtensor(x):
+            y = by_element(x, lambda x: _composed.evaluation(x, p, activation))
+            return x.copy_(y) if inplace else y
+        return _composed.evaluation(x, p, activation, inplace)
+    if not fused:
+        if key is not None or first:
+            raise ValueError("fused is False, and key or first is given; allowed is one of the two")
+        y = _composed.composed(x, p, activation)
+        return x.copy_(y) if inplace else y
+    if is_dtensor(x):
+        y = over_shards(x, key, lambda x, key, at: drop_activation(x, p, activation, key=key, first=first + at))
+        return x.copy_(y) if inplace else y
+    if key is not None:
+        check_key(key, x)
+    first, layout = _first(first) if first else 0, layout_of(x)
+    if not inplace and not torch.compiler.is_compiling() and is_quick(x):
+        if torch.is_grad_enabled() and x.requires_grad:
+            return QuickForward.apply(x, key, p, ACTIVATIONS[activation], first, layout)
+        with below_autograd():
+            if key is None:
+                return operators.draw_forward(x, p, ACTIVATIONS[activation], first, layout)[0]
+            return operators.forward(x, key, p, ACTIVATIONS[activation], first, layout)[0]
+    arguments = x, operators.draw_key(x) if key is None else key, p, ACTIVATIONS[activation], first, layout
+    if inplace:
+        return _over(*arguments)
+    if torch.compiler.is_compiling():
+        return operators.forward(*arguments)[0]
+    return Forward.apply(*arguments)[0]
+
+
+def _over(x: Tensor, key: Tensor, p: float, activation: int, first: int, layout: int) -> Tensor:
+    arguments = x, key, p, activation, first, layout
+    if torch.compiler.is_compiling():
+        return x.copy_(operators.forward(*arguments)[0])
+    if not is_quick(x) or x.is_inference() or not is_dense(x, layout):
+        return x.copy_(Forward.apply(*arguments)[0])  # with PyTorch's rules for whatever x is
+    mask = operators.empty_mask(x)
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        operators.forward_(x, mask, key, p, first, layout)
+        return x
+    y = ForwardInPlace.apply(x, mask, layout)
+    with below_autograd():
+        operators.forward_(x, mask, key, p, first, layout)
+    return y
 
 
 def rrelu(
@@ -54,25 +107,42 @@ def rrelu(
     key: Tensor | None = None,
     first: int = 0,
 ) -> Tensor:
-    """RReLU: negative elements times a slope uniform in [lower, upper), at inference times the mean.
+    """RReLU: negative elements times a slope uniform in [lower, upper), in evaluation times the mean.
 
     Args:
         x: float16, bfloat16, float32 or float64, on the CPU or on CUDA.
         lower, upper: 0 < lower <= upper <= 1.
-        training: Whether to draw slopes.
+        training: Whether to draw slopes. Without it is PyTorch's leaky_relu.
         key, first: As in `drop_activation`.
     """
     check_slopes(lower, upper)
-    check_dtype(x)
+    if isinstance(x, Proxy):
+        rest = {"key": key, "first": first}
+        return x.tracer.create_proxy("call_function", rrelu, (x, lower, upper, training), rest)
+    check_tensor(x)
+    lower, upper = float(lower), float(upper)
     if not training:
-        return operators.rrelu_infer(x, float(lower), float(upper))
-    return operators.rrelu_forward(x, _key(x, key), float(lower), float(upper), index("first", first))[0]
+        if is_dtensor(x):
+            return by_element(x, lambda x: _composed.rrelu_evaluation(x, lower, upper))
+        return _composed.rrelu_evaluation(x, lower, upper)
+    if is_dtensor(x):
+        return over_shards(x, key, lambda x, key, at: rrelu(x, lower, upper, key=key, first=first + at))
+    if key is None:
+        key = operators.draw_key(x)
+    else:
+        check_key(key, x)
+    arguments = x, key, lower, upper, _first(first), layout_of(x)
+    if torch.compiler.is_compiling():
+        return operators.rrelu_forward(*arguments)[0]
+    return RReluForward.apply(*arguments)[0]
 
 
-def check_parameters(p: float, activation: str) -> None:
+def check_parameters(p: float, activation: str, inplace: bool = False) -> None:
     activation_code(activation)
     if not 0 <= real("p", p) <= 1:
         raise ValueError(f"p is {p}; allowed is 0 <= p <= 1")
+    if inplace and activation != "relu":
+        raise ValueError(f"inplace is True; it is allowed for relu, but the backward pass of {activation} needs x")
 
 
 def check_slopes(lower: float, upper: float) -> None:
@@ -80,13 +150,28 @@ def check_slopes(lower: float, upper: float) -> None:
         raise ValueError(f"lower is {lower}, upper is {upper}; allowed is 0 < lower <= upper <= 1")
 
 
-def _key(x: Tensor, key: Tensor | None) -> Tensor:
-    """Drawn where x is, so that nothing waits for a GPU and each replay of a CUDA graph draws another."""
-    if key is None:
-        return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=x.device)
+def check_tensor(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is a {type(x).__name__}; allowed are tensors")
+    if x.dtype not in operators.DTYPES:
+        raise TypeError(f"x has dtype {x.dtype}; allowed are {', '.join(map(str, operators.DTYPES))}")
+
+
+def _first(first: int) -> int:
+    """PyTorch's integers have a sign, the index of an element has none: the same 64 bits."""
+    if isinstance(first, torch.SymInt):
+        return first
+    first = index("first", first)
+    if first % 32:
+        raise ValueError(f"first is {first}; allowed are multiples of 32, the elements of a mask word")
+    return first if first < 2**63 else first - 2**64
+
+
+def check_key(key: Tensor, x: Tensor) -> None:
+    if not isinstance(key, Tensor):
+        raise TypeError(f"key is a {type(key).__name__}; allowed is a tensor of one torch.int64")
     if key.dtype != torch.int64 or key.numel() != 1 or key.device not in (x.device, torch.device("cpu")):
         raise ValueError(
             f"key has dtype {key.dtype}, {key.numel()} elements, device {key.device}; "
             f"allowed is one torch.int64 on the CPU or on x's device, {x.device}"
         )
-    return key

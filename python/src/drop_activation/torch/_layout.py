@@ -5,21 +5,22 @@ from __future__ import annotations
 import torch
 
 _FORMATS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
+CONTIGUOUS = 0
 
 
 def layout_of(x: torch.Tensor) -> int:
     """The index of the memory format in which x is dense; of the contiguous one if there is none."""
-    if x.is_contiguous():
-        return 0
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return 1
-    if x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
-        return 2
-    return 0
+    if x.is_contiguous() or x.dim() not in (4, 5):
+        return CONTIGUOUS
+    layout = x.dim() - 3
+    # Inside of vmap nothing is known of the memory of one sample.
+    if torch._C._functorch.is_batchedtensor(x) or not x.is_contiguous(memory_format=_FORMATS[layout]):
+        return CONTIGUOUS
+    return layout
 
 
-def is_dense(x: torch.Tensor) -> bool:
-    return x.is_contiguous(memory_format=_FORMATS[layout_of(x)])
+def is_dense(x: torch.Tensor, layout: int) -> bool:
+    return x.is_contiguous(memory_format=_FORMATS[layout])
 
 
 def dense(x: torch.Tensor, layout: int) -> torch.Tensor:
@@ -29,3 +30,12 @@ def dense(x: torch.Tensor, layout: int) -> torch.Tensor:
 
 def empty_like(x: torch.Tensor, layout: int) -> torch.Tensor:
     return torch.empty_like(x, memory_format=_FORMATS[layout])
+
+
+def in_order(flat: torch.Tensor, x: torch.Tensor, layout: int) -> torch.Tensor:
+    """The first elements of `flat`, in the shape of x, whose elements are counted in this order."""
+    flat = flat[: x.numel()]
+    if layout == CONTIGUOUS:
+        return flat.reshape(x.shape)
+    batch, channels, *extents = x.shape
+    return flat.reshape(batch, *extents, channels).movedim(-1, 1)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from .._operations import LOWER, UPPER
 from ._functions import check_parameters, check_slopes, drop_activation, rrelu
+from ._standard import standard
+
+
+def _leaf(module: nn.Module, x: Proxy) -> Proxy:
+    """What torch.fx does with PyTorch's own modules: the graph calls the module, whose mode may still change."""
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x,), {})
 
 
 class DropActivation(nn.Module):
@@ -15,21 +22,27 @@ class DropActivation(nn.Module):
     Args:
         p: The probability of keeping σ, 0 <= p <= 1.
         activation: "relu", "sigmoid", "tanh", "gelu" or "silu".
-        inplace: Whether y may take x's memory; for ReLU alone, whose backward pass needs no x.
+        inplace: Whether y is written over x, in training and evaluation; for ReLU alone, which needs no x afterwards.
+        fused: False for training made of PyTorch's own operations, as in `drop_activation`.
     """
 
-    def __init__(self, p: float = 0.95, activation: str = "relu", inplace: bool = False):
+    def __init__(self, p: float = 0.95, activation: str = "relu", inplace: bool = False, fused: bool = True):
         super().__init__()
-        check_parameters(p, activation)
-        if inplace and activation != "relu":
-            raise ValueError(f"inplace is True; it is allowed for relu, but the backward pass of {activation} needs x")
-        self.p, self.activation, self.inplace = float(p), activation, inplace
+        check_parameters(p, activation, inplace)
+        self.p, self.activation, self.inplace, self.fused = float(p), activation, inplace, bool(fused)
 
     def forward(self, x: Tensor) -> Tensor:
-        return drop_activation(x, self.p, self.activation, self.training, self.inplace)
+        if isinstance(x, Proxy):
+            return _leaf(self, x)
+        return drop_activation(x, self.p, self.activation, self.training, self.inplace, fused=self.fused)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return standard(self)
 
     def extra_repr(self) -> str:
-        return f"p={self.p}, activation={self.activation!r}" + (", inplace=True" if self.inplace else "")
+        return f"p={self.p}, activation={self.activation!r}" + (
+            (", inplace=True" if self.inplace else "") + ("" if self.fused else ", fused=False")
+        )
 
 
 class RReLU(nn.Module):
@@ -45,7 +58,12 @@ class RReLU(nn.Module):
         self.lower, self.upper = float(lower), float(upper)
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Proxy):
+            return _leaf(self, x)
         return rrelu(x, self.lower, self.upper, self.training)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return standard(self)
 
     def extra_repr(self) -> str:
         return f"lower={self.lower}, upper={self.upper}"

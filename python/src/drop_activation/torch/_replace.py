@@ -2,135 +2,214 @@
 
 from __future__ import annotations
 
-import ast
-import functools
-import inspect
-import textwrap
-import types
-from typing import NamedTuple
+from typing import Iterator, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from ._functions import check_parameters, drop_activation
-from ._modules import DropActivation
-
-_RELU = {F.relu, torch.relu, torch.Tensor.relu}
-_RELU_IN_PLACE = {F.relu_, torch.relu_, torch.Tensor.relu_}
-_NAMES = {"relu", "relu_"}
+from . import _recompute as _recompute
+from ._functions import check_parameters
+from ._intercept import Record
+from ._modules import DropActivation, RReLU
+from ._watched import is_watched, unwatch, watch
 
 
-class Replaced(NamedTuple):
-    """What `replace_relu` has swapped, by the names that `model.named_modules()` gives."""
+class Left(NamedTuple):
+    """What was found and not replaced."""
 
-    #: The nn.ReLU modules, which are DropActivation modules now.
-    modules: tuple[str, ...]
-    #: The modules whose own code calls ReLU as a function or method: the calls are Drop-Activation's now.
-    functional: tuple[str, ...]
+    #: The name of the module, or of the module whose code made the call.
+    name: str
+    reason: str
 
 
-def replace_relu(model: nn.Module, p: float = 0.95) -> Replaced:
-    """Puts Drop-Activation in the place of every ReLU of a model: nn.ReLU modules, and calls of relu as a function or
-    a method in the modules' code and in the functions that it calls by name. Those of the model keep their training
-    mode; weights and the names of parameters stay as they are.
+class Replaced:
+    """What `replace_relu` has replaced and left, by the names that `model.named_modules()` gives.
+
+    `modules, functional, left = replaced` takes it apart. What a model's code calls is known when it has been called:
+    `functional` and `left` say what happened up to the moment in which they are asked, in eager mode.
+    """
+
+    def __init__(self, modules: tuple[str, ...], left: tuple[Left, ...], records: list[Record]):
+        self._modules, self._left, self._records = modules, left, records
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The nn.ReLU modules, which are DropActivation modules now."""
+        return self._modules
+
+    @property
+    def functional(self) -> tuple[str, ...]:
+        """The modules whose own code has called ReLU as a function, method or operator and got Drop-Activation."""
+        return tuple(record.name for record in self._records if record.called)
+
+    @property
+    def left(self) -> tuple[Left, ...]:
+        """What is ReLU, or nearly, and stays as it was, with the reason."""
+        called = (Left(record.name, f"{call}: {why}") for record in self._records for call, why in record.left.items())
+        return (*self._left, *called)
+
+    def __iter__(self) -> Iterator[tuple]:
+        return iter((self.modules, self.functional, self.left))
+
+    def __repr__(self) -> str:
+        return f"Replaced(modules={self.modules}, functional={self.functional}, left={self.left})"
+
+
+def replace_relu(model: nn.Module, p: float = 0.95, fused: bool = True) -> Replaced:
+    """Puts Drop-Activation in the place of every ReLU of a model: nn.ReLU modules, and what the model's code calls as a
+    function, method or operator while the model or one of its modules runs.
+
+    nn.ReLU modules become DropActivation modules that keep their hooks, their mode and `inplace`. The others stay the
+    objects that they are, of a subclass that catches the calls, also in what a checkpoint computes again; names,
+    parameters and signatures stay as they are. A call in training mode of the module whose code makes it is
+    Drop-Activation in training, another one in evaluation. A model that was swapped before gets the new p.
+
+    Args:
+        model: Any module that is not itself nn.ReLU.
+        p: The probability of keeping ReLU, 0 <= p <= 1.
+        fused: False for training made of PyTorch's own operations, as in `drop_activation`.
 
     Returns:
-        What was swapped.
+        What was replaced, and what was found and left, by name.
     """
     check_parameters(p, "relu")
-    if isinstance(model, nn.ReLU):
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; allowed are modules")
+    if type(model) is nn.ReLU:
         raise TypeError("model is itself a ReLU; allowed are modules that contain some. Use DropActivation instead")
-    modules, functional, new = [], [], {}
-    for name, parent in model.named_modules():
-        for child_name, child in parent._modules.items():
+    p, fused = float(p), bool(fused)
+    swapped, left, records, new, script = [], [], [], {}, "\0"
+    for name, parent in list(model.named_modules()):
+        if isinstance(parent, torch.jit.ScriptModule):
+            if not name.startswith(script):  # not its parts as well
+                left += [Left(name, reason) for reason in _reason_left_in_script(parent)]
+                script = f"{name}."
+            continue
+        if isinstance(parent, _TRANSFORMER) and vars(parent).get("activation") in (F.relu, torch.relu):
+            # So it is found by its name, as in a layer that was given a module.
+            parent.activation = _swapped_function(vars(parent)["activation"], p, fused).train(parent.training)
+        for child_name, child in list(parent._modules.items()):
+            # A module that occurs twice stays one module.
             if type(child) is nn.ReLU:
-                # A module that occurs twice stays one module.
                 if child not in new:
-                    new[child] = DropActivation(p, inplace=child.inplace).train(child.training)
+                    new[child] = _swapped(child, p, fused)
                 parent._modules[child_name] = new[child]
-                modules.append(f"{name}.{child_name}" if name else child_name)
-        if _calls_relu(type(parent)):
-            parent.__class__ = _watched(type(parent), float(p))
-            functional.append(name)
-    return Replaced(tuple(modules), tuple(functional))
+            elif getattr(child, "replaces_relu", None) is not None:
+                child.p, child.fused = p, fused
+            else:
+                continue
+            swapped.append(f"{name}.{child_name}" if name else child_name)
+        reason = _reason_left(parent)
+        if reason:
+            left.append(Left(name, reason))
+        elif is_watched(parent):
+            parent._drop_activation.p, parent._drop_activation.fused = p, fused
+            for call in _calls_in_graphs(parent):
+                call.p, call.fused = p, fused
+        elif parent is model or _has_code_of_its_own(parent):
+            watch(parent, Record(name, p, fused))
+        if is_watched(parent):
+            records.append(parent._drop_activation)
+            parent._drop_activation.name = name
+            _leave_fast_path(parent)
+    return Replaced(tuple(swapped), tuple(left), records)
 
 
-class _Functional(TorchFunctionMode):
-    """Makes calls of ReLU those of Drop-Activation."""
+def restore_relu(model: nn.Module) -> tuple[str, ...]:
+    """Undoes `replace_relu`: nn.ReLU modules again, and nothing that catches calls.
 
-    def __init__(self, p: float, training: bool):
-        super().__init__()
-        self.p, self.training = p, training
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function in _RELU or function in _RELU_IN_PLACE:
-            x = args[0] if args else kwargs["input"]
-            inplace = function in _RELU_IN_PLACE or kwargs.get("inplace", len(args) > 1 and args[1])
-            return drop_activation(x, self.p, "relu", self.training, inplace)
-        return function(*args, **kwargs)
-
-
-@functools.cache
-def _watched(cls: type, p: float) -> type:
-    """A class that does what `cls` does, with Drop-Activation for the ReLUs in its code."""
-
-    def forward(self, *args, **kwargs):
-        with _Functional(p, self.training):
-            return cls.forward(self, *args, **kwargs)
-
-    forward.__doc__ = cls.forward.__doc__
-    return type(cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__, "__doc__": cls.__doc__})
+    Returns:
+        The names of the modules that are nn.ReLU, or a function, again.
+    """
+    names, old = [], {}
+    for name, parent in list(model.named_modules()):
+        if is_watched(parent):
+            unwatch(parent)
+        for child_name, child in list(parent._modules.items()):
+            relu = getattr(child, "replaces_relu", None)
+            if relu is not None:
+                if relu is nn.ReLU and child not in old:
+                    old[child] = _restored(child)
+                if child in old:
+                    parent._modules[child_name] = old[child]
+                else:  # a function
+                    delattr(parent, child_name)
+                    setattr(parent, child_name, relu)
+                names.append(f"{name}.{child_name}" if name else child_name)
+    return tuple(names)
 
 
-@functools.cache
-def _calls_relu(cls: type) -> bool:
-    """Whether ReLU is called in the code of a module's class. PyTorch's own modules are known not to, but for
-    those that take it as a parameter."""
-    own = [
-        base for base in cls.__mro__ if not base.__module__.startswith(("torch.nn.", "drop_activation.", "builtins"))
-    ]
-    seen = set()
-    return any(
-        _mentions(member, seen)
-        for base in own
-        for member in vars(base).values()
-        if isinstance(member, types.FunctionType)
-    )
+def _swapped(relu: nn.ReLU, p: float, fused: bool) -> DropActivation:
+    """With the state of the module that it replaces: hooks, mode, `inplace`, and what else was put on it."""
+    module = DropActivation.__new__(DropActivation)
+    module.__dict__ = relu.__dict__.copy()
+    module.p, module.activation, module.fused, module.replaces_relu = p, "relu", fused, nn.ReLU
+    return module
 
 
-def _mentions(function: types.FunctionType, seen: set) -> bool:
-    if function in seen or (function.__module__ or "").partition(".")[0] in ("torch", "drop_activation"):
-        return False
-    seen.add(function)
-    names, codes = set(), [function.__code__]
-    while codes:
-        code = codes.pop()
-        names.update(code.co_names)
-        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    called = (function.__globals__.get(name) for name in names)
+_TRANSFORMER = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+
+
+def _swapped_function(relu, p: float, fused: bool) -> DropActivation:
+    module = DropActivation(p, fused=fused)
+    module.replaces_relu = relu
+    return module
+
+
+def _restored(module: DropActivation) -> nn.ReLU:
+    relu = nn.ReLU.__new__(nn.ReLU)
+    relu.__dict__ = module.__dict__.copy()
+    del relu.p, relu.activation, relu.fused, relu.replaces_relu
+    return relu
+
+
+def _calls_in_graphs(module: nn.Module) -> list[DropActivation]:
+    """The modules that torch.fx was given for this one's calls."""
+    own = (module._modules.get(name) for name in ("drop_activation", "drop_activation_"))
+    return [call for call in own if isinstance(call, DropActivation)]
+
+
+_PYTORCH = "torch.nn.modules."
+
+
+def _has_code_of_its_own(module: nn.Module) -> bool:
+    """Whether code that is not PyTorch's may call ReLU in it: PyTorch's modules call what they are given."""
+    if type(module) in (DropActivation, RReLU, nn.ReLU) or type(module).__module__.startswith("torch._dynamo."):
+        return False  # the last is what torch.compile makes, around a module that comes in its turn
     return (
-        bool(names & _NAMES)
-        and _is_a_call(function, names)
-        or any(_mentions(other, seen) for other in called if isinstance(other, types.FunctionType))
+        not type(module).__module__.startswith(_PYTORCH)
+        or isinstance(module, (nn.TransformerEncoder, nn.TransformerEncoderLayer))
+        or "forward" in vars(module)
+        or bool(module._forward_hooks or module._forward_pre_hooks)
+        or any(callable(value) and not isinstance(value, type) for value in vars(module).values())
     )
 
 
-def _is_a_call(function: types.FunctionType, names: set) -> bool:
-    """Not the attribute self.relu, which is a module of its own."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return True
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            target = node.func
-            if isinstance(target, ast.Name) and target.id in _NAMES:
-                return True
-            if isinstance(target, ast.Attribute) and target.attr in _NAMES:
-                of_self = isinstance(target.value, ast.Name) and target.value.id == "self"
-                if not of_self:
-                    return True
-    return False
+def _reason_left(module: nn.Module) -> str | None:
+    if isinstance(module, nn.ReLU6):
+        return "ReLU6 is bounded above, and so another function than ReLU"
+    if isinstance(module, nn.RNNBase) and module.mode == "RNN_RELU" or (
+        isinstance(module, nn.RNNCell) and module.nonlinearity == "relu"
+    ):
+        return f"{type(module).__name__} computes ReLU inside of its cell"
+    return None
+
+
+def _reason_left_in_script(module: torch.jit.ScriptModule) -> list[str]:
+    if "aten::relu" not in str(getattr(module, "inlined_graph", "aten::relu")):
+        return []
+    return ["TorchScript is compiled, and its calls of ReLU cannot be caught"]
+
+
+def _leave_fast_path(module: nn.Module) -> None:
+    """A Transformer's layer computes ReLU in one fused operation in evaluation mode, if a flag says that it has one."""
+    changes = {}
+    if isinstance(module, nn.TransformerEncoderLayer) and module.activation_relu_or_gelu == 1:
+        changes["activation_relu_or_gelu"] = 0
+    if isinstance(module, nn.TransformerEncoder) and getattr(module, "use_nested_tensor", False):
+        if any(getattr(layer, "activation_relu_or_gelu", 2) != 2 for layer in module.layers):
+            changes["use_nested_tensor"] = False
+    for name, value in changes.items():
+        module._drop_activation.changed[name] = getattr(module, name)
+        setattr(module, name, value)

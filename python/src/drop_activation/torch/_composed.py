@@ -1,0 +1,47 @@
+"""What is made of PyTorch's own operations: compiled, exported or traced it knows nothing of this package.
+
+That is evaluation mode, under ReLU a Leaky ReLU of slope 1 - p, under the others the mixture of the identity and σ;
+and, for who asks for it, training.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def relu(x: Tensor) -> Tensor:
+    """Under a name by which no swapped model calls it, and with its derivative."""
+    return torch.threshold(x, 0, 0)
+
+
+SIGMA = {"relu": relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu}
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+def evaluation(x: Tensor, p: float, activation: str, inplace: bool = False) -> Tensor:
+    """(1 - p) x + p σ(x). For p = 1 it is σ itself, for p = 0 the identity: infinity times zero would be NaN."""
+    if activation == "relu":
+        if p == 1:
+            return torch.threshold_(x, 0, 0) if inplace else relu(x)
+        return F.leaky_relu(x, 1 - p, inplace)
+    sigma = SIGMA[activation]
+    if p == 1:
+        return sigma(x)
+    if p == 0:
+        return x.clone()
+    if x.dtype in _NARROW:  # rounded once
+        wide = x.float()
+        return ((1 - p) * wide + p * sigma(wide)).to(x.dtype)
+    return (1 - p) * x + p * sigma(x)
+
+
+def composed(x: Tensor, p: float, activation: str) -> Tensor:
+    """Training, with a mask of PyTorch's generator."""
+    keep = torch.rand(x.shape, device=x.device) < p
+    return torch.where(keep, SIGMA[activation](x), x)
+
+
+def rrelu_evaluation(x: Tensor, lower: float, upper: float) -> Tensor:
+    return F.leaky_relu(x, (lower + upper) / 2)

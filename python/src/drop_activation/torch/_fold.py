@@ -1,0 +1,56 @@
+"""A trained model without this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ._modules import DropActivation, RReLU
+from ._standard import standard
+from ._watched import is_watched, unwatch
+
+
+def fold(model: nn.Module, *example: Any) -> nn.Module:
+    """Makes a model in evaluation mode one of PyTorch's modules alone, for good: nn.LeakyReLU in the place of
+    DropActivation with ReLU and of RReLU, the mixture of the identity and σ in the place of the others. What is saved
+    then is loaded without this package.
+
+    In a model that `replace_relu` has swapped, ReLUs that its code calls as functions have no module to put another in
+    its place. Whether there are such calls is known when the model has run: call it once, or give `example`, the
+    arguments of such a call. A model that makes some is folded as `fold(torch.fx.symbolic_trace(model))`, or exported.
+
+    Returns:
+        The model, or what takes its place if it is itself such a module.
+
+    Raises:
+        TypeError: A module is in training mode.
+        ValueError: The model's code calls ReLU, or has not run yet. Nothing was changed then.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; allowed are modules")
+    replaced = {m: standard(m) for m in model.modules() if isinstance(m, (DropActivation, RReLU))}
+    if example:
+        with torch.no_grad():
+            model(*example)
+    watched = [(name, module) for name, module in model.named_modules() if is_watched(module)]
+    for name, module in watched:
+        record, called = module._drop_activation, f"{name!r} (a {type(module).__name__})"
+        if record.called:
+            raise ValueError(
+                f"the code of module {called} calls ReLU, which only this package replaces; allowed are ReLUs that are "
+                "modules, as in fold(torch.fx.symbolic_trace(model))"
+            )
+        if not record.ran:
+            raise ValueError(
+                f"module {called} has not run since replace_relu, so that nobody knows whether its code calls ReLU; "
+                "call the model once, or give fold the arguments of a call"
+            )
+    for _, module in watched:
+        unwatch(module)
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child in replaced:
+                parent._modules[name] = replaced[child]
+    return replaced.get(model, model)

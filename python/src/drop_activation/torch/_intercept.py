@@ -1,0 +1,208 @@
+"""Calls of ReLU, however they are spelled, caught while a module's own code runs.
+
+A `TorchFunctionMode` sees every call of PyTorch's functions, methods and operators, whoever makes it and by whatever
+name. `running` puts one on for a module's call; within it the innermost module whose code runs decides on p and on
+training or evaluation.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import types
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+from ._functions import drop_activation
+from ._modules import DropActivation
+
+_aten = torch.ops.aten
+_RELU = {F.relu, torch.relu, torch.Tensor.relu, _aten.relu, _aten.relu.default}
+_RELU_IN_PLACE = {torch.relu_, torch.Tensor.relu_, _aten.relu_, _aten.relu_.default}
+
+_FUSED = "it computes ReLU inside of another operation"
+#: What is ReLU, or nearly, and is left as it is. Found out when it is called.
+_LEFT = {
+    torch.rnn_relu: _FUSED,
+    torch.rnn_relu_cell: _FUSED,
+    torch._transformer_encoder_layer_fwd: _FUSED,
+    F.relu6: "it is bounded above, and so another function than ReLU",
+}
+_QUANTIZED = "it computes ReLU on integers, inside of another operation"
+_ZERO_THRESHOLD = "with these arguments it is ReLU under another name; call relu to have it replaced"
+
+
+class Record:
+    """What is known of a module whose code is watched."""
+
+    def __init__(self, name: str, p: float, fused: bool):
+        self.name, self.p, self.fused = name, p, fused
+        #: Whether a ReLU was replaced while the module's code ran.
+        self.called = False
+        #: Whether the module's code has run, in eager mode.
+        self.ran = False
+        #: What was called and left: the name, and the reason.
+        self.left: dict[str, str] = {}
+        #: Attributes of the module that stood in the way, as they were.
+        self.changed: dict[str, object] = {}
+
+
+def _arguments(function, args, kwargs):
+    """x, and whether it is to be overwritten."""
+    x = args[0] if args else kwargs["input"] if "input" in kwargs else kwargs["self"]
+    inplace = function in _RELU_IN_PLACE or kwargs.get("inplace", len(args) > 1 and args[1])
+    return x, bool(inplace)
+
+
+def _reason_left(function, args, kwargs) -> str | None:
+    if function in _LEFT:
+        return _LEFT[function]
+    if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        name = str(function)
+        return _QUANTIZED if name.startswith("quantized.") and "relu" in name else None
+    if function is F.threshold:
+        given = (*args[1:], *(kwargs[name] for name in ("threshold", "value") if name in kwargs))
+        return _ZERO_THRESHOLD if given[:2] == (0, 0) else None
+    return None
+
+
+def _replacement(owner: nn.Module, x: torch.Tensor, inplace: bool) -> torch.Tensor:
+    record = owner._drop_activation
+    return drop_activation(x, record.p, "relu", owner.training, inplace, fused=record.fused)
+
+
+class Intercept(TorchFunctionMode):
+    """For the module `owner`. torch.compile looks into it, and must find nothing to remember."""
+
+    def __init__(self, owner: nn.Module):
+        super().__init__()
+        self.owner = owner
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if torch.compiler.is_compiling():
+            return self._compiled(function, args, kwargs or {})
+        if function in _NOTABLE or type(function) not in _ORDINARY:
+            called, result = self._notable(function, args, kwargs or {})
+            if called:
+                return result
+        return self._plain(function, args, kwargs or {})
+
+    def _plain(self, function, args, kwargs):
+        # It is not in force within the function. In what torch.compile leaves to Python it may be in force unrecorded.
+        recorded, _thread.mode = _thread.mode, None
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _thread.mode = recorded
+
+    def _compiled(self, function, args, kwargs):
+        if function in _RELU or function in _RELU_IN_PLACE:
+            x, inplace = _arguments(function, args, kwargs)
+            return _replacement(self.owner, x, inplace)
+        if function is checkpoint or isinstance(function, torch._ops.HigherOrderOperator):
+            args = [resumed(self.owner, a) if isinstance(a, _FUNCTIONS) else a for a in args]
+        return function(*args, **kwargs)
+
+    def _notable(self, function, args, kwargs) -> tuple[bool, object]:
+        """Whether it was called here, and the result."""
+        owner = self.owner
+        record = owner._drop_activation
+        if function in _RELU or function in _RELU_IN_PLACE:
+            x, inplace = _arguments(function, args, kwargs)
+            if isinstance(x, torch.fx.Proxy):
+                return True, _traced_by_fx(owner, x, inplace)
+            if isinstance(x, torch.Tensor) and x.is_quantized:
+                record.left.setdefault("relu", _QUANTIZED)
+                return False, None
+            record.called = True
+            return True, _replacement(owner, x, inplace)
+        if isinstance(function, torch._ops.HigherOrderOperator):
+            # It calls functions of the model, without this mode.
+            args = [resumed(owner, a) if isinstance(a, _FUNCTIONS) else a for a in args]
+            return True, self._plain(function, args, kwargs)
+        reason = _reason_left(function, args, kwargs)
+        if reason:
+            record.left.setdefault(getattr(function, "__name__", str(function)).lstrip("_"), reason)
+        return False, None
+
+
+#: What has to be looked at, and the types of functions of which nothing else has.
+_NOTABLE = _RELU | _RELU_IN_PLACE | set(_LEFT) | {F.threshold}
+_ORDINARY = set(map(type, (F.softmax, torch.add, torch.Tensor.add, torch.Tensor.shape.__get__)))
+_FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, nn.Module)
+
+
+class _Thread(threading.local):
+    #: The mode that is in force.
+    mode: Intercept | None = None
+
+
+_thread = _Thread()
+
+
+def running(owner: nn.Module, function, args, kwargs):
+    """Calls `function`, a part of the owner's code."""
+    if owner._drop_activation is None:
+        return function(*args, **kwargs)
+    if torch.compiler.is_compiling():
+        with Intercept(owner):
+            return function(*args, **kwargs)
+    owner._drop_activation.ran = True
+    mode = _thread.mode
+    if mode is None:
+        _thread.mode = mode = Intercept(owner)
+        try:
+            with mode:
+                return function(*args, **kwargs)
+        finally:
+            _thread.mode = None
+    outer, mode.owner = mode.owner, owner
+    try:
+        return function(*args, **kwargs)
+    finally:
+        mode.owner = outer
+
+
+def resumed(owner: nn.Module, function):
+    """`function`, for a time when the owner's call is over or suspended."""
+
+    def call(*args, **kwargs):
+        return running(owner, function, args, kwargs)
+
+    return call
+
+
+def current_owner() -> nn.Module | None:
+    """The module whose code runs in this thread."""
+    return _thread.mode.owner if _thread.mode else None
+
+
+def _traced_by_fx(owner: nn.Module, x: torch.fx.Proxy, inplace: bool):
+    """In a graph a call becomes that of a module, whose mode is that of the graph's module when it runs."""
+    name = "drop_activation_" if inplace else "drop_activation"
+    module = getattr(owner, name, None)
+    if not isinstance(module, DropActivation):
+        module = DropActivation(owner._drop_activation.p, "relu", inplace, owner._drop_activation.fused)
+        module.train(owner.training)
+        owner.add_module(name, module)
+    owner._drop_activation.called = True
+    path = x.tracer.path_of_module(owner)
+    return x.tracer.create_proxy("call_module", f"{path}.{name}" if path else name, (x,), {})
+
+
+def _let_compile_intercept_relu_():
+    """torch.compile asks a list that leaves out all functions of this form which modes it has to ask."""
+    listed = torch.overrides.get_overridable_functions()[torch]
+    if torch.relu_ not in listed:
+        listed.append(torch.relu_)
+    dynamo = sys.modules.get("torch._dynamo.variables.torch")
+    if dynamo is not None:
+        dynamo.get_overridable_functions().add(torch.relu_)
+
+
+_let_compile_intercept_relu_()

@@ -1,0 +1,133 @@
+"""A trained model leaves without this package: exported, traced or folded it runs where that cannot be imported."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
+
+import torch.nn.functional as F
+from torch import nn
+
+import drop_activation.torch as dt
+
+ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
+
+
+class Net(nn.Module):
+    """ReLUs that were swapped, as modules and functions, beside modules of this package."""
+
+    def __init__(self, functional=True):
+        super().__init__()
+        self.conv, self.relu, self.functional = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), functional
+        self.act = nn.Sequential(*(dt.DropActivation(0.8, name) for name in ACTIVATIONS), dt.RReLU())
+        edges = ((1.0, "relu"), (0.0, "gelu"), (1.0, "silu"))
+        self.edges = nn.Sequential(*(dt.DropActivation(p, name) for p, name in edges))
+        self.linear = nn.Linear(4 * 36, 5)
+
+    def forward(self, x):
+        x = self.act(self.relu(self.conv(x)))
+        if self.functional:
+            x = F.relu(x - 0.3, inplace=True)
+        return self.linear(self.edges(x - 0.5).flatten(1))
+
+
+def swapped(functional=True):
+    torch.manual_seed(0)
+    model = Net(functional).eval()
+    dt.replace_relu(model, 0.9)
+    return model
+
+
+def images(batch=2):
+    return torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def elsewhere(code, folder):
+    """Runs code in a process that cannot import this package; it prints the largest difference."""
+    head = "import sys; sys.modules['drop_activation'] = None; import torch; torch.set_num_threads(1)\n"
+    head += "x, expected = torch.load('data.pt')\n"
+    tail = "\nassert y.shape == expected.shape\nprint(float((y - expected).abs().max()))"
+    run = [sys.executable, "-c", head + textwrap.dedent(code) + tail]
+    done = subprocess.run(run, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def stored(model, x, folder):
+    with torch.no_grad():
+        torch.save((x, model(x)), folder / "data.pt")
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_exported_program_has_standard_operators(strict, tmp_path):
+    model, x = swapped(), images(3)
+    stored(model, x, tmp_path)
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (images(2),), dynamic_shapes=shapes, strict=strict)
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert not [target for target in targets if not target.startswith("aten.")]
+    torch.export.save(program, tmp_path / "model.pt2")
+    assert elsewhere("y = torch.export.load('model.pt2').module()(x)", tmp_path) < 1e-6
+
+
+def test_a_trace_has_standard_operators(tmp_path):
+    model, x = swapped(), images()
+    stored(model, x, tmp_path)
+    torch.jit.trace(model, (x,)).save(tmp_path / "model.pt")
+    assert elsewhere("y = torch.jit.load('model.pt')(x)", tmp_path) < 1e-6
+
+
+@pytest.mark.parametrize("layer", [dt.DropActivation(0.5), dt.DropActivation(0.5, "gelu"), dt.RReLU()])
+def test_training_is_exported_with_a_dynamic_batch(layer):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), layer, nn.Flatten(), nn.Linear(4 * 36, 5))
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (images(4),), dynamic_shapes=shapes, strict=False)
+    for batch in (1, 3, 7, 32):
+        torch.manual_seed(batch)
+        got = program.module()(images(batch))
+        torch.manual_seed(batch)
+        assert torch.equal(got, model(images(batch)))
+
+
+def test_folded_it_is_pytorch_s_own(tmp_path):
+    model, x = swapped(functional=False), images()
+    stored(model, x, tmp_path)
+    with pytest.raises(ValueError, match="has not run since replace_relu"):
+        dt.fold(swapped(functional=False))
+    folded = dt.fold(model)
+    assert folded is model and type(model) is Net and type(model.relu) is nn.LeakyReLU and model.relu.inplace
+    assert [type(module) for module in model.act][-1] is nn.LeakyReLU
+    assert not [m for m in model.modules() if type(m).__module__.startswith("drop_activation")]
+    # The classes that are loaded are PyTorch's; the model's own is this file's, and so stays here.
+    body = nn.Sequential(model.conv, model.relu, model.act)
+    stored(body, x, tmp_path)
+    torch.save(body, tmp_path / "model.pt")
+    assert elsewhere("y = torch.load('model.pt', weights_only=False)(x)", tmp_path) == 0
+    scripted = torch.jit.script(body)
+    assert torch.equal(scripted(x), body(x))
+
+
+def test_what_code_calls_is_folded_through_a_graph(tmp_path):
+    model, x = swapped(), images()
+    model(x)
+    with pytest.raises(ValueError, match=r"module '' \(a Net\) calls ReLU.*symbolic_trace"):
+        dt.fold(model)
+    assert isinstance(model.relu, dt.DropActivation)
+    stored(model, x, tmp_path)
+    folded = dt.fold(torch.fx.symbolic_trace(model))
+    torch.save(folded, tmp_path / "model.pt")
+    assert elsewhere("y = torch.load('model.pt', weights_only=False)(x)", tmp_path) < 1e-6
+
+
+def test_what_is_trained_is_not_folded():
+    model = nn.Sequential(dt.DropActivation(0.5).eval(), dt.DropActivation(0.5))
+    with pytest.raises(TypeError, match="training mode"):
+        dt.fold(model)
+    assert isinstance(model[0], dt.DropActivation)
+    assert type(dt.fold(dt.DropActivation(0.75).eval())) is nn.LeakyReLU
+    assert dt.fold(dt.DropActivation(0.75).eval()).negative_slope == 0.25
+    with pytest.raises(TypeError, match="model is a float"):
+        dt.fold(0.5)

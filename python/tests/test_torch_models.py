@@ -1,0 +1,190 @@
+"""Whole models of torchvision and timm, and a Transformer: swapped they are the original, or the composition."""
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
+
+from conftest import unpacked
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+import drop_activation as da
+import drop_activation.torch as dt
+
+
+class CountRelus(TorchFunctionMode):
+    """How often ReLU is called, by any name; nn.ReLU calls one of them."""
+
+    names = ("relu", "relu_")
+    count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.count += getattr(function, "__name__", "") in self.names
+        return function(*args, **(kwargs or {}))
+
+
+def unfused(x, p, key):
+    """The composition, from framework operations, with the mask of a call."""
+    memory = torch.empty_like(x, dtype=torch.bool)
+    bits = torch.from_numpy(unpacked(da.keep_mask(x.numel(), p, 0, key.item()), x.numel()))
+    memory.as_strided((x.numel(),), (1,)).copy_(bits)
+    return torch.where(memory & (x <= 0), torch.zeros_like(x), x)
+
+
+def resnet():
+    return pytest.importorskip("torchvision").models.resnet18(num_classes=10)
+
+
+def wide_resnet():
+    models = pytest.importorskip("torchvision").models
+    return models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=10, width_per_group=128)
+
+
+def resnext():
+    models = pytest.importorskip("torchvision").models
+    return models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=10, groups=32, width_per_group=4)
+
+
+def densenet():
+    models = pytest.importorskip("torchvision").models
+    return models.DenseNet(growth_rate=8, block_config=(2, 2), num_init_features=16, num_classes=10)
+
+
+def preresnet():
+    timm = pytest.importorskip("timm")
+    return timm.models.resnetv2.ResNetV2(
+        layers=[1, 1, 1],
+        channels=[32, 64, 128],
+        num_classes=10,
+        stem_type="same",
+        norm_layer=timm.layers.BatchNormAct2d,
+    )
+
+
+@pytest.mark.parametrize("make", [resnet, wide_resnet, resnext, densenet, preresnet])
+def test_a_training_step_of_a_model_is_that_of_the_composition(make, monkeypatch):
+    torch.manual_seed(0)
+    model = make().double()
+    relus = [name for name, module in model.named_modules() if type(module) is nn.ReLU]
+    images, labels = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.tensor([1, 7])
+    with CountRelus() as called, torch.no_grad():
+        copy.deepcopy(model)(images)
+    swapped = dt.replace_relu(model, 0.9)
+    assert set(relus) <= set(swapped.modules) and not [m for m in model.modules() if type(m) is nn.ReLU]
+
+    def step():
+        stepped = copy.deepcopy(model)
+        torch.manual_seed(1)
+        loss = nn.functional.cross_entropy(stepped(images), labels)
+        loss.backward()
+        torch.optim.SGD(stepped.parameters(), lr=0.1).step()
+        return loss.detach(), stepped
+
+    loss, fused = step()
+    calls = []
+
+    def composed(x, p, activation, training, inplace, *, fused):
+        assert training and fused and activation == "relu"
+        calls.append(x.numel())
+        return unfused(x, p, torch.randint(2**63 - 1, (1,), dtype=torch.int64))
+
+    monkeypatch.setattr("drop_activation.torch._modules.drop_activation", composed)
+    monkeypatch.setattr("drop_activation.torch._intercept.drop_activation", composed)
+    expected_loss, expected = step()
+    assert not swapped.left
+    assert len(calls) == called.count >= len(relus)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-12, atol=0)
+    for (name, a), b in zip(fused.named_parameters(), expected.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def quantizable_resnet():
+    return pytest.importorskip("torchvision").models.quantization.resnet18(weights=None, quantize=False, num_classes=10)
+
+
+def googlenet():
+    return pytest.importorskip("torchvision").models.googlenet(
+        weights=None, aux_logits=False, init_weights=False, num_classes=10
+    )
+
+
+def vgg():
+    """Its published classifier is a hundred million numbers, and tests nothing more."""
+    models = pytest.importorskip("torchvision").models
+    features = models.vgg.make_layers([16, "M", 32, "M", 32, 32], batch_norm=False)
+    model = models.VGG.__new__(models.VGG)
+    nn.Module.__init__(model)
+    model.features, model.avgpool = features, nn.AdaptiveAvgPool2d(2)
+    model.classifier = nn.Sequential(nn.Linear(128, 64), nn.ReLU(True), nn.Linear(64, 10))
+    return model
+
+
+def mobilenet():
+    return pytest.importorskip("torchvision").models.mobilenet_v2(weights=None, num_classes=10, dropout=0.0)
+
+
+def transformer():
+    layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+    return nn.Sequential(nn.Flatten(2), nn.Linear(32 * 32, 32), nn.TransformerEncoder(layer, 2))
+
+
+class NoRelu(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts what reaches the kernels as ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        name = str(operator)
+        self.count += name.startswith(("aten.relu", "aten.threshold", "aten.clamp_min", "aten._transformer"))
+        return operator(*args, **(kwargs or {}))
+
+
+SWAPPED = [
+    resnet,
+    wide_resnet,
+    resnext,
+    densenet,
+    preresnet,
+    quantizable_resnet,
+    googlenet,
+    vgg,
+    mobilenet,
+    transformer,
+]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", SWAPPED)
+def test_with_p_1_it_is_the_original_to_the_last_bit_and_with_p_0_it_has_no_relu(make, training):
+    torch.manual_seed(0)
+    model, images = make().train(training), torch.randn(2, 3, 32, 32)
+    states = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def step(model):
+        torch.manual_seed(2)  # GoogLeNet has dropout, whose masks stay the same
+        model.load_state_dict(states)
+        model.zero_grad()
+        y = model(images)
+        y.square().sum().backward()
+        return [y.detach(), *(p.grad.clone() for p in model.parameters()), *map(torch.clone, model.buffers())]
+
+    expected = step(model)
+    swapped = dt.replace_relu(model, 1.0)
+    assert all(map(torch.equal, step(model), expected))
+    left = {name: reason for name, reason in swapped.left}
+    if make is mobilenet:
+        assert len(left) == 35 and all("ReLU6" in reason for reason in left.values())
+        assert swapped.modules == swapped.functional == ()
+        return
+    assert not left and swapped.modules + swapped.functional
+    assert bool(swapped.functional) == (make in (densenet, quantizable_resnet, googlenet)), swapped.functional
+    dt.replace_relu(model, 0.0)
+    with NoRelu() as mode:
+        step(model)
+    assert mode.count == 0
+    dt.restore_relu(model)
+    assert all(map(torch.equal, step(model), expected))

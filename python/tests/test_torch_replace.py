@@ -1,0 +1,594 @@
+"""Drop-Activation in models that were written without it: what is replaced, what is left, and that both are said."""
+
+import contextlib
+import copy
+import functools
+import io
+import pickle
+import threading
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
+
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import drop_activation.torch as dt
+
+inplace = functools.partial(F.relu, inplace=True)
+
+
+class Calls(nn.Module):
+    """A module that does what it is given."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def statement(call):
+    """A call whose result nobody takes."""
+
+    def function(module, x):
+        x = x * 1
+        call(x)
+        return x
+
+    return function
+
+
+SPELLINGS = {
+    "F.relu": lambda module, x: F.relu(x),
+    "F.relu by keyword": lambda module, x: F.relu(input=x),
+    "torch.relu": lambda module, x: torch.relu(x),
+    "torch.relu by keyword": lambda module, x: torch.relu(input=x),
+    "Tensor.relu": lambda module, x: x.relu(),
+    "Tensor.relu, unbound": lambda module, x: torch.Tensor.relu(x),
+    "torch._VF.relu": lambda module, x: torch._VF.relu(x),
+    "aten.relu": lambda module, x: torch.ops.aten.relu(x),
+    "aten.relu.default": lambda module, x: torch.ops.aten.relu.default(x),
+    "in place": statement(inplace),
+    "in place by position": statement(lambda x: F.relu(x, True)),
+    "Tensor.relu_": statement(lambda x: x.relu_()),
+    "F.relu_": statement(lambda x: F.relu_(x)),
+    "torch.relu_": statement(lambda x: torch.relu_(x)),
+    "aten.relu_": statement(lambda x: torch.ops.aten.relu_(x)),
+    "aten.relu_.default": statement(lambda x: torch.ops.aten.relu_.default(x)),
+}
+
+
+class Attribute(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act, self.partial, self.chosen = F.relu, functools.partial(F.relu), {"relu": torch.relu}
+
+    def forward(self, x):
+        return self.act(x) + self.partial(x - 1) + self.chosen["relu"](x + 1) + getattr(torch, "re" + "lu")(x - 2)
+
+
+class Static(nn.Module):
+    @staticmethod
+    def act(x):
+        return F.relu(x)
+
+    @classmethod
+    def other(cls, x):
+        return x.relu()
+
+    def forward(self, x):
+        return self.act(x) + self.other(x - 1)
+
+
+class Decorated(nn.Module):
+    @torch.autocast("cpu", enabled=False)
+    def forward(self, x):
+        return F.relu(x)
+
+
+class Scaled(nn.ReLU):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Quantizable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.add = torch.ao.nn.quantized.FloatFunctional()
+
+    def forward(self, x):
+        return self.add.add_relu(x, x - 1)
+
+
+class Shortcut(nn.Module):
+    """Its shortcut sees the tensor that the body overwrites."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 8), nn.ReLU())
+
+    def forward(self, x):
+        x = x * 1
+        return self.body(x) + x
+
+
+class Statements(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = (x * 1).t()
+        self.act(x)
+        y = (x - 1).t()
+        y.relu_()
+        return y
+
+
+class Listed(nn.Module):
+    """A ReLU that is no registered module, and a helper that is no method."""
+
+    def __init__(self):
+        super().__init__()
+        self.acts = [nn.ReLU(), torch.relu]
+
+    def forward(self, x):
+        return helper(self.acts[1](self.acts[0](x) - 1))
+
+
+def helper(x):
+    return (x + 0).relu_()
+
+
+class Recomputed(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.linear, self.reentrant = nn.Linear(8, 8), reentrant
+
+    def part(self, x):
+        return torch.sin(F.relu(self.linear(x)))
+
+    def forward(self, x):
+        return checkpoint(self.part, x, use_reentrant=self.reentrant)
+
+
+class Hooked(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(8, 8))
+        self[0].register_forward_hook(lambda module, args, y: F.relu(y))
+
+
+class Cond(nn.Module):
+    def forward(self, x):
+        return torch.cond(x.sum() < 1e9, lambda x: F.relu(x), lambda x: x + 5, (x,))
+
+
+def patched():
+    module = nn.Linear(8, 8)
+    module.forward = lambda x, plain=module.forward: F.relu(plain(x))
+    return nn.Sequential(module)
+
+
+def transformer(activation):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, activation, batch_first=True)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=True)
+
+
+PATTERNS = {name: functools.partial(Calls, call) for name, call in SPELLINGS.items()} | {
+    "attribute": Attribute,
+    "static method": Static,
+    "decorated": Decorated,
+    "subclass": lambda: nn.Sequential(Scaled()),
+    "FloatFunctional": Quantizable,
+    "shortcut": Shortcut,
+    "statements": Statements,
+    "listed": Listed,
+    "checkpoint": lambda: Recomputed(False),
+    "reentrant checkpoint": lambda: Recomputed(True),
+    "hook": Hooked,
+    "cond": Cond,
+    "patched forward": patched,
+    "module": lambda: nn.Sequential(nn.ReLU(), nn.Linear(8, 8), nn.ReLU(inplace=True)),
+    "transformer of modules": lambda: transformer(nn.ReLU()),
+    "transformer of functions": lambda: transformer("relu"),
+}
+
+
+def made(name, training=True):
+    torch.manual_seed(0)
+    return PATTERNS[name]().train(training)
+
+
+def images(name):
+    torch.manual_seed(1)
+    return torch.randn(3, 4, 8) if "transformer" in name else torch.randn(8, 8)
+
+
+def results(model, x):
+    """y, and the gradients of x and of the parameters."""
+    x = x.clone().requires_grad_()
+    y = model(x)
+    y.square().sum().backward()
+    return [y.detach(), x.grad, *(p.grad for p in model.parameters())]
+
+
+class ReluIsIdentity(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts what reaches the kernels as ReLU, and leaves it out."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        name = str(operator)
+        if name.startswith(("aten.relu", "aten.threshold", "aten.clamp_min", "aten._transformer")):
+            self.count += 1
+            return args[0] * 1 if "relu_" not in name else args[0]
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", PATTERNS)
+def test_with_p_1_it_is_the_model_and_with_p_0_it_has_no_relu(name, training):
+    if name == "cond":  # refused by torch.compile, which torch.cond is made of: no mode may be entered within
+        model = made(name, training)
+        dt.replace_relu(model, 1.0)
+        with pytest.raises(torch._dynamo.exc.UncapturedHigherOrderOpError, match="captured completely"):
+            model(images(name))
+        return
+    x, model = images(name), made(name, training)
+    expected = results(made(name, training), x)
+    replaced = dt.replace_relu(model, 1.0)
+    got = results(model, x)
+    assert all(map(torch.equal, got, expected))
+    with torch.no_grad():
+        assert torch.equal(model(x), expected[0])
+    assert replaced.modules or replaced.functional, replaced
+    assert not replaced.left
+
+    model = made(name, training)
+    dt.replace_relu(model, 0.0)
+    with ReluIsIdentity() as mode:
+        results(model, x)
+        with torch.no_grad():
+            y = model(x)
+    assert mode.count == 0, mode.count
+    plain = made(name, training)
+    # PyTorch's fused path has no ReLU of its own to leave out.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ReluIsIdentity() as mode, torch.no_grad():
+            without = plain(x)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    assert mode.count > 0
+    torch.testing.assert_close(y, without)
+
+
+# torch.compile takes neither of the last two; the first are compiled as others are.
+NOT_COMPILED = ("Tensor", "keyword", "reentrant", "cond")
+
+
+@pytest.mark.parametrize("name", [name for name in PATTERNS if not any(part in name for part in NOT_COMPILED)])
+def test_compiled_it_is_what_it_is_eagerly(name):
+    x = images(name)
+    for p, training in ((0.0, True), (0.0, False), (1.0, True), (0.7, False)):
+        model = made(name, training)
+        dt.replace_relu(model, p)
+        expected = results(model, x)
+        model.zero_grad()
+        torch._dynamo.reset()
+        got = results(torch.compile(model, backend="aot_eager"), x)
+        for a, b in zip(got, expected):
+            torch.testing.assert_close(a, b)
+
+
+class Breaks(nn.Module):
+    """A graph break between two calls, as a decision on a value makes one."""
+
+    def forward(self, x):
+        x = F.relu(x)
+        if x.sum().item() < 1e9:
+            x = x - 1
+        return F.relu(x)
+
+
+class Outer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.inner = nn.Linear(8, 8), Breaks()
+
+    def forward(self, x):
+        return F.relu(self.inner(self.linear(x)))
+
+
+def test_what_torch_compile_leaves_to_python_is_caught_too():
+    x = torch.randn(8, 8)
+    for p in (0.0, 1.0):
+        model = Outer()
+        plain = model.linear(x)
+        expected = plain - 1 if p == 0 else F.relu(F.relu(plain) - 1)
+        dt.replace_relu(model, p)
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="eager")
+        for _ in range(2):
+            torch.testing.assert_close(compiled(x), expected)
+            torch.testing.assert_close(model(x), expected)
+        model.inner = torch.compile(model.inner, backend="eager")
+        torch.testing.assert_close(model(x), expected)
+
+
+def test_a_compiled_function_belongs_to_whoever_calls_it():
+    function = torch.compile(lambda x: F.relu(x - 1), backend="eager")
+    models, x = [Calls(lambda module, x: function(x)) for _ in range(3)], -torch.ones(8)
+    for model, p in zip(models, (0.0, 0.25, 1.0)):
+        dt.replace_relu(model.eval(), p)
+    torch._dynamo.reset()
+    for _ in range(2):
+        assert torch.equal(function(x), torch.zeros(8))
+        for model, expected in zip(models, (-2.0, -1.5, 0.0)):
+            assert torch.equal(model(x), torch.full((8,), expected))
+
+
+def test_the_report_says_what_happened():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU(inplace=True)
+            self.same = self.relu
+            self.relu6, self.rnn = nn.ReLU6(), nn.RNN(8, 8, nonlinearity="relu")
+            self.calls, self.never = Calls(SPELLINGS["F.relu"]), Calls(SPELLINGS["F.relu"])
+            self.script = torch.jit.script(torch.nn.Sequential(nn.ReLU()))
+
+        def forward(self, x):
+            x = F.threshold(F.relu6(self.relu6(self.same(self.relu(x)))), 0, 0)
+            return self.script(self.calls(self.rnn(x)[0]))
+
+    model = nn.Sequential(Model())
+    replaced = dt.replace_relu(model, 0.5)
+    assert isinstance(model[0], Model) and type(model[0]).__name__ == "Model"
+    assert model[0].relu is model[0].same and model[0].relu.inplace
+    assert replaced.modules == ("0.relu", "0.same") and replaced.functional == ()
+    assert [left.name for left in replaced.left] == ["0.relu6", "0.rnn", "0.script"]
+    model(torch.randn(8, 8))
+    modules, functional, left = replaced
+    assert functional == ("0.calls",) and modules == replaced.modules
+    reasons = {(name, reason.partition(":")[0]) for name, reason in left[3:]}
+    assert reasons == {("0", "relu6"), ("0", "threshold"), ("0", "rnn_relu")}, left
+    assert "TorchScript" in left[2].reason and "ReLU6" in left[0].reason and "cell" in left[1].reason
+    assert repr(replaced).startswith("Replaced(modules=('0.relu', '0.same'), functional=('0.calls',), left=(Left(")
+
+
+def test_a_second_call_changes_p():
+    model = nn.Sequential(nn.ReLU(), Calls(SPELLINGS["F.relu"]), dt.DropActivation(0.5))
+    dt.replace_relu(model, 1.0)
+    x = -torch.ones(8, 8)
+    assert torch.equal(model[:2](x), torch.zeros(8, 8))
+    again = dt.replace_relu(model, 0.0)
+    assert again.modules == ("0",) and model[2].p == 0.5
+    assert torch.equal(model[:2](x), x) and again.functional == ("1",)
+    # And what the calls are made of.
+    dt.replace_relu(model, 0.5, fused=False)
+    graph = torch.fx.experimental.proxy_tensor.make_fx(model[:2])(x).graph
+    assert not [node for node in graph.nodes if "drop_activation" in str(node.target)]
+
+
+@pytest.mark.parametrize("name", [name for name in PATTERNS if name != "cond"])
+def test_restore_relu_undoes_it(name):
+    x, model = images(name), made(name, False)
+    classes, attributes = [type(m) for m in model.modules()], [dict(vars(m)) for m in model.modules()]
+    attributes = [{k: v for k, v in one.items() if k != "_modules"} for one in attributes]
+    with torch.no_grad():
+        expected = model(x)
+        replaced = dt.replace_relu(model, 0.0)
+        model(x)
+        assert dt.restore_relu(model) == replaced.modules
+        assert torch.equal(model(x), expected)
+    assert [type(m) for m in model.modules()] == classes
+    for module, before in zip(model.modules(), attributes):
+        assert {k: v for k, v in vars(module).items() if k != "_modules"} == before
+
+
+def test_a_class_that_is_made_of_a_watched_one_stays():
+    """As FSDP2 and parametrisations make them."""
+    model, x = Calls(SPELLINGS["F.relu"]), -torch.ones(8)
+    dt.replace_relu(model, 0.0)
+    made = model.__class__ = type("Made", (type(model),), {})
+    assert torch.equal(model(x), x)
+    dt.restore_relu(model)
+    assert type(model) is made and torch.equal(model(x), F.relu(x))
+    dt.replace_relu(model, 0.0)
+    assert torch.equal(model(x), x) and torch.equal(copy.deepcopy(model)(x), x)
+
+
+def test_hooks_and_state_stay_with_a_swapped_module():
+    model, seen = nn.Sequential(nn.ReLU().eval(), nn.Linear(8, 8)), []
+    handle = model[0].register_forward_hook(lambda module, args, y: seen.append(type(module)))
+    model[0].note = "kept"
+    dt.replace_relu(model)
+    model(torch.randn(8, 8))
+    assert seen == [dt.DropActivation] and model[0].note == "kept" and not model[0].training
+    handle.remove()
+    model(torch.randn(8, 8))
+    assert len(seen) == 1
+
+
+def test_a_module_of_the_model_s_own_is_not_caught():
+    """Its code calls what ReLU is in evaluation mode while the model's runs."""
+    model = nn.Sequential(dt.DropActivation(1.0), dt.DropActivation(0.5, "relu"))
+    replaced = dt.replace_relu(model, 0.0)
+    for training in (True, False):
+        model[0].train(training)
+        assert torch.equal(model(-torch.ones(8)), torch.zeros(8))
+    assert replaced.modules == replaced.functional == replaced.left == ()
+
+
+def test_each_module_s_own_mode_counts():
+    model = nn.Sequential(Calls(SPELLINGS["F.relu"]), Calls(SPELLINGS["F.relu"]))
+    dt.replace_relu(model, 0.5)
+    model[1].eval()
+    x = -torch.ones(64, 64)
+    assert set(model[0](x).unique().tolist()) == {-1.0, 0.0}
+    assert torch.equal(model[1](x), x / 2) and set(model(x).unique().tolist()) == {-0.5, 0.0}
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu = nn.Linear(8, 8), nn.ReLU()
+
+    def forward(self, x, scale: float = 1.0):
+        return F.relu(self.relu(self.conv(x)) - scale)
+
+
+def test_a_swapped_model_is_copied_stored_and_inspected():
+    import inspect
+
+    model = Named()
+    keys, signature = list(model.state_dict()), inspect.signature(model.forward)
+    dt.replace_relu(model, 0.0)
+    assert list(model.state_dict()) == keys and inspect.signature(model.forward) == signature
+    x, file = torch.randn(8, 8), io.BytesIO()
+    expected = model(x, scale=2.0)
+    torch.save(model, file)
+    file.seek(0)
+    copies = [copy.deepcopy(model), copy.copy(model), pickle.loads(pickle.dumps(model))]
+    for other in [*copies, torch.load(file, weights_only=False)]:
+        assert isinstance(other, Named) and torch.equal(other(x, scale=2.0), expected)
+    # A copy is its own: what is done to it is not done to the model.
+    dt.replace_relu(copies[0], 1.0)
+    assert torch.equal(model(x, scale=2.0), expected) and not torch.equal(copies[0](x, scale=2.0), expected)
+    dt.restore_relu(copies[2])
+    assert type(copies[2]) is Named and torch.equal(model(x, scale=2.0), expected)
+
+
+def test_fx_keeps_modules_and_their_modes():
+    model = Named()
+    plain = copy.deepcopy(model)
+    dt.replace_relu(model, 0.0)
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == [
+        "conv",
+        "relu",
+        "drop_activation",
+    ]
+    x = torch.randn(8, 8)
+    assert torch.equal(traced(x), model(x))
+    dt.replace_relu(model, 0.5)
+    traced.eval()
+    model.eval()
+    assert torch.equal(traced(x), model(x))
+
+    # A graph whose ReLUs are swapped, and which is changed and copied afterwards.
+    graph = torch.fx.symbolic_trace(plain)
+    expected = graph(x)
+    for p in (1.0, 0.0):
+        dt.replace_relu(graph, p)
+        graph.recompile()
+        assert torch.equal(graph(x), expected) == (p == 1.0)
+        assert torch.equal(graph.forward(x), graph(x))
+        assert torch.equal(copy.deepcopy(graph)(x), graph(x))
+        assert torch.equal(pickle.loads(pickle.dumps(graph))(x), graph(x))
+    other = copy.deepcopy(graph)
+    dt.restore_relu(other)
+    assert torch.equal(other(x), expected) and not torch.equal(graph(x), expected)
+
+
+class Signature(nn.Module):
+    def forward(self, x, /, scale=2.0, *more, shift, bound: float = 1.0, **rest):
+        return F.relu(x * scale + sum(more) + shift - bound) + sum(rest.values())
+
+
+class KeywordOnly(nn.Module):
+    def forward(self, x, *, scale=1.0):
+        return F.relu(x * scale)
+
+
+def test_a_watched_forward_has_the_signature_that_it_had():
+    import inspect
+
+    x = torch.randn(8)
+    for p in (1.0, 0.0):
+        model, plain = Signature(), Signature()
+        dt.replace_relu(model, p)
+        assert inspect.signature(model.forward) == inspect.signature(plain.forward)
+        code, expected = type(model).forward.__code__, Signature.forward.__code__
+        for field in ("co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_flags"):
+            mask = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS if field == "co_flags" else -1
+            assert getattr(code, field) & mask == getattr(expected, field) & mask
+        for args, kwargs in (((x,), {"shift": 1.0}), ((x, 3.0, 1, 2), {"shift": 2.0, "bound": 0.5, "other": 7.0})):
+            y = model(*args, **kwargs)
+            assert torch.equal(y, model.forward(*args, **kwargs))
+            if p == 1.0:
+                assert torch.equal(y, plain(*args, **kwargs))
+            else:
+                assert y.min() < 0 or "other" in kwargs
+        with pytest.raises(TypeError, match="shift"):
+            model(x)
+    model = KeywordOnly()
+    dt.replace_relu(model, 0.0)
+    assert torch.equal(torch.fx.symbolic_trace(model)(x, scale=3.0), x * 3)
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x, scale=3.0), x * 3)
+
+
+def test_replicas_in_threads_are_swapped():
+    model, outputs = Calls(SPELLINGS["F.relu"]), {}
+    dt.replace_relu(model, 0.0)
+    replica = model._replicate_for_data_parallel()
+    x, barrier = -torch.ones(8, 8), threading.Barrier(3)
+
+    def run(name, module):
+        barrier.wait()
+        for _ in range(200):
+            outputs.setdefault(name, []).append(torch.equal(module(x), x))
+
+    others = {"model": model, "replica": replica}
+    threads = [threading.Thread(target=run, args=item) for item in others.items()]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    # Nothing of it reaches another thread's ReLUs.
+    assert all(torch.equal(F.relu(x), torch.zeros(8, 8)) for _ in range(200))
+    for thread in threads:
+        thread.join()
+    assert all(map(all, outputs.values())) and len(outputs) == 2
+
+
+def test_an_error_leaves_nothing_behind():
+    def fails(module, x):
+        F.relu(x)
+        raise ArithmeticError
+
+    model = Calls(fails)
+    dt.replace_relu(model, 0.0)
+    for _ in range(2):
+        with contextlib.suppress(ArithmeticError):
+            model(torch.ones(3))
+    assert torch.equal(F.relu(-torch.ones(3)), torch.zeros(3))
+    assert not torch.overrides._get_current_function_mode_stack()
+
+
+def test_scripting_is_refused_with_the_reason():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+    dt.replace_relu(model, 0.9)
+    with pytest.raises(TypeError, match=r"cannot be scripted"):
+        torch.jit.script(model)
+    with pytest.raises(TypeError, match=r"training mode"):
+        torch.jit.script(dt.DropActivation(0.9))
+    x = torch.randn(8, 8)
+    layer = dt.DropActivation(0.9).eval()
+    assert torch.equal(torch.jit.script(layer)(x), layer(x))
+
+
+def test_mistakes_are_named():
+    for call, error, words in [
+        (lambda: dt.replace_relu(nn.ReLU()), TypeError, "itself a ReLU"),
+        (lambda: dt.replace_relu(F.relu), TypeError, "model is a function"),
+        (lambda: dt.replace_relu(nn.Sequential(), 1.5), ValueError, "p is 1.5"),
+    ]:
+        with pytest.raises(error, match=words):
+            call()
