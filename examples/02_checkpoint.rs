@@ -14,7 +14,7 @@ fn main() -> Result<()> {
 
     // Two numbers restore the sequence; bytes restore the mask, with what it was made by.
     let state = (keys.seed(), keys.next_offset());
-    let bytes = mask.to_bytes();
+    let bytes = mask.to_bytes()?;
 
     let resumed = KeySequence::resume(state.0, state.1);
     let restored = PackedMask::from_bytes(&bytes)?;

@@ -157,15 +157,20 @@ impl PackedMask {
 
     /// The mask as bytes for a checkpoint: what it was made by, its length, its words and a checksum.
     /// Read back by [`PackedMask::from_bytes`] on any machine.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(stored::HEADER_BYTES + 4 * self.words.len() + 8);
+    ///
+    /// # Errors
+    /// [`Error::MaskMemory`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(stored::HEADER_BYTES + 4 * self.words.len() + 8)
+            .map_err(|_| Error::MaskMemory { len: self.len })?;
         bytes.extend_from_slice(&stored::header(&self.origin, self.len));
         for word in &self.words {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
         bytes.extend_from_slice(&stored::checksum(&bytes).to_le_bytes());
-        bytes
+        Ok(bytes)
     }
 
     /// The mask that [`PackedMask::to_bytes`] stored.

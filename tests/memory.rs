@@ -30,13 +30,15 @@ fn in_little_memory() {
     let origin = MaskOrigin::DropActivation(op);
     let mut small = PackedMask::from_words(origin, 40, vec![7, 5]).unwrap();
     let (before, no_memory) = (small.clone(), Error::MaskMemory { len: LEN });
-    let stored = PackedMask::from_words(origin, LEN, vec![0; LEN / 32]).unwrap().to_bytes();
+    let large = PackedMask::from_words(origin, LEN, vec![0; LEN / 32]).unwrap();
+    let stored = large.to_bytes().unwrap();
     allow_no_more_than(32 << 20);
     assert_eq!(cpu::forward(&op, key, &mut x), Err(no_memory.clone()));
     assert_eq!(cpu::forward_into(&op, key, &mut x, &mut small), Err(no_memory.clone()));
     assert_eq!(cpu::rrelu_forward(&rrelu, key, &mut x), Err(no_memory.clone()));
     assert_eq!(cpu::rrelu_forward_into(&rrelu, key, &mut x, &mut small), Err(no_memory.clone()));
     assert_eq!(cpu::keep_mask(&op, key, LEN), Err(no_memory.clone()));
+    assert_eq!(large.to_bytes(), Err(no_memory.clone()));
     assert_eq!(PackedMask::from_bytes(&stored), Err(no_memory));
     assert_eq!(small, before);
 }

@@ -11,7 +11,7 @@ fn check(bytes: &[u8]) {
         assert_eq!(last >> used, 0);
     }
     // Zero may have a sign in the bytes, and be none of them any more.
-    let again = mask.to_bytes();
+    let again = mask.to_bytes().expect("there is memory");
     assert!(again == bytes || PackedMask::from_bytes(&again) == Ok(mask));
 }
 

@@ -488,7 +488,7 @@ impl World {
 
     /// Stored, damaged and read back.
     fn store(&mut self, mask: Index, damage: &Damage, tally: &Tally) {
-        let stored = mask.get(&self.masks).to_bytes();
+        let stored = mask.get(&self.masks).to_bytes().unwrap();
         let mut bytes = stored.clone();
         match damage {
             Damage::None => {}
@@ -499,7 +499,7 @@ impl World {
             Damage::Truncate(len) => bytes.truncate(len.index(bytes.len())),
             Damage::Extend(more) => bytes.extend(more),
             Damage::Splice(other, from) => {
-                let other = other.get(&self.masks).to_bytes();
+                let other = other.get(&self.masks).to_bytes().unwrap();
                 let from = from.index(bytes.len().min(other.len()));
                 bytes.truncate(from);
                 bytes.extend(&other[from..]);
@@ -520,7 +520,7 @@ impl World {
             Ok(read) => {
                 count(tally, if forged { "forged mask" } else { "stored mask" });
                 // Nobody can tell a forged mask from a true one, but a mask it must be.
-                let again = read.to_bytes();
+                let again = read.to_bytes().unwrap();
                 assert!(forged || again == bytes, "{damage:?}: read what was not stored");
                 assert_eq!(PackedMask::from_bytes(&again).as_ref(), Ok(&read));
                 is_a_mask(&read);

@@ -83,7 +83,7 @@ fn bytes_round_trip() {
     for origin in origins() {
         for len in [0, 1, 32, 33, 1000] {
             let mask = mask(origin, len, &mut rng);
-            assert_eq!(PackedMask::from_bytes(&mask.to_bytes()).unwrap(), mask);
+            assert_eq!(PackedMask::from_bytes(&mask.to_bytes().unwrap()).unwrap(), mask);
         }
     }
 }
@@ -95,7 +95,7 @@ fn stored_bytes() {
     let key = MaskKey::new(0x0102_0304_0506_0708, 0x1112_1314_1516_1718).shard(64).unwrap();
     let rrelu = MaskOrigin::RRelu(RRelu::new(0.125, 0.5).unwrap(), key);
     let stored = |origin, len, words: &[u32]| {
-        let bytes = PackedMask::from_words(origin, len, words.to_vec()).unwrap().to_bytes();
+        let bytes = PackedMask::from_words(origin, len, words.to_vec()).unwrap().to_bytes().unwrap();
         bytes.iter().map(|b| format!("{b:02x}")).collect::<String>()
     };
     let zero = "0".repeat(16);
@@ -115,7 +115,7 @@ fn damaged_bytes() {
     let mut rng = Rng::new(53);
     for origin in origins() {
         for len in [0, 5, 100] {
-            let bytes = mask(origin, len, &mut rng).to_bytes();
+            let bytes = mask(origin, len, &mut rng).to_bytes().unwrap();
             let refused = |bytes: &[u8], what: &str| {
                 let error = PackedMask::from_bytes(bytes).expect_err(what);
                 assert!(matches!(error, Error::MaskBytes { .. }), "{what}: {error:?}");
@@ -141,7 +141,7 @@ fn damaged_bytes() {
 fn forged_bytes() {
     let forge = |change: &dyn Fn(&mut Vec<u8>)| {
         let origin = MaskOrigin::RRelu(RRelu::default(), MaskKey::new(1, 2));
-        let mut bytes = PackedMask::from_words(origin, 40, vec![1, 2]).unwrap().to_bytes();
+        let mut bytes = PackedMask::from_words(origin, 40, vec![1, 2]).unwrap().to_bytes().unwrap();
         bytes.truncate(bytes.len() - 8);
         change(&mut bytes);
         let fnv = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3);
