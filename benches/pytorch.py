@@ -15,9 +15,9 @@ rotation larger than any cache. FILE gets rows like those of `ratios --json`, wi
 
 A step is a forward pass and the backward pass that goes with it.
 
-Before them come the cost of a call, on tensors so small that nothing else counts (`"calls"` in FILE), and a training
-step of a batch normalisation with an activation behind it, through torch.compile, which fuses the composition with the
-normalisation and cannot look into an operator of ours (`"behind_norm"`).
+Before them comes a training step of a batch normalisation with an activation behind it, through torch.compile, which
+fuses the composition with the normalisation and cannot look into an operator of ours (`"behind_norm"` in FILE). What a
+call costs on small tensors is in `calls.py`.
 """
 
 import argparse
@@ -28,7 +28,6 @@ import sys
 import time
 
 import torch
-import torch.nn.functional as F
 
 import drop_activation.torch as dt
 
@@ -136,23 +135,6 @@ def in_turns(device, works, rounds, batch):
     return {name: statistics.median(measured) for name, measured in times.items()}
 
 
-def calls(device, rounds):
-    """Seconds of a call on 1024 elements."""
-    x, dy = torch.randn(1024, device=device), torch.randn(1024, device=device)
-    leaf = x.clone().requires_grad_()
-    functions = {
-        "relu": torch.relu,
-        "dropout": lambda x: F.dropout(x, 0.5),
-        "rrelu": lambda x: F.rrelu(x, training=True),
-        "ours": ours,
-        "leaky_relu": lambda x: F.leaky_relu(x, 1 - P),
-        "ours_evaluation": lambda x: dt.drop_activation(x, P, training=False),
-    }
-    works = {f"{name}_forward": lambda f=f: f(x) for name, f in functions.items()}
-    works |= {f"{name}_step": lambda f=f: torch.autograd.grad(f(leaf), leaf, dy) for name, f in functions.items()}
-    return in_turns(device, works, rounds, 300)
-
-
 def behind_norm(device, rounds):
     """Seconds of a training step of a compiled normalisation and activation, on an activation map of a ResNet."""
     x = torch.randn(64 if device == "cuda" else 8, 64, 56, 56, device=device).requires_grad_()
@@ -180,9 +162,9 @@ def main():
     sizes, rounds = ((16, 20), 3) if arguments.quick else ((18, 20, 22, 24, 26, 28), 21)
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     results = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "rows": []}
-    for title, figures in (("calls", calls(device, rounds)), ("behind_norm", behind_norm(device, rounds))):
-        results[title] = figures
-        print(title, "  ".join(f"{name} {1e6 * t:.2f} us" for name, t in figures.items()), flush=True)
+    results["behind_norm"] = behind_norm(device, rounds)
+    told = "  ".join(f"{name} {1e3 * t:.2f} ms" for name, t in results["behind_norm"].items())
+    print(f"behind a batch normalisation  {told}", flush=True)
     for dtype, short in ((torch.float32, "f32"), (torch.bfloat16, "bf16"), (torch.float16, "f16")):
         for n in (1 << size for size in sizes):
             for cold in (False, True):

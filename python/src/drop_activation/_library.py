@@ -97,6 +97,10 @@ def _load() -> ctypes.CDLL:
         "dact_cpu_keep_mask": ([c_double, POINTER(Key), c_size_t, c_void_p, error_out], c_int32),
         "dact_cuda_available": ([POINTER(c_int32), error_out], c_int32),
         "dact_cuda_device_code": ([], c_char_p),
+        "dact_cuda_open": ([c_int32, POINTER(c_void_p), error_out], c_int32),
+        "dact_cuda_close": ([c_void_p], None),
+        "dact_cuda_preload": ([c_void_p, error_out], c_int32),
+        "dact_cuda_run": ([c_void_p, c_void_p, POINTER(Pass), POINTER(Tensors), error_out], c_int32),
         "dact_torch_register": ([FIND, error_out], c_int32),
     }
     for name, (arguments, result) in signatures.items():
@@ -139,6 +143,19 @@ def cpu_run(pass_: Pass, tensors: Tensors) -> None:
 
 def cpu_keep_mask(p: float, key: Key, length: int, words: int) -> None:
     _call(_c.dact_cpu_keep_mask, p, byref(key), length, words)
+
+
+class Cuda:
+    """The kernels on one device, all loaded."""
+
+    def __init__(self, device: int):
+        self._handle = c_void_p()
+        _call(_c.dact_cuda_open, device, byref(self._handle))
+        _call(_c.dact_cuda_preload, self._handle)
+
+    def run(self, stream: int, pass_: Pass, tensors: Tensors) -> None:
+        """Enqueues on the stream and returns."""
+        _call(_c.dact_cuda_run, self._handle, stream, byref(pass_), byref(tensors))
 
 
 def torch_register(find) -> None:

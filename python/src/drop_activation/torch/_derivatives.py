@@ -289,6 +289,19 @@ def is_quick(x: Tensor) -> bool:
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
+def _where_needed(operator, function):
+    """The function with derivatives, where any are asked for. Compiled code asks for none, and calls often."""
+
+    def kernel(*arguments):
+        asked = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+        if asked or forward_ad._current_level >= 0:
+            return function(*arguments)
+        with below_autograd():
+            return operator(*arguments)
+
+    return kernel
+
+
 def _drawn_forward(x, p, activation, first, layout):
     return Forward.apply(x, operators.draw_key(x), p, activation, first, layout)
 
@@ -301,10 +314,10 @@ for operator, function in (
     (operators.rrelu_forward, RReluForward.apply),
     (operators.rrelu_backward, RReluBackward.apply),
 ):
-    # The second is where torch.func's transforms begin: what their interpreters would do with an operator of C++, whose
-    # derivatives they take apart themselves, is not for a `Function`.
-    for dispatch_key in ("Autograd", "FuncTorchDynamicLayerFrontMode"):
-        operators.LIBRARY.impl(operator, function, dispatch_key)
+    operators.LIBRARY.impl(operator, _where_needed(operator, function), "Autograd")
+    # Where torch.func's transforms begin: what their interpreters would do with an operator of C++, whose derivatives
+    # they take apart themselves, is not for a `Function`.
+    operators.LIBRARY.impl(operator, function, "FuncTorchDynamicLayerFrontMode")
 
 
 def _over(x, mask, key, p, first, layout):
