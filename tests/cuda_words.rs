@@ -5,9 +5,9 @@
 mod emulator;
 mod ptx_machine;
 
-use std::{fmt::Debug, fs, ptr, sync::OnceLock};
+use std::{fmt::Debug, fs, sync::OnceLock};
 
-use drop_activation::cuda::launch::da_args;
+use drop_activation::cuda::launch::{NOTHING, da_args};
 use drop_activation::half::{bf16, f16};
 use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
 use ptx_machine::{Ptx, compile};
@@ -55,7 +55,7 @@ fn launch<In: Copy, Out: Copy + Default>(
 ) -> Vec<Out> {
     let mut out = vec![Out::default(); n];
     let (from, to) = (device_address(x.as_ptr()), device_address(out.as_ptr()));
-    let args = da_args { n: n as u64, x: from as *const _, out: to as *mut _, ..NO_ARGS };
+    let args = da_args { n: n as u64, x: from as *const _, out: to as *mut _, ..NOTHING };
     let buffers = [Buffer::input("x", x), Buffer::output("out", &mut out)];
     machine.launch(entry, GRID, BLOCK, &args, &buffers, order).unwrap_or_else(|report| panic!("{report}"));
     out
@@ -88,32 +88,6 @@ fn each_like<In: Copy, Out: Copy + Default + Debug>(
     }
     Some(meant)
 }
-
-const NO_ARGS: da_args = da_args {
-    n: 0,
-    tiles: 0,
-    full_tiles: 0,
-    x: ptr::null(),
-    dy: ptr::null(),
-    out: ptr::null_mut(),
-    mask: ptr::null_mut(),
-    first: 0,
-    round_keys: [0; 20],
-    offset: 0,
-    offset_at: ptr::null(),
-    offset_out: ptr::null_mut(),
-    threshold: 0,
-    planes: 0,
-    settled: 0,
-    mixture: 0,
-    plane_masks: [0; 12],
-    p: 0.0,
-    slope: 0.0,
-    p_f32: 0.0,
-    slope_f32: 0.0,
-    lower: 0.0,
-    upper: 0.0,
-};
 
 /// A vector, whose address is a multiple of its size.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -90,7 +90,7 @@ pub fn plan_advance(base: u64, value: u64, on_top: bool) -> CudaResult<Launch> {
 }
 
 /// Arguments that no kernel looks at.
-const NOTHING: da_args = da_args {
+pub const NOTHING: da_args = da_args {
     n: 0,
     tiles: 0,
     full_tiles: 0,

@@ -13,6 +13,7 @@ mod path;
 mod prediction;
 mod sass;
 mod shape;
+mod tools;
 
 use std::{
     collections::BTreeSet,

@@ -4,13 +4,13 @@ use std::{
     collections::HashMap,
     env, fs,
     num::NonZero,
-    path::{Path, PathBuf},
+    path::Path,
     process::{self, Command},
     sync::Mutex,
     thread,
 };
 
-use crate::nvcc;
+use crate::tools::{run, tool};
 
 /// One entry point for one capability.
 pub struct Kernel {
@@ -108,23 +108,6 @@ pub fn kernels(images: &[(&str, &[u8])]) -> Result<Vec<Kernel>, String> {
     let _ = fs::remove_dir_all(&folder);
     found.sort_by_key(|kernel| (kernel.capability, kernel.name));
     Ok(found)
-}
-
-/// Beside nvcc, or else on PATH.
-fn tool(name: &str) -> Result<PathBuf, String> {
-    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-    let beside = nvcc::find(&variable).and_then(|nvcc| Some(nvcc.parent()?.to_owned()));
-    let path = variable("PATH").unwrap_or_default();
-    let file = format!("{name}{}", env::consts::EXE_SUFFIX);
-    let places = beside.into_iter().chain(env::split_paths(&path)).map(|folder| folder.join(&file));
-    let found = places.into_iter().find(|path| path.is_file());
-    found.ok_or(format!("there is no {name} beside nvcc or on PATH"))
-}
-
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("code is printed in ASCII")
 }
 
 /// 90 for `train.5.sm_90.cubin`.

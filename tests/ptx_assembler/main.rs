@@ -18,6 +18,8 @@ mod paraphrase;
 mod ptx;
 mod sass;
 mod table;
+#[path = "../compiled_code/tools.rs"]
+mod tools;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +38,7 @@ use std::{
 use nvcc::Nvcc;
 use sass::Stores;
 use table::{Case, Expected};
+use tools::{run, tool};
 
 const PTX: [&str; 5] = [
     include_str!("../../kernels/prebuilt/train.ptx"),
@@ -108,22 +111,6 @@ impl Drop for Tools {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-/// Beside nvcc, or else on PATH.
-fn tool(name: &str) -> Result<PathBuf, String> {
-    let beside = nvcc::find(&variable).and_then(|nvcc| Some(nvcc.parent()?.to_owned()));
-    let path = variable("PATH").unwrap_or_default();
-    let file = format!("{name}{}", env::consts::EXE_SUFFIX);
-    let places = beside.into_iter().chain(env::split_paths(&path)).map(|folder| folder.join(&file));
-    let found = places.into_iter().find(|path| path.is_file());
-    found.ok_or(format!("there is no {name} beside nvcc or on PATH"))
-}
-
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("code is printed in ASCII")
 }
 
 /// What the tools said to the cases, by their places in the table.

@@ -31,8 +31,8 @@ const SHIPPED: [(&str, &str); 5] = [
     ("train.ptx", include_str!("../../kernels/prebuilt/train.ptx")),
 ];
 
-/// What users run who have no nvcc, or another variable's PTX in its place: `DROP_ACTIVATION_PTX` names a folder of
-/// `.ptx` files, made by another compiler for instance.
+/// The PTX that is shipped, which is what users run who have no nvcc; or, where `DROP_ACTIVATION_PTX` names a folder, the
+/// files of the same names in it, which another compiler may have made.
 pub fn shipped() -> &'static Ptx {
     static SHIPPED_PTX: OnceLock<Ptx> = OnceLock::new();
     SHIPPED_PTX.get_or_init(|| {
