@@ -1,19 +1,14 @@
-//! The door for adapters: the pass is a value, and the mask's words are memory of the caller's.
+//! The one way into the CPU backend: a pass, its tensors and its mask are checked, then the pass runs.
 
-use super::job::Words;
-use super::keep::{self, KeepStream};
-use super::passes::Pass as Routine;
+use super::passes;
 use super::pool::Pool;
 use super::share::share;
 use super::tuning::TASK;
-use crate::check;
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::io::InOut;
-use crate::key::MaskKey;
-use crate::mask::words_for;
-use crate::operation::{Activation, DropActivation};
-use crate::pass::Pass;
+use crate::io::{AnyTensors, InOut, Tensors};
+use crate::mask::{PackedMask, words_for};
+use crate::pass::{Arguments, MaskArgument, Pass};
 
 /// The mask's words of a pass: `ceil(len / 32)` of them, element i at bit i % 32 of word i / 32.
 ///
@@ -29,7 +24,52 @@ pub enum MaskWords<'a> {
     Write(&'a mut [u32]),
 }
 
-/// Runs `pass`: the way in for adapters that have no [`PackedMask`](crate::PackedMask) to give. Saved tensors and
+/// The mask of a call, in one of the forms that callers have it in.
+pub(super) enum Mask<'a> {
+    /// The pass has none.
+    None,
+    /// A forward pass makes it anew.
+    Make(&'a mut PackedMask),
+    /// A backward pass reads it.
+    Made(&'a PackedMask),
+    /// Words of the caller's.
+    Words(MaskWords<'a>),
+}
+
+impl Mask<'_> {
+    fn argument(&self) -> MaskArgument {
+        match self {
+            Self::None | Self::Words(MaskWords::None) => MaskArgument::None,
+            Self::Make(_) => MaskArgument::MadeAnew,
+            Self::Made(mask) => MaskArgument::MadeBy(mask.origin(), mask.len()),
+            Self::Words(MaskWords::Read(words)) => MaskArgument::WordsToRead(words.len()),
+            Self::Words(MaskWords::Write(words)) => MaskArgument::WordsToWrite(words.len()),
+        }
+    }
+}
+
+/// Checks a call and makes it.
+pub(super) fn call(pass: &Pass, tensors: AnyTensors<'_>, mask: Mask<'_>) -> Result<()> {
+    let len = pass.check(&tensors.arguments(mask.argument()))?;
+    let words = match mask {
+        Mask::None => MaskWords::None,
+        Mask::Make(mask) => {
+            let origin = pass.mask_origin().ok_or(Error::Missing { argument: "mask" })?;
+            MaskWords::Write(mask.renew(origin, len)?)
+        }
+        Mask::Made(mask) => MaskWords::Read(mask.words()),
+        Mask::Words(words) => words,
+    };
+    passes::run(pass, tensors, words);
+    Ok(())
+}
+
+/// The tensors of a call.
+pub(super) fn tensors<'a, T: Element>(io: InOut<'a, T>, saved: Option<&'a [T]>) -> AnyTensors<'a> {
+    T::erase(Tensors { io, saved })
+}
+
+/// Runs `pass`: for adapters that have no [`PackedMask`](crate::PackedMask) to give. Saved tensors and
 /// words that the pass has no use for are not looked at.
 ///
 /// ```
@@ -53,41 +93,8 @@ pub fn run<'a, T: Element>(
     saved: Option<&[T]>,
     mask: MaskWords<'_>,
 ) -> Result<()> {
-    let io = io.into();
-    let len = io.checked_len(pass.output(), pass.input())?;
-    pass.check(len)?;
-    let saved = match pass.saved() {
-        Some(argument) => {
-            let saved = saved.ok_or(Error::Missing { argument })?;
-            check::same_length(argument, saved.len(), pass.input(), len)?;
-            Some(saved)
-        }
-        None => None,
-    };
-    let stream;
-    let words = match (pass, mask) {
-        (Pass::Forward { op, key }, MaskWords::Write(words)) => {
-            enough(words, len)?;
-            stream = KeepStream::new(op, *key);
-            Words::DrawStore(&stream, words)
-        }
-        (Pass::ForwardWithoutMask { op, key }, _) => {
-            stream = KeepStream::new(op, *key);
-            Words::Draw(&stream)
-        }
-        (pass, MaskWords::Write(words)) if pass.writes_mask() => {
-            enough(words, len)?;
-            Words::Store(words)
-        }
-        (pass, MaskWords::Read(words)) if pass.reads_mask() => {
-            enough(words, len)?;
-            Words::Load(words)
-        }
-        (pass, _) if pass.writes_mask() || pass.reads_mask() => return Err(Error::Missing { argument: "mask" }),
-        _ => Words::None,
-    };
-    T::run(routine(*pass), io, saved, words);
-    Ok(())
+    let saved = saved.filter(|_| pass.saved().is_some());
+    call(pass, tensors(io.into(), saved), Mask::Words(mask))
 }
 
 /// Elements of a saved tensor that are set aside at a time; a multiple of 32.
@@ -109,17 +116,12 @@ pub fn run_over_saved<T: Element>(pass: &Pass, dy: Option<&[T]>, saved: &mut [T]
         };
         return run(pass, io, None, mask);
     }
-    let len = saved.len();
-    if let Some(dy) = dy {
-        check::same_length(pass.output(), len, pass.input(), dy.len())?;
-    }
-    pass.check(len)?;
+    let mask = Mask::Words(mask);
+    let input = dy.map_or(saved.len(), <[T]>::len);
+    let (output, both) = (saved.len(), Some(saved.len()));
+    let len = pass.check(&Arguments { input, output, saved: both, mask: mask.argument() })?;
     let words = match mask {
-        MaskWords::Read(words) if pass.reads_mask() => {
-            enough(words, len)?;
-            Some(words)
-        }
-        _ if pass.reads_mask() => return Err(Error::Missing { argument: "mask" }),
+        Mask::Words(MaskWords::Read(words)) if pass.reads_mask() => Some(words),
         _ => None,
     };
     let count = len.div_ceil(TASK);
@@ -133,129 +135,25 @@ pub fn run_over_saved<T: Element>(pass: &Pass, dy: Option<&[T]>, saved: &mut [T]
                 Some(dy) => InOut::OutOfPlace(&dy[at..][..len], dx),
                 None => InOut::InPlace(dx),
             };
-            let words = words.map_or(Words::None, |words| Words::Load(&words[at / 32..][..words_for(len)]));
-            T::run(routine(*pass), io, Some(aside), words);
+            let words = words.map_or(MaskWords::None, |words| MaskWords::Read(&words[at / 32..][..words_for(len)]));
+            passes::run(pass, tensors(io, Some(aside)), words);
         }
     });
     Ok(())
 }
 
-/// The keep bits of `len` elements, as [`keep_mask`](super::keep_mask) gives them, into words of the caller's.
-///
-/// # Errors
-/// [`Error::WordCount`] unless there are `ceil(len / 32)` words; [`Error::IndexRange`] if the key's `first` leaves no
-/// room for `len` elements.
-pub fn keep_words(op: &DropActivation, key: MaskKey, len: usize, words: &mut [u32]) -> Result<()> {
-    check::key_covers(key, len)?;
-    enough(words, len)?;
-    keep::fill(KeepStream::new(op, key), words);
-    clear_unused(words, len);
-    Ok(())
-}
-
-/// Clears the unused bits of the last word.
-pub(super) fn clear_unused(words: &mut [u32], len: usize) {
-    if let (Some(last), used @ 1..) = (words.last_mut(), len % 32) {
-        *last &= (1 << used) - 1;
-    }
-}
-
-pub(super) fn enough(words: &[u32], len: usize) -> Result<()> {
-    let (given, expected) = (words.len(), words_for(len));
-    if given == expected { Ok(()) } else { Err(Error::WordCount { given, len, expected }) }
-}
-
-fn routine(pass: Pass) -> Routine {
-    match pass {
-        Pass::Forward { op, .. } | Pass::ForwardWithoutMask { op, .. } => match op.activation() {
-            Activation::Relu => Routine::DropRelu,
-            activation => Routine::DropSigma(activation),
-        },
-        Pass::Backward { op } => match op.activation() {
-            Activation::Relu => Routine::Select,
-            activation => Routine::DropSigmaBackward(activation),
-        },
-        Pass::BackwardFromOutput { .. } => Routine::SelectNonzero,
-        Pass::Infer { op } => Routine::Infer(op),
-        Pass::InferBackward { op } => Routine::InferBackward(op),
-        Pass::RreluForward { op, key } => Routine::DropRRelu(op, key),
-        Pass::RreluBackward { op, key } => Routine::DropRReluBackward(op, key),
-        Pass::RreluInfer { op } => Routine::RReluInfer(op),
-        Pass::RreluInferBackward { op } => Routine::RReluInferBackward(op),
-        Pass::ReluForward => Routine::Relu,
-        Pass::ReluBackward => Routine::ReluBackward,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu;
-    use crate::operation::RRelu;
+    use crate::activation::Activation;
+    use crate::cpu::keep_words;
+    use crate::key::MaskKey;
+    use crate::operation::{DropActivation, RRelu};
 
     const LEN: usize = 1000;
 
     fn tensor(scale: f32) -> Vec<f32> {
         (0..LEN).map(|i| (i as f32 * scale).sin()).collect()
-    }
-
-    /// What `run` makes of a pass whose input is `input`.
-    fn run_on(pass: &Pass, input: &[f32], saved: Option<&[f32]>, mask: MaskWords<'_>) -> Vec<f32> {
-        let mut output = vec![f32::NAN; LEN];
-        run(pass, (input, &mut output), saved, mask).unwrap();
-        output
-    }
-
-    #[test]
-    fn passes_are_the_functions_of_their_names() {
-        let (x, dy, key) = (tensor(0.7), tensor(1.3), MaskKey::new(3, 4).shard(96).unwrap());
-        let mut expected = vec![0.0; LEN];
-        for activation in Activation::ALL {
-            let op = DropActivation::new(activation, 0.75).unwrap();
-            let mut words = vec![u32::MAX; words_for(LEN)];
-            let y = run_on(&Pass::Forward { op, key }, &x, None, MaskWords::Write(&mut words));
-            let mask = cpu::forward(&op, key, (&x, &mut expected)).unwrap();
-            assert_eq!((&y, &words[..]), (&expected, mask.words()));
-            let dx = run_on(&Pass::Backward { op }, &dy, Some(&x), MaskWords::Read(&words));
-            cpu::backward(&op, &mask, Some(&x), (&dy, &mut expected)).unwrap();
-            assert_eq!(dx, expected);
-            let y = run_on(&Pass::Infer { op }, &x, None, MaskWords::None);
-            cpu::infer(&op, (&x, &mut expected)).unwrap();
-            assert_eq!(y, expected);
-            let dx = run_on(&Pass::InferBackward { op }, &dy, Some(&x), MaskWords::None);
-            cpu::infer_backward(&op, &x, (&dy, &mut expected)).unwrap();
-            assert_eq!(dx, expected);
-        }
-
-        let op = DropActivation::relu(0.75).unwrap();
-        let y = run_on(&Pass::ForwardWithoutMask { op, key }, &x, None, MaskWords::None);
-        cpu::forward_without_mask(&op, key, (&x, &mut expected)).unwrap();
-        assert_eq!(y, expected);
-        let dx = run_on(&Pass::BackwardFromOutput { op }, &dy, Some(&y), MaskWords::None);
-        cpu::backward_from_output(&op, &y, (&dy, &mut expected)).unwrap();
-        assert_eq!(dx, expected);
-
-        let op = RRelu::default();
-        let mut words = vec![u32::MAX; words_for(LEN)];
-        let y = run_on(&Pass::RreluForward { op, key }, &x, None, MaskWords::Write(&mut words));
-        let mask = cpu::rrelu_forward(&op, key, (&x, &mut expected)).unwrap();
-        assert_eq!((&y, &words[..]), (&expected, mask.words()));
-        let dx = run_on(&Pass::RreluBackward { op, key }, &dy, None, MaskWords::Read(&words));
-        cpu::rrelu_backward(&op, &mask, (&dy, &mut expected)).unwrap();
-        assert_eq!(dx, expected);
-        let y = run_on(&Pass::RreluInfer { op }, &x, None, MaskWords::None);
-        cpu::rrelu_infer(&op, (&x, &mut expected)).unwrap();
-        assert_eq!(y, expected);
-        let dx = run_on(&Pass::RreluInferBackward { op }, &dy, Some(&x), MaskWords::None);
-        cpu::rrelu_infer_backward(&op, &x, (&dy, &mut expected)).unwrap();
-        assert_eq!(dx, expected);
-
-        let y = run_on(&Pass::ReluForward, &x, None, MaskWords::None);
-        cpu::relu_forward((&x, &mut expected)).unwrap();
-        assert_eq!(y, expected);
-        let dx = run_on(&Pass::ReluBackward, &dy, Some(&y), MaskWords::None);
-        cpu::relu_backward(&y, (&dy, &mut expected)).unwrap();
-        assert_eq!(dx, expected);
     }
 
     /// In one task and in several.
