@@ -120,7 +120,7 @@ fn every_source_is_compiled_for_what_nvcc_knows() {
     let (origin, whence) = place.build().unwrap();
     assert_eq!(origin, "fatbin by nvcc 12.4.131 for sm_75, sm_80, sm_86, sm_89, sm_90, compute_75, compute_90");
     assert_eq!(whence, nvcc.display().to_string());
-    for name in ["train", "infer", "rrelu", "relu"] {
+    for name in ["relu", "smooth", "rrelu"] {
         let args = String::from_utf8(place.image(&format!("{name}.image"))).unwrap();
         assert!(args.contains("code=[sm_75,compute_75] "), "{args}");
         assert!(args.contains("code=[sm_80] "), "{args}");
@@ -155,8 +155,8 @@ fn a_missing_nvcc_is_replaced_by_the_prebuilt_ptx_unless_required() {
     let (origin, why) = place.build().unwrap();
     assert_eq!(origin, "prebuilt PTX by nvcc 13.0.88 for compute_75");
     assert!(why.contains("no nvcc in NVCC, CUDA_HOME"), "{why}");
-    let prebuilt = fs::read(place.folder.join("kernels/prebuilt/train.ptx")).unwrap();
-    assert_eq!(place.image("train.image"), [&prebuilt[..], &[0]].concat());
+    let prebuilt = fs::read(place.folder.join("kernels/prebuilt/smooth.ptx")).unwrap();
+    assert_eq!(place.image("smooth.image"), [&prebuilt[..], &[0]].concat());
     let error = place.set("DROP_ACTIVATION_REQUIRE_NVCC", "1").build().unwrap_err();
     assert!(error.contains("no nvcc in NVCC"), "{error}");
     // docs.rs has none, whatever else is asked for.
