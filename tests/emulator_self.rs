@@ -39,14 +39,14 @@ const NO_ARGS: da_args = da_args {
     dy: ptr::null(),
     out: ptr::null_mut(),
     mask: ptr::null_mut(),
-    first: 0,
+    shard_start: 0,
     round_keys: [0; 20],
     offset: 0,
     offset_at: std::ptr::null(),
     offset_out: std::ptr::null_mut(),
     threshold: 0,
     planes: 0,
-    settled: 0,
+    constant_word: 0,
     mixture: 0,
     plane_masks: [0; 12],
     p: 0.0,
@@ -384,7 +384,7 @@ fn a_window_on_a_huge_tensor() {
         let Some(emulator) = fixtures() else { return };
         let mut out = vec![0u32; 5 * 8];
         let first = GRID - 5;
-        let a = da_args { out: BASE as *mut _, first: 8, ..NO_ARGS };
+        let a = da_args { out: BASE as *mut _, shard_start: 8, ..NO_ARGS };
         let window = Buffer::scratch("out", &mut out).at(BASE + u64::from(first) * 8 * 4);
         emulator.launch_blocks("sound_block_numbers", GRID, 32, first..GRID, &a, &[window], order).unwrap();
         let numbers: Vec<u32> = out.into_iter().step_by(8).collect();
