@@ -10,7 +10,7 @@ use drop_activation::cuda::{self, DeviceMask, Kernels};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{DropActivation, Dtype, Element, MaskKey, RRelu, Real};
 
-use super::{Config, Device, Tensors, Work, random_values};
+use super::{Case, Config, Device, Tensors, random_values};
 
 pub struct Cuda {
     context: Arc<CudaContext>,
@@ -61,9 +61,12 @@ impl Device for Cuda {
         usize::try_from(bytes).ok()
     }
 
-    fn has(&self, work: Work, _: &Config) -> bool {
+    fn has(&self, case: Case, _: &Config) -> bool {
+        use Case::{Copy, DropBackward, DropForward, DropInfer, DropStep, ReluBackward, ReluForward, ReluStep};
+        use Case::{RreluBackward, RreluForward, RreluStep};
+        let relu = [Copy, ReluForward, ReluBackward, ReluStep, RreluForward, RreluBackward, RreluStep];
         // No kernel draws a mask alone.
-        !matches!(work, Work::StreamedCopy | Work::DropStepAlone | Work::Draw | Work::DrawUniform | Work::NdarrayRelu)
+        relu.contains(&case) || [DropForward, DropBackward, DropStep, DropInfer].contains(&case)
     }
 
     fn tensors(&self, config: &Config) -> Result<Box<dyn Tensors>, Box<dyn Error>> {
@@ -113,46 +116,44 @@ struct Rotation<T> {
 }
 
 impl<T: Element + DeviceRepr> Rotation<T> {
-    fn run(&mut self, work: Work) -> Result<(), Box<dyn Error>> {
+    fn run(&mut self, case: Case) -> Result<(), Box<dyn Error>> {
         let Self { kernels: k, stream, op, rrelu, sets, calls, .. } = self;
         let turn = *calls % sets.len();
         *calls += 1;
         let key = MaskKey::new(1, *calls as u64);
         let Buffers { x, y, dy, dx, mask, signs } = &mut sets[turn];
-        match work {
-            Work::Copy => stream.memcpy_dtod(x, y)?,
-            Work::ReluForward => k.relu_forward(stream, (&*x, y))?,
-            Work::ReluBackward => k.relu_backward(stream, x, (&*dy, dx))?,
-            Work::ReluStep => {
+        match case {
+            Case::Copy => stream.memcpy_dtod(x, y)?,
+            Case::ReluForward => k.relu_forward(stream, (&*x, y))?,
+            Case::ReluBackward => k.relu_backward(stream, x, (&*dy, dx))?,
+            Case::ReluStep => {
                 k.relu_forward(stream, (&*x, &mut *y))?;
                 k.relu_backward(stream, y, (&*dy, dx))?;
             }
-            Work::DropForward => k.forward_into(stream, op, key, (&*x, y), mask)?,
-            Work::DropBackward => k.backward(stream, op, mask, None, (&*dy, dx))?,
-            Work::DropStep => {
+            Case::DropForward => k.forward_into(stream, op, key, (&*x, y), mask)?,
+            Case::DropBackward => k.backward(stream, op, mask, None, (&*dy, dx))?,
+            Case::DropStep => {
                 k.forward_into(stream, op, key, (&*x, y), mask)?;
                 k.backward(stream, op, mask, None, (&*dy, dx))?;
             }
-            Work::DropInfer => k.infer(stream, op, (&*x, y))?,
-            Work::RreluForward => k.rrelu_forward_into(stream, rrelu, key, (&*x, y), signs)?,
-            Work::RreluBackward => k.rrelu_backward(stream, rrelu, signs, (&*dy, dx))?,
-            Work::RreluStep => {
+            Case::DropInfer => k.infer(stream, op, (&*x, y))?,
+            Case::RreluForward => k.rrelu_forward_into(stream, rrelu, key, (&*x, y), signs)?,
+            Case::RreluBackward => k.rrelu_backward(stream, rrelu, signs, (&*dy, dx))?,
+            Case::RreluStep => {
                 k.rrelu_forward_into(stream, rrelu, key, (&*x, y), signs)?;
                 k.rrelu_backward(stream, rrelu, signs, (&*dy, dx))?;
             }
-            Work::StreamedCopy | Work::DropStepAlone | Work::Draw | Work::DrawUniform | Work::NdarrayRelu => {
-                return Err(format!("a GPU has no {}", work.name()).into());
-            }
+            _ => return Err(format!("a GPU has no {}", case.name()).into()),
         }
         Ok(())
     }
 }
 
 impl<T: Element + DeviceRepr> Tensors for Rotation<T> {
-    fn time(&mut self, work: Work, calls: u64) -> Result<Duration, Box<dyn Error>> {
+    fn time(&mut self, case: Case, calls: u64) -> Result<Duration, Box<dyn Error>> {
         self.start.record(&self.stream)?;
         for _ in 0..calls {
-            self.run(work)?;
+            self.run(case)?;
         }
         self.end.record(&self.stream)?;
         self.end.synchronize()?;

@@ -1,5 +1,6 @@
-//! What the benches measure, and on what.
+//! The cases that the benches measure, and the devices that they measure them on.
 
+pub mod bytes;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -11,48 +12,57 @@ use drop_activation::Dtype;
 
 /// What is measured. A step is a forward pass and the backward pass that goes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Work {
+pub enum Case {
     Copy,
-    /// A copy that is written past the cache as large outputs are: the inference pass of p = 0, which is the identity.
+    /// A copy that stores as large outputs are stored, with non-temporal stores: the inference pass of p = 0, which is
+    /// the identity.
     StreamedCopy,
     ReluForward,
     ReluBackward,
     ReluStep,
+    ReluStepOneThread,
     DropForward,
     DropBackward,
     DropStep,
-    /// The step in a pool of one thread.
-    DropStepAlone,
+    DropStepOneThread,
     DropInfer,
     RreluForward,
     RreluBackward,
     RreluStep,
     /// The mask alone.
     Draw,
-    /// A mask from one 32-bit number for each element, alone: how others draw it, with RReLU's code for its numbers.
+    /// A per-element mask alone, from one 32-bit number for each element: how others draw it, with RReLU's code for its
+    /// numbers.
     DrawUniform,
-    /// A plain ReLU of somebody else's, for the baseline to be held to.
-    NdarrayRelu,
+    /// A plain ReLU by an outsider. The faster of this and ours is the baseline.
+    NdarrayReluForward,
+    NdarrayReluBackward,
+    NdarrayReluStep,
+    NdarrayReluStepOneThread,
 }
 
-impl Work {
-    pub const ALL: [Self; 16] = [
+impl Case {
+    pub const ALL: [Self; 20] = [
         Self::Copy,
         Self::StreamedCopy,
         Self::ReluForward,
         Self::ReluBackward,
         Self::ReluStep,
+        Self::ReluStepOneThread,
         Self::DropForward,
         Self::DropBackward,
         Self::DropStep,
-        Self::DropStepAlone,
+        Self::DropStepOneThread,
         Self::DropInfer,
         Self::RreluForward,
         Self::RreluBackward,
         Self::RreluStep,
         Self::Draw,
         Self::DrawUniform,
-        Self::NdarrayRelu,
+        Self::NdarrayReluForward,
+        Self::NdarrayReluBackward,
+        Self::NdarrayReluStep,
+        Self::NdarrayReluStepOneThread,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -62,31 +72,39 @@ impl Work {
             Self::ReluForward => "relu_forward",
             Self::ReluBackward => "relu_backward",
             Self::ReluStep => "relu_step",
+            Self::ReluStepOneThread => "relu_step_one_thread",
             Self::DropForward => "drop_forward",
             Self::DropBackward => "drop_backward",
             Self::DropStep => "drop_step",
-            Self::DropStepAlone => "drop_step_alone",
+            Self::DropStepOneThread => "drop_step_one_thread",
             Self::DropInfer => "drop_infer",
             Self::RreluForward => "rrelu_forward",
             Self::RreluBackward => "rrelu_backward",
             Self::RreluStep => "rrelu_step",
             Self::Draw => "draw",
             Self::DrawUniform => "draw_uniform",
-            Self::NdarrayRelu => "ndarray_relu",
+            Self::NdarrayReluForward => "ndarray_relu_forward",
+            Self::NdarrayReluBackward => "ndarray_relu_backward",
+            Self::NdarrayReluStep => "ndarray_relu_step",
+            Self::NdarrayReluStepOneThread => "ndarray_relu_step_one_thread",
         }
     }
 
-    /// Bytes that must move for each element of `s` bytes.
-    pub fn bytes(self, s: f64) -> f64 {
-        const BIT: f64 = 0.125;
+    /// The case that this one is, but by the calling thread alone.
+    pub const fn by_one_thread(self) -> Option<Self> {
         match self {
-            Self::Copy | Self::StreamedCopy | Self::ReluForward | Self::NdarrayRelu | Self::DropInfer => 2.0 * s,
-            Self::ReluBackward => 3.0 * s,
-            Self::ReluStep => 5.0 * s,
-            Self::DropForward | Self::DropBackward | Self::RreluForward | Self::RreluBackward => 2.0 * s + BIT,
-            Self::DropStep | Self::DropStepAlone | Self::RreluStep => 4.0 * s + 2.0 * BIT,
-            Self::Draw | Self::DrawUniform => BIT,
+            Self::ReluStepOneThread => Some(Self::ReluStep),
+            Self::DropStepOneThread => Some(Self::DropStep),
+            Self::NdarrayReluStepOneThread => Some(Self::NdarrayReluStep),
+            _ => None,
         }
+    }
+
+    /// Bytes that must move for each element of `size` bytes.
+    pub fn bytes(self, size: usize) -> f64 {
+        let name = self.name();
+        let name = name.strip_prefix("ndarray_").unwrap_or(name);
+        bytes::per_element(name.strip_suffix("_one_thread").unwrap_or(name), size)
     }
 }
 
@@ -115,8 +133,8 @@ pub trait Device {
     /// Bytes of the last-level cache, if that is known.
     fn cache(&self) -> Option<usize>;
 
-    /// Whether it has such a work on such tensors.
-    fn has(&self, work: Work, config: &Config) -> bool;
+    /// Whether it has such a case on such tensors.
+    fn has(&self, case: Case, config: &Config) -> bool;
 
     /// Tensors of that configuration, with random values.
     fn tensors(&self, config: &Config) -> Result<Box<dyn Tensors>, Box<dyn Error>>;
@@ -124,13 +142,13 @@ pub trait Device {
 
 pub trait Tensors {
     /// The time of so many calls, one after the other.
-    fn time(&mut self, work: Work, calls: u64) -> Result<Duration, Box<dyn Error>>;
+    fn time(&mut self, case: Case, calls: u64) -> Result<Duration, Box<dyn Error>>;
 }
 
 /// The device of that name, or the best that is there.
 pub fn open(name: Option<&str>) -> Result<Box<dyn Device>, Box<dyn Error>> {
     match name {
-        Some("cpu") => Ok(Box::new(cpu::Cpu)),
+        Some("cpu") => Ok(Box::new(cpu::Cpu::open()?)),
         #[cfg(feature = "cuda")]
         Some("cuda") => Ok(Box::new(cuda::Cuda::open()?)),
         None => {
@@ -139,9 +157,9 @@ pub fn open(name: Option<&str>) -> Result<Box<dyn Device>, Box<dyn Error>> {
                 Ok(cuda) => return Ok(Box::new(cuda)),
                 Err(reason) => println!("no CUDA device is measured: {reason}"),
             }
-            Ok(Box::new(cpu::Cpu))
+            Ok(Box::new(cpu::Cpu::open()?))
         }
-        Some(other) => Err(format!("the device is {other:?}; allowed are cpu and cuda").into()),
+        Some(other) => Err(format!("the device must be cpu or cuda, got {other:?}").into()),
     }
 }
 
