@@ -1,4 +1,4 @@
-//! Puts the device code into OUT_DIR for `src/cuda/images.rs`: one image for each `kernels/*.cu`.
+//! Puts the device code into OUT_DIR for `src/cuda/modules.rs`: one image for each `kernels/*.cu`.
 //!
 //! With an nvcc the images are fatbins of the sources. Without one, or where it fails, they are the PTX
 //! in `kernels/prebuilt`, which was made from the same sources. Nothing is downloaded.
@@ -165,7 +165,7 @@ fn embed_prebuilt(kernels: &Path, out: &Path, mut why: String, mut warn: bool) -
     Ok(Embedded { what: format!("prebuilt PTX by nvcc {nvcc} for compute_{capability}"), why, warn })
 }
 
-/// Where `src/cuda/images.rs` expects the image of a source.
+/// Where `src/cuda/modules.rs` expects the image of a source.
 fn image(out: &Path, source: &Path) -> PathBuf {
     out.join(source.with_extension("image").file_name().unwrap())
 }
