@@ -8,24 +8,19 @@
 //! `cargo test --test mutants -- --nocapture` prints what caught each.
 #![cfg(feature = "cuda")]
 
-#[path = "suite/data.rs"]
-#[allow(dead_code)]
-mod data;
 mod emulator;
-#[path = "suite/guarded.rs"]
-#[allow(dead_code)]
-mod guarded;
 mod ptx_machine;
+mod support;
 
 use std::{fs, path::PathBuf};
 
-use data::{Bits, Rng, same_bits};
 use drop_activation::cuda::{Addresses, Pass, launch::plan};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, MaskKey, RRelu, reference};
 use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
-use guarded::Guarded;
 use ptx_machine::Ptx;
+use support::data::{Bits, Rng, same_bits};
+use support::guarded::Guarded;
 
 /// One change to one file of `kernels/`.
 struct Mutant {

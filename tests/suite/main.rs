@@ -17,14 +17,12 @@
 //! `backends!`.
 
 mod backend;
-mod data;
 mod determinism;
 #[cfg(feature = "cuda")]
 #[path = "../emulator/mod.rs"]
 mod emulator;
 mod errors;
 mod gradients;
-mod guarded;
 mod hostile;
 mod huge;
 mod masks;
@@ -37,7 +35,11 @@ mod ptx_machine;
 mod random;
 mod sigma;
 mod statistics;
+#[path = "../support/mod.rs"]
+mod support;
 mod vectors;
+
+use support::{data, guarded};
 
 /// The tests, in sections: a backend names those that it has to pass. A row is `file::test`, with the element types that
 /// it is run for where it depends on one.

@@ -57,15 +57,16 @@ pub fn run<T: Bits>(
     at: Placement,
 ) -> (Vec<T>, Option<PackedMask>) {
     let what = || format!("{} {call:?} {at:?}", backend.name());
-    let saved = call.saved().map(|saved| Guarded::new(saved, at.saved));
-    let call = saved.as_ref().map_or(*call, |saved| call.with_saved(saved.slice()));
+    let saved = call.saved().map(|(_, saved)| Guarded::new(saved, at.saved));
+    let before = call;
+    let call = call.map(|of_call| saved.as_ref().map_or(of_call, Guarded::slice), |mask| mask);
     let mut from = Guarded::new(input, at.input);
     let mut to = Guarded::garbage(input.len(), at.output);
     let io =
         if at.in_place { InOut::InPlace(from.slice_mut()) } else { InOut::OutOfPlace(from.slice(), to.slice_mut()) };
     let mask = backend.run(&call, io).unwrap_or_else(|e| panic!("{}: {e}", what()));
     assert!(from.intact() && to.intact(), "{}: wrote outside its output", what());
-    if let Some((now, before)) = saved.as_ref().zip(call.saved()) {
+    if let Some((now, (_, before))) = saved.as_ref().zip(before.saved()) {
         assert_each(&what, now.slice(), before, same_bits);
     }
     if at.in_place {

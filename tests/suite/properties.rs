@@ -1,15 +1,13 @@
-//! Random calls: any length, probability, seed, offset, shard, alignment and values. A failing one is
-//! shrunk before it is shown. The same ones each time; PROPTEST_RNG_SEED and PROPTEST_CASES ask for others
-//! and for more.
+//! Random calls: any length, probability, seed, offset, shard, alignment and values. (See `tests/support/property.rs`.)
 
 use drop_activation::{Activation, DropActivation, MaskKey};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 use crate::backend::{Backend, Call};
 use crate::data::{Arithmetic, Bits, Rng};
 use crate::passes::{Placement, agrees, each_call};
 use crate::sigma;
+use crate::support::property;
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -38,19 +36,8 @@ fn case(longest: usize) -> impl Strategy<Value = Case> {
 }
 
 fn check(backend: &impl Backend, test: impl Fn(Case)) {
-    let mut config = Config { failure_persistence: None, ..Config::default() };
-    if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = 48;
-    }
-    if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
-        config.rng_seed = RngSeed::Fixed(101);
-    }
     let longest = if backend.is_slow() { 5_000 } else { 80_000 };
-    let run = TestRunner::new(config).run(&case(longest), |case| {
-        test(case);
-        Ok(())
-    });
-    run.unwrap_or_else(|failure| panic!("{failure}"));
+    property::check(48, 101, &case(longest), test);
 }
 
 /// Every exact pass against the reference.

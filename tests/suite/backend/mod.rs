@@ -1,5 +1,4 @@
-//! What the suite runs against. To add a backend: implement [`Backend`] in a file here and name it in
-//! `main.rs`; every test is then run for it.
+//! What the suite runs against.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -11,6 +10,7 @@ mod reference;
 use drop_activation::{Activation, DropActivation, InOut, MaskKey, MaskOrigin, PackedMask, RRelu, Result};
 
 use crate::data::Bits;
+use crate::support::calls;
 
 pub use cpu::Cpu;
 #[cfg(feature = "cuda")]
@@ -19,58 +19,14 @@ pub use gpu::Gpu;
 pub use on_cpu::{Compiled, Emulated, OnCpu};
 pub use reference::Reference;
 
-/// One pass with all its arguments but the tensor it reads (x, or dy in a backward pass) and the one
-/// it writes.
-#[derive(Clone, Copy, Debug)]
-pub enum Call<'a, T> {
-    Forward(DropActivation, MaskKey),
-    /// Refills a mask that was made for something else.
-    ForwardInto(DropActivation, MaskKey),
-    ForwardWithoutMask(DropActivation, MaskKey),
-    Backward(DropActivation, &'a PackedMask, Option<&'a [T]>),
-    BackwardFromOutput(DropActivation, &'a [T]),
-    Infer(DropActivation),
-    InferBackward(DropActivation, &'a [T]),
-    RreluForward(RRelu, MaskKey),
-    RreluForwardInto(RRelu, MaskKey),
-    RreluBackward(RRelu, &'a PackedMask),
-    RreluInfer(RRelu),
-    RreluInferBackward(RRelu, &'a [T]),
-    ReluForward,
-    ReluBackward(&'a [T]),
-}
-
-impl<'a, T> Call<'a, T> {
-    /// The saved x or y that the pass reads beside dy.
-    pub fn saved(&self) -> Option<&'a [T]> {
-        match *self {
-            Self::Backward(_, _, saved) => saved,
-            Self::BackwardFromOutput(_, saved)
-            | Self::InferBackward(_, saved)
-            | Self::RreluInferBackward(_, saved)
-            | Self::ReluBackward(saved) => Some(saved),
-            _ => None,
-        }
-    }
-
-    /// The same call with those values at another place.
-    pub fn with_saved(self, at: &'a [T]) -> Self {
-        match self {
-            Self::Backward(op, mask, Some(_)) => Self::Backward(op, mask, Some(at)),
-            Self::BackwardFromOutput(op, _) => Self::BackwardFromOutput(op, at),
-            Self::InferBackward(op, _) => Self::InferBackward(op, at),
-            Self::RreluInferBackward(op, _) => Self::RreluInferBackward(op, at),
-            Self::ReluBackward(_) => Self::ReluBackward(at),
-            other => other,
-        }
-    }
-}
+/// A call with what it reads on the host.
+pub type Call<'a, T> = calls::Call<&'a [T], &'a PackedMask>;
 
 /// A thing that can do every pass.
 pub trait Backend {
     fn name(&self) -> String;
 
-    /// Does the pass. Gives the mask of the passes that make one.
+    /// Does the pass. Returns the mask of the passes that make one.
     fn run<T: Bits>(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>>;
 
     /// How much a test may ask for: where every access is checked, thousands of elements take as long
