@@ -262,29 +262,29 @@ mod cuda {
 
     use super::Call;
 
-    /// A call with what it reads on a device.
-    pub type DeviceCall<'a, T> = Call<&'a dyn Saved<T>, &'a DeviceMask>;
+    /// A call with its saved tensor on a device; its mask is given apart.
+    pub type DeviceCall<'a, T> = Call<&'a dyn Saved<T>, ()>;
 
-    /// Enqueues the call on the CUDA backend. Returns the mask of the calls that make one; `refilled` is for those that
-    /// refill.
+    /// Enqueues the call on the CUDA backend. Returns the mask of the calls that make one; `mask` is for those that read
+    /// or refill one.
     pub fn on_cuda<'a, T: Element>(
         kernels: &Kernels,
         stream: &Arc<CudaStream>,
         call: &DeviceCall<T>,
         io: impl Into<InOut<'a, T>>,
-        refilled: &mut DeviceMask,
+        mask: &mut DeviceMask,
     ) -> Result<Option<DeviceMask>> {
         match *call {
             Call::Forward(op, key) => return kernels.forward(stream, &op, key, io).map(Some),
-            Call::ForwardInto(op, key) => kernels.forward_into(stream, &op, key, io, refilled),
+            Call::ForwardInto(op, key) => kernels.forward_into(stream, &op, key, io, mask),
             Call::ForwardWithoutMask(op, key) => kernels.forward_without_mask(stream, &op, key, io),
-            Call::Backward(op, mask, x) => kernels.backward(stream, &op, mask, x, io),
+            Call::Backward(op, (), x) => kernels.backward(stream, &op, mask, x, io),
             Call::BackwardFromOutput(op, y) => kernels.backward_from_output(stream, &op, y, io),
             Call::Infer(op) => kernels.infer(stream, &op, io),
             Call::InferBackward(op, x) => kernels.infer_backward(stream, &op, x, io),
             Call::RreluForward(op, key) => return kernels.rrelu_forward(stream, &op, key, io).map(Some),
-            Call::RreluForwardInto(op, key) => kernels.rrelu_forward_into(stream, &op, key, io, refilled),
-            Call::RreluBackward(op, mask) => kernels.rrelu_backward(stream, &op, mask, io),
+            Call::RreluForwardInto(op, key) => kernels.rrelu_forward_into(stream, &op, key, io, mask),
+            Call::RreluBackward(op, ()) => kernels.rrelu_backward(stream, &op, mask, io),
             Call::RreluInfer(op) => kernels.rrelu_infer(stream, &op, io),
             Call::RreluInferBackward(op, x) => kernels.rrelu_infer_backward(stream, &op, x, io),
             Call::ReluForward => kernels.relu_forward(stream, io),

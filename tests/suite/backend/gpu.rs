@@ -63,12 +63,10 @@ impl Gpu {
     fn call<'a, T: Bits>(&self, call: &Call<T>, io: impl Into<cuda::InOut<'a, T>>) -> Result<Option<DeviceMask>> {
         let saved = call.saved().map(|(_, saved)| self.upload(saved));
         let saved = saved.as_ref().map(Tensor::view);
-        let mask = call.mask().map(|mask| self.mask(mask));
-        let on_device: DeviceCall<T> =
-            call.map(|_| saved.as_ref().expect("just uploaded") as _, |_| mask.as_ref().expect("just uploaded"));
-        let mut refilled = self.mask(&dirty_mask());
-        let made = on_cuda(&self.kernels, &self.stream, &on_device, io, &mut refilled)?;
-        Ok(if call.kind().refills_mask() { Some(refilled) } else { made })
+        let on_device: DeviceCall<T> = call.map(|_| saved.as_ref().expect("just uploaded") as _, |_| ());
+        let mut mask = self.mask(call.mask().unwrap_or(&&dirty_mask()));
+        let made = on_cuda(&self.kernels, &self.stream, &on_device, io, &mut mask)?;
+        Ok(if call.kind().refills_mask() { Some(mask) } else { made })
     }
 }
 
