@@ -16,6 +16,7 @@
 //! type, and name it in `table!`. To add a backend, implement [`backend::Backend`] in a file of `backend/` and name it in
 //! `backends!`.
 
+mod accuracy;
 mod backend;
 mod determinism;
 #[cfg(feature = "cuda")]

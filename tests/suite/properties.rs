@@ -1,12 +1,13 @@
 //! Random calls: any length, probability, seed, offset, shard, alignment and values. (See `tests/support/property.rs`.)
 
-use drop_activation::{Activation, DropActivation, MaskKey};
+use drop_activation::{DropActivation, MaskKey};
 use proptest::prelude::*;
 
 use crate::backend::{Backend, Call};
 use crate::data::{Arithmetic, Bits, Rng};
 use crate::passes::{Placement, agrees, each_call};
 use crate::sigma;
+use crate::support::activations::SMOOTH;
 use crate::support::property;
 
 #[derive(Clone, Debug)]
@@ -54,8 +55,8 @@ pub fn smooth_passes<B: Backend, T: Arithmetic>(backend: &B) {
     check(backend, |Case { len, p, key, at, values }| {
         let mut rng = Rng::new(values);
         let (x, dy) = (rng.values::<T>(len), rng.values(len));
-        let activation = Activation::ALL[1 + rng.below(4)];
-        let op = DropActivation::new(activation, p).expect("a probability");
+        let row = &SMOOTH[rng.below(SMOOTH.len())];
+        let op = DropActivation::new(row.activation, p).expect("a probability");
         sigma::check_calls(backend, op, key, &x, &dy, at);
     });
 }

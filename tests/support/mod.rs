@@ -1,6 +1,7 @@
 //! What several test executables share.
 #![allow(dead_code)] // each executable uses its own part
 
+pub mod activations;
 pub mod calls;
 pub mod data;
 pub mod guarded;
