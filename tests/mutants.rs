@@ -3,7 +3,7 @@
 //! makes of them; and they must find nothing in the kernels as they are, by the same probe.
 //!
 //! The kernels use no shared memory, so there is no `__syncwarp` in them to leave out: what a missing one does
-//! is shown on a kernel of its own in `emulator_self.rs`.
+//! is shown on a kernel of its own in `machines/emulation.rs`.
 //!
 //! `cargo test --test mutants -- --nocapture` prints what caught each.
 #![cfg(feature = "cuda")]

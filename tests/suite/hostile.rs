@@ -13,7 +13,7 @@ use drop_activation::{
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::backend::{Backend, Call, Reference};
+use crate::backend::{Call, Reference, Run};
 use crate::data::{Bits, Rng, assert_each, same_bits, same_or_nan};
 use crate::support::calls::{Arguments, Kind, on_cpu, overrun};
 use crate::support::property::{self, Tally};
@@ -333,7 +333,7 @@ impl World {
         let given = on_cpu(&call, io, &mut refilled);
         let due = call.due(len, out_len, saved_len, (mask.origin(), mask.len()));
         let mut y = input.clone();
-        let expected = Reference.run(&call, (&input, &mut y).into());
+        let expected = Reference.run_call(&call, (&input, &mut y).into());
 
         let what = || format!("{op} {rrelu} {key:?} {choice:?}, {len} elements and a mask for {}", mask.len());
         let mut after = before.clone();

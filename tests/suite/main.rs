@@ -12,13 +12,15 @@
 //! Statistical tests draw from fixed seeds, so they pass always or never; each states the probability that a perfect
 //! generator would have had to fail it.
 //!
-//! To add a test, write `pub fn name<B: Backend>(backend: &B)`, or with a second parameter `T: Bits` for the element
-//! type, and name it in `table!`. To add a backend, implement [`backend::Backend`] in a file of `backend/` and name it in
+//! To add a test, write `pub fn name(backend: &dyn Backend)`, or `name<T: Tested>` if it depends on the element type,
+//! and name it in `table!`. To add a backend, implement [`backend::Backend`] in a file of `backend/` and name it in
 //! `backends!`.
 
 mod accuracy;
 mod backend;
 mod determinism;
+#[cfg(feature = "cuda")]
+mod device_offset;
 #[cfg(feature = "cuda")]
 #[path = "../emulator/mod.rs"]
 mod emulator;
@@ -124,7 +126,9 @@ macro_rules! tests {
     (@row $file:ident $test:ident) => {
         #[test]
         fn $test() {
-            load().iter().for_each(crate::$file::$test);
+            if let Some(backend) = load() {
+                crate::$file::$test(&backend);
+            }
         }
     };
     (@row $file:ident $test:ident $($type:ident)+) => {
@@ -133,7 +137,9 @@ macro_rules! tests {
 
             $(#[test]
             fn $type() {
-                load().iter().for_each(crate::$file::$test::<_, $type>);
+                if let Some(backend) = load() {
+                    crate::$file::$test::<$type>(&backend);
+                }
             })+
         }
     };

@@ -3,10 +3,10 @@
 use drop_activation::{DropActivation, MaskKey};
 use proptest::prelude::*;
 
-use crate::backend::{Backend, Call};
-use crate::data::{Arithmetic, Bits, Rng};
+use crate::backend::{Backend, Call, Tested};
+use crate::data::Rng;
 use crate::passes::{Placement, agrees, each_call};
-use crate::sigma;
+use crate::sigma::{self, Arithmetic};
 use crate::support::activations::SMOOTH;
 use crate::support::property;
 
@@ -36,13 +36,13 @@ fn case(longest: usize) -> impl Strategy<Value = Case> {
     (len, p, key, at, any::<u64>()).prop_map(|(len, p, key, at, values)| Case { len, p, key, at, values })
 }
 
-fn check(backend: &impl Backend, test: impl Fn(Case)) {
+fn check(backend: &dyn Backend, test: impl Fn(Case)) {
     let longest = if backend.is_slow() { 5_000 } else { 80_000 };
     property::check(48, 101, &case(longest), test);
 }
 
 /// Every exact pass against the reference.
-pub fn exact_passes<B: Backend, T: Bits>(backend: &B) {
+pub fn exact_passes<T: Tested>(backend: &dyn Backend) {
     check(backend, |Case { len, p, key, at, values }| {
         let mut rng = Rng::new(values);
         let (x, dy) = (rng.values::<T>(len), rng.values(len));
@@ -51,7 +51,7 @@ pub fn exact_passes<B: Backend, T: Bits>(backend: &B) {
 }
 
 /// Every pass of one of the other nonlinearities against the equations.
-pub fn smooth_passes<B: Backend, T: Arithmetic>(backend: &B) {
+pub fn smooth_passes<T: Arithmetic>(backend: &dyn Backend) {
     check(backend, |Case { len, p, key, at, values }| {
         let mut rng = Rng::new(values);
         let (x, dy) = (rng.values::<T>(len), rng.values(len));
@@ -62,7 +62,7 @@ pub fn smooth_passes<B: Backend, T: Arithmetic>(backend: &B) {
 }
 
 /// What a sub-slice gives depends on its elements and its place in the whole alone.
-pub fn parts<B: Backend, T: Bits>(backend: &B) {
+pub fn parts<T: Tested>(backend: &dyn Backend) {
     check(backend, |Case { len, p, key, values, .. }| {
         let mut rng = Rng::new(values);
         let x = rng.values::<T>(len);

@@ -4,12 +4,39 @@
 //! what the paper's equations make of exactly these values, rounded once: kept elements, dropped
 //! elements, the mixture and the 16-bit types leave no room.
 
-use drop_activation::{Activation, DropActivation, InOut, MaskKey, MaskOrigin, PackedMask, Real, reference};
+use drop_activation::half::{bf16, f16};
+use drop_activation::{Activation, DropActivation, Element, InOut, MaskKey, MaskOrigin, PackedMask, Real, reference};
 
-use crate::backend::{Backend, Call};
-use crate::data::{Arithmetic, Bits, Rng, assert_each, same_bits, same_or_nan, specials, ulp};
+use crate::backend::{Backend, Call, Tested};
+use crate::data::{Bits, Rng, assert_each, same_bits, same_or_nan, specials, ulp};
 use crate::passes::{ALIGNED, LENGTHS, PROBABILITIES, Placement, assert_same_mask, run};
 use crate::support::activations::{Exact, Function, SMOOTH, Smooth, smooth};
+
+/// `f64` as it is, everything else as the `f32` it is computed in.
+pub trait Arithmetic: Tested {
+    type Wide: Tested + Element<Real = Self::Real> + Real;
+
+    fn widen(self) -> Self::Wide;
+    fn narrow(wide: Self::Wide) -> Self;
+}
+
+macro_rules! arithmetic {
+    ($($type:ty: $wide:ty),*) => {$(
+        impl Arithmetic for $type {
+            type Wide = $wide;
+
+            fn widen(self) -> $wide {
+                self.to_real()
+            }
+
+            fn narrow(wide: $wide) -> Self {
+                Self::from_real(wide)
+            }
+        }
+    )*};
+}
+
+arithmetic!(f32: f32, f16: f32, bf16: f32, f64: f64);
 
 /// A backend's σ(x) and σ'(x) in the type of the arithmetic: its passes with p = 1, and dy = 1.
 struct Sigma<W> {
@@ -17,8 +44,8 @@ struct Sigma<W> {
     derivative: Vec<W>,
 }
 
-impl<W: Bits> Sigma<W> {
-    fn of(backend: &impl Backend, activation: Activation, x: &[W]) -> Self {
+impl<W: Tested> Sigma<W> {
+    fn of(backend: &dyn Backend, activation: Activation, x: &[W]) -> Self {
         let op = DropActivation::new(activation, 1.0).unwrap();
         let (value, mask) = run(backend, &Call::Forward(op, MaskKey::new(0, 0)), x, Placement::default());
         let ones = vec![W::rounded(1.0); x.len()];
@@ -52,7 +79,7 @@ fn law<T: Arithmetic>(call: &Call<T>, i: usize, input: T, sigma: &Sigma<T::Wide>
     }
 }
 
-fn obeys<T: Arithmetic>(backend: &impl Backend, call: &Call<T>, input: &[T], sigma: &Sigma<T::Wide>, at: Placement) {
+fn obeys<T: Arithmetic>(backend: &dyn Backend, call: &Call<T>, input: &[T], sigma: &Sigma<T::Wide>, at: Placement) {
     let what = || format!("{} {call:?} {at:?}", backend.name());
     let (output, mask) = run(backend, call, input, at);
     let (expected, through): (Vec<T>, Vec<bool>) =
@@ -88,7 +115,7 @@ fn widened<T: Arithmetic>(x: &[T]) -> Vec<T::Wide> {
 
 /// Every pass of one nonlinearity against the equations, with the tensors placed like that.
 pub fn check_calls<T: Arithmetic>(
-    backend: &impl Backend,
+    backend: &dyn Backend,
     op: DropActivation,
     key: MaskKey,
     x: &[T],
@@ -99,7 +126,7 @@ pub fn check_calls<T: Arithmetic>(
     each_call(op, key, x, dy, |call, input| obeys(backend, call, input, &sigma, at));
 }
 
-pub fn equations<B: Backend, T: Arithmetic>(backend: &B) {
+pub fn equations<T: Arithmetic>(backend: &dyn Backend) {
     let mut rng = Rng::new(21);
     let long: &[usize] = if backend.is_slow() { &[] } else { &[32_769, 131_075] };
     for (n, &len) in LENGTHS.iter().chain(long).enumerate() {
@@ -117,7 +144,7 @@ pub fn equations<B: Backend, T: Arithmetic>(backend: &B) {
 }
 
 /// Special values, with every p that is treated on its own; in whole tiles and element by element.
-pub fn equations_at_special_values<B: Backend, T: Arithmetic>(backend: &B) {
+pub fn equations_at_special_values<T: Arithmetic>(backend: &dyn Backend) {
     let specials = specials::<T>();
     let pairs = || specials.iter().flat_map(|x| specials.iter().map(move |dy| (*x, *dy)));
     let (x, dy): (Vec<T>, Vec<T>) = pairs().unzip();
@@ -134,7 +161,7 @@ pub fn equations_at_special_values<B: Backend, T: Arithmetic>(backend: &B) {
 
 /// A p that is all but zero, or rounds to zero in the type of the arithmetic, leaves x and dy as they are, the
 /// infinities too: p σ(x) must not become 0 times infinity.
-pub fn vanishing_p<B: Backend, T: Arithmetic>(backend: &B) {
+pub fn vanishing_p<T: Arithmetic>(backend: &dyn Backend) {
     let infinity = T::Real::from_f64(f64::INFINITY);
     let x = [infinity, T::Real::from_f64(1.0), T::Real::from_f64(-2.0)].map(T::from_real);
     let x = [x[0], -x[0], x[1], x[2]];
@@ -151,7 +178,7 @@ pub fn vanishing_p<B: Backend, T: Arithmetic>(backend: &B) {
 }
 
 /// σ and σ' are the reference's own.
-pub fn sigma_is_the_reference_s<B: Backend, T: Arithmetic>(backend: &B) {
+pub fn sigma_is_the_reference_s<T: Arithmetic>(backend: &dyn Backend) {
     let mut rng = Rng::new(24);
     let mut x = specials::<T>();
     x.extend(rng.values::<T>(20_000));
@@ -198,7 +225,7 @@ fn compiled_f64_is_the_sources() {
 }
 
 /// The backend's σ and σ' are within the bounds of the exact values in the table.
-fn check_exact_values<T: Bits>(backend: &impl Backend) {
+fn check_exact_values<T: Tested>(backend: &dyn Backend) {
     for row in &SMOOTH {
         let of = |function: &Function| -> (Vec<Exact<T>>, Sigma<T>) {
             let exact = function.exact_values::<T>();
@@ -217,12 +244,12 @@ fn check_exact_values<T: Bits>(backend: &impl Backend) {
     }
 }
 
-pub fn f64_bounds<B: Backend>(backend: &B) {
+pub fn f64_bounds(backend: &dyn Backend) {
     check_exact_values::<f64>(backend);
 }
 
 /// f32 against the table, and against the crate's own f64, which `f64_bounds` has measured.
-pub fn f32_bounds<B: Backend>(backend: &B) {
+pub fn f32_bounds(backend: &dyn Backend) {
     check_exact_values::<f32>(backend);
     let mut rng = Rng::new(25);
     let count = if backend.is_slow() { 2_000 } else { 200_000 };
@@ -253,7 +280,7 @@ pub fn f32_bounds<B: Backend>(backend: &B) {
 }
 
 /// Infinity has a limit, and NaN stays one, in every type.
-pub fn limits<B: Backend, T: Bits>(backend: &B) {
+pub fn limits<T: Tested>(backend: &dyn Backend) {
     let x = [f64::NEG_INFINITY, f64::INFINITY, f64::NAN].map(T::rounded);
     for Smooth { activation, value, derivative, .. } in &SMOOTH {
         let sigma = Sigma::of(backend, *activation, &x);
@@ -268,7 +295,7 @@ pub fn limits<B: Backend, T: Bits>(backend: &B) {
 
 /// The mixture's terms can cancel, so its error is measured against |(1-p) x| + |p σ(x)|, in units in
 /// the last place of that.
-pub fn mixture_bounds<B: Backend, T: Bits>(backend: &B) {
+pub fn mixture_bounds<T: Tested>(backend: &dyn Backend) {
     assert!(T::width() >= 32);
     let mut rng = Rng::new(26);
     let x: Vec<T> = rng.finite(if backend.is_slow() { 2_000 } else { 50_000 });

@@ -63,32 +63,6 @@ bits!(f64, u64, 52, |v| v, |v| v);
 bits!(f16, u16, 10, f16::from_f64, f16::to_f64);
 bits!(bf16, u16, 7, bf16::from_f64, bf16::to_f64);
 
-/// `f64` as it is, everything else as the `f32` it is computed in.
-pub trait Arithmetic: Bits {
-    type Wide: Bits + Element<Real = Self::Real> + drop_activation::Real;
-
-    fn widen(self) -> Self::Wide;
-    fn narrow(wide: Self::Wide) -> Self;
-}
-
-macro_rules! arithmetic {
-    ($($type:ty: $wide:ty),*) => {$(
-        impl Arithmetic for $type {
-            type Wide = $wide;
-
-            fn widen(self) -> $wide {
-                self.to_real()
-            }
-
-            fn narrow(wide: $wide) -> Self {
-                Self::from_real(wide)
-            }
-        }
-    )*};
-}
-
-arithmetic!(f32: f32, f16: f32, bf16: f32, f64: f64);
-
 /// Both signs of zero, the ends of the subnormal and the normal range, infinity, NaNs (quiet and
 /// signalling, with payloads), and where the smooth activations bend, vanish, saturate or underflow.
 pub fn specials<T: Bits>() -> Vec<T> {

@@ -7,7 +7,7 @@ use drop_activation::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream, 
 use drop_activation::cuda::{self, DeviceMask, Kernels};
 use drop_activation::{InOut, PackedMask, Result};
 
-use super::{Backend, Call, dirty_mask};
+use super::{Backend, Call, Run, dirty_mask};
 use crate::data::{Bits, same_bits};
 use crate::guarded::{BOUNDARY, Guarded};
 use crate::support::calls::{DeviceCall, on_cuda};
@@ -87,12 +87,8 @@ impl<T> Tensor<T> {
     }
 }
 
-impl Backend for Gpu {
-    fn name(&self) -> String {
-        "gpu".to_owned()
-    }
-
-    fn run<T: Bits>(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>> {
+impl<T: Bits> Run<T> for Gpu {
+    fn run_call(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>> {
         // After an error too: what the call left behind is what the test looks at.
         let mask = match io {
             InOut::OutOfPlace(input, output) => {
@@ -109,5 +105,11 @@ impl Backend for Gpu {
             }
         };
         mask.map(|mask| mask.to_host(&self.stream)).transpose()
+    }
+}
+
+impl Backend for Gpu {
+    fn name(&self) -> String {
+        "gpu".to_owned()
     }
 }
