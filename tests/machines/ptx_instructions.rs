@@ -1,10 +1,7 @@
 //! The machine of `tests/ptx_machine` computes what `tests/data/ptx-instructions.txt` says. Table and machine were
 //! written apart, and NVIDIA's own tools confirm the table (`tests/ptx_assembler`).
-#![cfg(feature = "cuda")]
 
-mod emulator;
-mod ptx_machine;
-#[path = "ptx_assembler/table.rs"]
+#[path = "../ptx_assembler/table.rs"]
 mod table;
 
 use std::{
@@ -12,9 +9,9 @@ use std::{
     fmt::Write as _,
 };
 
-use emulator::{Buffer, Machine, Order, device_address};
-use ptx_machine::{Ptx, compile};
-use table::{Case, Value};
+use self::table::{Case, Value};
+use crate::emulator::{Buffer, Machine, Order, device_address};
+use crate::ptx_machine::{Ptx, compile};
 
 #[repr(C)]
 #[derive(Clone, Copy)]

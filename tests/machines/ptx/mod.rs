@@ -1,11 +1,5 @@
 //! The machine that executes PTX (`tests/ptx_machine`): that it catches each kind of defect, refuses what it doesn't know,
 //! and runs sound kernels as the PTX ISA says. What single instructions compute is shown by `ptx_instructions.rs`.
-#![cfg(feature = "cuda")]
-
-#[path = "../emulator/mod.rs"]
-mod emulator;
-#[path = "../ptx_machine/mod.rs"]
-mod ptx_machine;
 
 mod accesses;
 mod collectives;
@@ -15,8 +9,9 @@ mod refused;
 mod registers;
 mod sound;
 
-use emulator::{Access, Buffer, Machine, Order, device_address};
-use ptx_machine::Ptx;
+use crate::emulator::{Access, Buffer, Machine, Order, device_address};
+use crate::numbers::numbers;
+use crate::ptx_machine::{self, Ptx};
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -60,16 +55,6 @@ fn line_of(body: &str, text: &str) -> String {
     let lines: Vec<_> = whole.lines().enumerate().filter(|(_, line)| line.contains(text)).collect();
     assert_eq!(lines.len(), 1, "{text:?} stands in one place");
     format!("line {}", lines[0].0 + 1)
-}
-
-fn numbers(n: usize) -> Vec<u32> {
-    let mut state = 0x2545_F491_4F6C_DD1Du64;
-    (0..n)
-        .map(|_| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 32) as u32
-        })
-        .collect()
 }
 
 /// Buffers begin at a multiple of 16 here.

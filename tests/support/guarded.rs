@@ -1,6 +1,6 @@
 //! Slices at a chosen alignment, with sentinels around them.
 
-use crate::data::Bits;
+use super::data::Bits;
 
 /// Sentinels on each side: more than the largest vector access, in elements of the smallest type.
 const GUARD: usize = 128;

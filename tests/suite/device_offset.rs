@@ -1,14 +1,12 @@
 //! An offset that is counted from a base in device memory gives the numbers of the whole offset, in every kernel that
 //! draws; and the base moves as it should. On a CPU: the kernels' sources, and the PTX that is shipped.
-#![cfg(feature = "cuda")]
-
-mod emulator;
-mod ptx_machine;
 
 use drop_activation::cuda::launch::{plan, plan_advance};
 use drop_activation::cuda::{Addresses, Pass};
 use drop_activation::{Activation, DropActivation, Dtype, MaskKey, RRelu};
-use emulator::{Buffer, Emulator, Machine, Order, device_address};
+
+use crate::emulator::{self, Buffer, Emulator, Machine, Order, device_address};
+use crate::ptx_machine;
 
 /// One full tile and a rest.
 const N: usize = 1100;

@@ -1,5 +1,4 @@
 //! Runs a test in a process of its own: for what can be tried once in a process, or may never end.
-#![allow(dead_code)] // not every target uses all of it
 
 use std::io::Read;
 #[cfg(unix)]

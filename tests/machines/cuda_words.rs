@@ -1,16 +1,14 @@
 //! CUDA's words, as the kernels use them: what `tests/emulator` takes each to mean is what nvcc compiles it to, executed
 //! as PTX. Where there is no nvcc, the meaning alone is tested, against values that are computed here.
-#![cfg(feature = "cuda")]
-
-mod emulator;
-mod ptx_machine;
 
 use std::{fmt::Debug, fs, sync::OnceLock};
 
 use drop_activation::cuda::launch::{NOTHING, da_args};
 use drop_activation::half::{bf16, f16};
-use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
-use ptx_machine::{Ptx, compile};
+
+use crate::emulator::{self, Buffer, BuildError, Emulator, Machine, Order, device_address};
+use crate::numbers::numbers;
+use crate::ptx_machine::{Ptx, compile};
 
 /// The words as sources, and as nvcc compiles them.
 struct Words {
@@ -93,15 +91,6 @@ fn each_like<In: Copy, Out: Copy + Default + Debug>(
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(align(16))]
 struct Pack([u32; 4]);
-
-fn numbers(n: usize) -> Vec<u32> {
-    let mut state = 0x2545_F491_4F6C_DD1Du64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 32) as u32
-    };
-    (0..n).map(|_| next()).collect()
-}
 
 /// f32 of every kind: numbers, and the values that break naive code.
 fn floats(n: usize) -> Vec<f32> {

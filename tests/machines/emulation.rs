@@ -1,20 +1,17 @@
 //! The emulation itself: that it catches each kind of defect and leaves sound kernels alone. Whether it means by CUDA's
 //! words what CUDA does is shown by `cuda_words.rs`.
 
-#[path = "../src/cuda/layout.rs"]
-mod layout;
-
-mod emulator;
-
 use std::{
-    fs, ptr,
+    fs,
     sync::{Arc, OnceLock},
     thread,
     time::Instant,
 };
 
-use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
-use layout::da_args;
+use drop_activation::cuda::launch::{NOTHING, da_args};
+
+use crate::emulator::{self, Buffer, BuildError, Emulator, Machine, Order, device_address};
+use crate::numbers::numbers;
 
 /// The fixtures, or `None` where nothing can be compiled, which is told once.
 fn fixtures() -> Option<&'static Emulator> {
@@ -31,45 +28,9 @@ fn fixtures() -> Option<&'static Emulator> {
         .as_ref()
 }
 
-const NO_ARGS: da_args = da_args {
-    n: 0,
-    tiles: 0,
-    full_tiles: 0,
-    x: ptr::null(),
-    dy: ptr::null(),
-    out: ptr::null_mut(),
-    mask: ptr::null_mut(),
-    shard_start: 0,
-    round_keys: [0; 20],
-    offset: 0,
-    offset_at: std::ptr::null(),
-    offset_out: std::ptr::null_mut(),
-    threshold: 0,
-    planes: 0,
-    constant_word: 0,
-    mixture: 0,
-    plane_masks: [0; 12],
-    p: 0.0,
-    slope: 0.0,
-    p_f32: 0.0,
-    slope_f32: 0.0,
-    lower: 0.0,
-    upper: 0.0,
-};
-
 fn args<T, U>(x: &[T], out: &mut [U]) -> da_args {
     let x = device_address(x.as_ptr()) as *const _;
-    da_args { n: out.len() as u64, x, out: device_address(out.as_ptr()) as *mut _, ..NO_ARGS }
-}
-
-fn numbers(n: usize) -> Vec<u32> {
-    let mut state = 0x2545_F491_4F6C_DD1Du64;
-    (0..n)
-        .map(|_| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 32) as u32
-        })
-        .collect()
+    da_args { n: out.len() as u64, x, out: device_address(out.as_ptr()) as *mut _, ..NOTHING }
 }
 
 // ---------------------------------------------------------------------------------------------------
@@ -384,7 +345,7 @@ fn a_window_on_a_huge_tensor() {
         let Some(emulator) = fixtures() else { return };
         let mut out = vec![0u32; 5 * 8];
         let first = GRID - 5;
-        let a = da_args { out: BASE as *mut _, shard_start: 8, ..NO_ARGS };
+        let a = da_args { out: BASE as *mut _, shard_start: 8, ..NOTHING };
         let window = Buffer::scratch("out", &mut out).at(BASE + u64::from(first) * 8 * 4);
         emulator.launch_blocks("sound_block_numbers", GRID, 32, first..GRID, &a, &[window], order).unwrap();
         let numbers: Vec<u32> = out.into_iter().step_by(8).collect();

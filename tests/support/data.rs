@@ -4,6 +4,8 @@
 use drop_activation::Element;
 use drop_activation::half::{bf16, f16};
 
+use super::activations::SMOOTH;
+
 /// What the GPU backend asks of an element type besides.
 #[cfg(feature = "cuda")]
 pub trait OnDevice: drop_activation::cuda::cudarc::driver::DeviceRepr {}
@@ -61,34 +63,8 @@ bits!(f64, u64, 52, |v| v, |v| v);
 bits!(f16, u16, 10, f16::from_f64, f16::to_f64);
 bits!(bf16, u16, 7, bf16::from_f64, bf16::to_f64);
 
-/// `f64` as it is, everything else as the `f32` it is computed in.
-pub trait Arithmetic: Bits {
-    type Wide: Bits + Element<Real = Self::Real> + drop_activation::Real;
-
-    fn widen(self) -> Self::Wide;
-    fn narrow(wide: Self::Wide) -> Self;
-}
-
-macro_rules! arithmetic {
-    ($($type:ty: $wide:ty),*) => {$(
-        impl Arithmetic for $type {
-            type Wide = $wide;
-
-            fn widen(self) -> $wide {
-                self.to_real()
-            }
-
-            fn narrow(wide: $wide) -> Self {
-                Self::from_real(wide)
-            }
-        }
-    )*};
-}
-
-arithmetic!(f32: f32, f16: f32, bf16: f32, f64: f64);
-
 /// Both signs of zero, the ends of the subnormal and the normal range, infinity, NaNs (quiet and
-/// signalling, with payloads), and where sigmoid, tanh, GELU and SiLU bend, saturate or underflow.
+/// signalling, with payloads), and where the smooth activations bend, vanish, saturate or underflow.
 pub fn specials<T: Bits>() -> Vec<T> {
     let mantissa = (1 << T::MANTISSA_BITS) - 1;
     let quiet = 1 << (T::MANTISSA_BITS - 1);
@@ -105,11 +81,19 @@ pub fn specials<T: Bits>() -> Vec<T> {
         infinity | quiet | 5,
         infinity | mantissa,
     ];
-    let values =
-        [1e-8, 0.1, 0.5, 0.75179, 1.0, 1.27846, 2.0, 5.5, 9.0, 13.3, 17.3, 19.0, 38.5, 88.7, 103.9, 709.8, 745.2];
-    let values = values.iter().map(|v| T::rounded(*v).bits());
+    let values = [1e-8, 0.1, 0.5, 1.0, 2.0, 5.5, 9.0, 13.3, 17.3, 19.0, 38.5, 88.7, 103.9, 709.8, 745.2];
+    let roots = SMOOTH.iter().flat_map(|row| [row.value.root, row.derivative.root]).flatten();
+    let values = values.into_iter().chain(roots.map(f64::abs)).map(|v| T::rounded(v).bits());
     let sign = 1 << (T::width() - 1);
     patterns.into_iter().chain(values).flat_map(|bits| [T::from_bits(bits), T::from_bits(sign | bits)]).collect()
+}
+
+/// The spacing of T's numbers in the binade of `v`, or of the smallest normal numbers if that is lower.
+pub fn ulp<T: Bits>(v: f64) -> f64 {
+    let least_normal = 2 - (1 << (T::width() - T::MANTISSA_BITS - 2));
+    let exponent = ((v.to_bits() >> 52 & 0x7FF) as i32 - 1023).max(least_normal) - T::MANTISSA_BITS as i32;
+    // A subnormal power of two has a single bit.
+    if exponent < -1022 { f64::from_bits(1 << (exponent + 1074)) } else { 2f64.powi(exponent) }
 }
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): nothing to do with the generator under test.
