@@ -162,11 +162,6 @@ class Hooked(nn.Sequential):
         self[0].register_forward_hook(lambda module, args, y: F.relu(y))
 
 
-class Cond(nn.Module):
-    def forward(self, x):
-        return torch.cond(x.sum() < 1e9, lambda x: F.relu(x), lambda x: x + 5, (x,))
-
-
 class Recurrent(nn.Module):
     """torch.compile leaves an LSTM to Python, and the mode with it."""
 
@@ -220,7 +215,6 @@ PATTERNS = {name: functools.partial(Calls, call) for name, call in SPELLINGS.ite
     "checkpoint": lambda: Recomputed(False),
     "reentrant checkpoint": lambda: Recomputed(True),
     "hook": Hooked,
-    "cond": Cond,
     "patched forward": patched,
     "recurrent": Recurrent,
     "asks for its class": AsksForItsClass,
@@ -267,12 +261,6 @@ class ReluIsIdentity(torch.utils._python_dispatch.TorchDispatchMode):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", PATTERNS)
 def test_with_p_1_it_is_the_model_and_with_p_0_it_has_no_relu(name, training):
-    if name == "cond":  # refused by torch.compile, which torch.cond is made of: no mode may be entered within
-        model = made(name, training)
-        dt.replace_relu(model, 1.0)
-        with pytest.raises(torch._dynamo.exc.UncapturedHigherOrderOpError, match="captured completely"):
-            model(images(name))
-        return
     x, model = images(name), made(name, training)
     expected = results(made(name, training), x)
     replaced = dt.replace_relu(model, 1.0)
@@ -303,8 +291,8 @@ def test_with_p_1_it_is_the_model_and_with_p_0_it_has_no_relu(name, training):
     torch.testing.assert_close(y, without)
 
 
-# torch.compile takes neither of the last two; the first are compiled as others are.
-NOT_COMPILED = ("Tensor", "keyword", "reentrant", "cond")
+# torch.compile does not take the last; the first are compiled as others are.
+NOT_COMPILED = ("Tensor", "keyword", "reentrant")
 
 
 @pytest.mark.parametrize("name", [name for name in PATTERNS if not any(part in name for part in NOT_COMPILED)])
@@ -319,6 +307,25 @@ def test_compiled_it_is_what_it_is_eagerly(name):
         got = results(torch.compile(model, backend="aot_eager"), x)
         for a, b in zip(got, expected):
             torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_both_branches_of_torch_cond_are_caught(compiled):
+    """It is compiled also where the model is not."""
+
+    class Cond(nn.Module):
+        def forward(self, x):
+            return torch.cond(x.sum() < 0, lambda x: F.relu(x - 1), lambda x: torch.relu(x) + 5, (x,))
+
+    for sign in (1.0, -1.0):
+        x = sign * torch.tensor([-1.0, 2.0, 3.0])
+        expected = {1.0: results(Cond(), x), 0.0: results(Calls(lambda _, x: x - 1 if sign < 0 else x + 5), x)}
+        for p in (1.0, 0.0):
+            torch._dynamo.reset()
+            model = Cond()
+            dt.replace_relu(model, p)
+            run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+            assert all(map(torch.equal, results(run, x), expected[p])), (sign, p)
 
 
 class Breaks(nn.Module):
@@ -494,7 +501,7 @@ def test_a_second_call_changes_p():
     assert not [node for node in graph.nodes if "drop_activation" in str(node.target)]
 
 
-@pytest.mark.parametrize("name", [name for name in PATTERNS if name != "cond"])
+@pytest.mark.parametrize("name", PATTERNS)
 def test_restore_relu_undoes_it(name):
     x, model = images(name), made(name, False)
     classes, attributes = [type(m) for m in model.modules()], [dict(vars(m)) for m in model.modules()]

@@ -122,6 +122,8 @@ class Intercept(TorchFunctionMode):
                 return _replacement(self.owner, x, inplace)
         if function is checkpoint or isinstance(function, torch._ops.HigherOrderOperator):
             args = [resumed(self.owner, a) if isinstance(a, _FUNCTIONS) else a for a in args]
+            with Intercept(self.owner):
+                pass  # torch.compile lets a branch enter a mode if one was entered before it
         return function(*args, **kwargs)
 
     def _notable(self, function, args, kwargs) -> tuple[bool, object]:
