@@ -7,16 +7,34 @@ use std::ffi::c_void;
 
 use super::error::{CudaError, Result as CudaResult};
 use super::geometry;
-use super::images::Image;
 pub use super::layout::da_args;
 use super::layout::{DA_MIXTURE_IDENTITY, DA_MIXTURE_MIXED, DA_MIXTURE_SIGMA, DA_PACK_BYTES, DA_TILE_ELEMENTS};
-use super::raw::Addresses;
+use super::modules::Module;
 use crate::element::Dtype;
 use crate::error::Result;
 use crate::float_environment::in_default;
 use crate::key::MaskKey;
 use crate::operation::{Activation, DropActivation, Mixture};
 use crate::pass::Pass;
+
+/// Device addresses for one pass; 0 is a null pointer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// What the pass reads: x forward, dy backward.
+    pub input: u64,
+    /// What a backward pass reads besides, if it does: x or y of the forward pass, as [`Pass`] says.
+    pub saved: u64,
+    /// What the pass writes: y forward, dx backward.
+    pub output: u64,
+    /// The mask, if the pass has one: `ceil(n / 32)` words of 32 bits, written forward, read backward.
+    pub mask: u64,
+    /// A base in device memory that the offset of the pass's key is counted from, modulo 2^64: one word of 64 bits, read
+    /// when the kernel runs. Without one the key's offset is the whole.
+    pub offset_at: u64,
+    /// Where RReLU's forward stores the offset that it drew with, one word of 64 bits, if that is wanted. Its backward
+    /// pass finds it there whatever has become of the base: by a key of offset 0, with this as `offset_at`.
+    pub offset_out: u64,
+}
 
 /// A kernel launch, ready to be made: one-dimensional, without dynamic shared memory, with `args` as the
 /// kernel's one argument.
@@ -188,13 +206,13 @@ fn set_slope(args: &mut da_args, slope: f64) {
 
 /// Declares the kernels by the stems of their names: an enumeration, and a table of what each is.
 macro_rules! routines {
-    ($($image:ident { $($routine:ident $stem:literal)+ })+) => {
+    ($($module:ident { $($routine:ident $stem:literal)+ })+) => {
         /// A kernel, for all element types.
         #[derive(Clone, Copy)]
         enum Routine { $($($routine),+),+ }
 
         /// For each routine its module and its names, in the order of [`Dtype`].
-        const ROUTINES: &[(Image, [&str; 4])] = &[$($((Image::$image, [
+        const ROUTINES: &[(Module, [&str; 4])] = &[$($((Module::$module, [
             concat!("da_", $stem, "_f32"),
             concat!("da_", $stem, "_f16"),
             concat!("da_", $stem, "_bf16"),
@@ -335,8 +353,8 @@ impl Entry {
     }
 
     /// The module that it is in.
-    pub(crate) const fn image(self) -> Image {
-        if self.index() == Self::OF_PASSES { Image::Advance } else { ROUTINES[self.index() / 4].0 }
+    pub(crate) const fn module(self) -> Module {
+        if self.index() == Self::OF_PASSES { Module::Advance } else { ROUTINES[self.index() / 4].0 }
     }
 
     /// Its place in [`Entry::ALL`].
@@ -430,21 +448,21 @@ mod tests {
         let advance = include_str!("../../kernels/advance.cu");
         assert_eq!(advance.matches("__global__").count(), 1);
         assert!(advance.contains(" da_advance("));
-        defined.insert((Image::Advance, "da_advance".to_owned()));
-        for (image, file) in
-            [(Image::Train, "train"), (Image::Infer, "infer"), (Image::Rrelu, "rrelu"), (Image::Relu, "relu")]
+        defined.insert((Module::Advance, "da_advance".to_owned()));
+        for (module, file) in
+            [(Module::Train, "train"), (Module::Infer, "infer"), (Module::Rrelu, "rrelu"), (Module::Relu, "relu")]
         {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(file).with_extension("cu");
             let text = std::fs::read_to_string(&path).unwrap();
             for line in text.lines() {
                 if let Some(stem) = line.strip_prefix("DA_ENTRIES(").and_then(|rest| rest.split_once(',')) {
-                    defined.extend(DTYPES.map(|dtype| (image, format!("{}_{}", stem.0, dtype.name()))));
+                    defined.extend(DTYPES.map(|dtype| (module, format!("{}_{}", stem.0, dtype.name()))));
                 } else if let Some(name) = line.strip_prefix("DA_ENTRY(").and_then(|rest| rest.split_once(',')) {
-                    defined.insert((image, name.0.to_owned()));
+                    defined.insert((module, name.0.to_owned()));
                 }
             }
         }
-        let known: HashSet<_> = Entry::ALL.map(|entry| (entry.image(), entry.name().to_owned())).into();
+        let known: HashSet<_> = Entry::ALL.map(|entry| (entry.module(), entry.name().to_owned())).into();
         assert_eq!(defined, known);
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, result};
 
 use super::error::{Result as CudaResult, while_doing};
-use super::io::{not_capturing, same_context};
 use super::order;
+use super::stream_checks::{not_capturing, same_context};
 use crate::check;
 use crate::error::{Error, Result};
 use crate::key::MaskKey;

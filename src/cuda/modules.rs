@@ -2,7 +2,7 @@
 
 /// A module of device code: one for each `kernels/*.cu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Image {
+pub(crate) enum Module {
     Train,
     Infer,
     Rrelu,
@@ -10,12 +10,12 @@ pub(crate) enum Image {
     Advance,
 }
 
-impl Image {
+impl Module {
     pub(crate) const ALL: [Self; 5] = [Self::Train, Self::Infer, Self::Rrelu, Self::Relu, Self::Advance];
 
     /// A fatbin, or PTX closed by a zero byte. `cuModuleLoadData` tells them apart, so both go through
     /// cudarc's `Ptx::from_binary`; it does not take a length, which is why PTX must bring its own end.
-    pub(crate) fn bytes(self) -> &'static [u8] {
+    pub(crate) fn image(self) -> &'static [u8] {
         match self {
             Self::Train => include_bytes!(concat!(env!("OUT_DIR"), "/train.image")),
             Self::Infer => include_bytes!(concat!(env!("OUT_DIR"), "/infer.image")),
@@ -27,7 +27,7 @@ impl Image {
 }
 
 /// What the images are: "fatbin by nvcc 13.0.88 for sm_75, ..." or "prebuilt PTX by nvcc ...".
-pub(crate) const ORIGIN: &str = env!("DROP_ACTIVATION_DEVICE_CODE");
+pub(crate) const ORIGIN: &str = env!("DROP_ACTIVATION_EMBEDDED");
 
 #[cfg(test)]
 mod tests {
@@ -37,16 +37,16 @@ mod tests {
 
     #[test]
     fn images_are_what_their_origin_says() {
-        for image in Image::ALL {
-            let bytes = image.bytes();
+        for module in Module::ALL {
+            let bytes = module.image();
             if ORIGIN.starts_with("fatbin by nvcc") {
-                assert_eq!(bytes[..4], FATBIN_MAGIC, "{image:?}");
+                assert_eq!(bytes[..4], FATBIN_MAGIC, "{module:?}");
             } else {
                 assert!(ORIGIN.starts_with("prebuilt PTX"), "{ORIGIN}");
                 let end = bytes.iter().position(|&byte| byte == 0);
-                assert_eq!(end, Some(bytes.len() - 1), "{image:?} has no one closing zero");
+                assert_eq!(end, Some(bytes.len() - 1), "{module:?} has no one closing zero");
                 let text = std::str::from_utf8(&bytes[..bytes.len() - 1]).unwrap();
-                assert!(text.contains(".visible .entry da_"), "{image:?}");
+                assert!(text.contains(".visible .entry da_"), "{module:?}");
             }
         }
     }
