@@ -28,7 +28,7 @@ impl Module {
 }
 
 /// What the images are: "fatbin by nvcc 13.0.88 for sm_75, ..." or "prebuilt PTX by nvcc ...".
-pub(crate) const ORIGIN: &str = env!("DROP_ACTIVATION_DEVICE_CODE");
+pub(crate) const ORIGIN: &str = env!("DROP_ACTIVATION_EMBEDDED");
 
 #[cfg(test)]
 mod tests {
