@@ -13,6 +13,8 @@ mod path;
 mod prediction;
 mod sass;
 mod shape;
+#[path = "../shipped/mod.rs"]
+mod shipped;
 mod tools;
 
 use std::{
@@ -26,20 +28,11 @@ use drop_activation::cuda::{device_code, launch::Entry};
 use sass::Kernel;
 use shape::{FIRST_VOTE, Kind, Shape, mean_calls};
 
-const IMAGES: [(&str, &[u8]); 5] = [
-    ("train.image", include_bytes!(concat!(env!("OUT_DIR"), "/train.image"))),
-    ("infer.image", include_bytes!(concat!(env!("OUT_DIR"), "/infer.image"))),
-    ("rrelu.image", include_bytes!(concat!(env!("OUT_DIR"), "/rrelu.image"))),
+const IMAGES: [(&str, &[u8]); 4] = [
     ("relu.image", include_bytes!(concat!(env!("OUT_DIR"), "/relu.image"))),
+    ("smooth.image", include_bytes!(concat!(env!("OUT_DIR"), "/smooth.image"))),
+    ("rrelu.image", include_bytes!(concat!(env!("OUT_DIR"), "/rrelu.image"))),
     ("advance.image", include_bytes!(concat!(env!("OUT_DIR"), "/advance.image"))),
-];
-
-const PTX: [&str; 5] = [
-    include_str!("../../kernels/prebuilt/train.ptx"),
-    include_str!("../../kernels/prebuilt/infer.ptx"),
-    include_str!("../../kernels/prebuilt/rrelu.ptx"),
-    include_str!("../../kernels/prebuilt/relu.ptx"),
-    include_str!("../../kernels/prebuilt/advance.ptx"),
 ];
 
 /// Instruction counts, and the nvcc that they are of.
@@ -362,7 +355,7 @@ fn predictions_are_of_this_code() {
 fn prebuilt_ptx() {
     let mut complaints = Vec::new();
     let mut names = BTreeSet::new();
-    for entry in PTX.iter().flat_map(|text| text.split(".visible .entry ").skip(1)) {
+    for entry in shipped::PTX.iter().flat_map(|(_, text)| text.split(".visible .entry ").skip(1)) {
         let (name, body) = entry.split_once('(').expect("parameters");
         let name: &'static str = name;
         names.insert(name);
