@@ -11,6 +11,7 @@ use crate::backend::{Backend, Call, Tested};
 use crate::data::{Bits, Rng, assert_each, same_bits, same_or_nan, specials, ulp};
 use crate::passes::{ALIGNED, LENGTHS, PROBABILITIES, Placement, assert_same_mask, run};
 use crate::support::activations::{Exact, Function, SMOOTH, Smooth, smooth};
+use crate::support::calls::each_of_drop_activation;
 
 /// `f64` as it is, everything else as the `f32` it is computed in.
 pub trait Arithmetic: Tested {
@@ -98,17 +99,6 @@ fn obeys<T: Arithmetic>(backend: &dyn Backend, call: &Call<T>, input: &[T], sigm
     assert_same_mask(&what, mask, expected_mask);
 }
 
-/// Every pass of one nonlinearity with these parameters.
-fn each_call<T: Bits>(op: DropActivation, key: MaskKey, x: &[T], dy: &[T], mut check: impl FnMut(&Call<T>, &[T])) {
-    let words = reference::keep_mask(&op, key, x.len()).unwrap();
-    let mask = PackedMask::from_words(MaskOrigin::DropActivation(op), x.len(), words).unwrap();
-    check(&Call::Forward(op, key), x);
-    check(&Call::ForwardInto(op, key), x);
-    check(&Call::Backward(op, &mask, Some(x)), dy);
-    check(&Call::Infer(op), x);
-    check(&Call::InferBackward(op, x), dy);
-}
-
 fn widened<T: Arithmetic>(x: &[T]) -> Vec<T::Wide> {
     x.iter().map(|x| x.widen()).collect()
 }
@@ -123,7 +113,7 @@ pub fn check_calls<T: Arithmetic>(
     at: Placement,
 ) {
     let sigma = Sigma::of(backend, op.activation(), &widened(x));
-    each_call(op, key, x, dy, |call, input| obeys(backend, call, input, &sigma, at));
+    each_of_drop_activation(op, key, (x, dy), |call, input| obeys(backend, call, input, &sigma, at));
 }
 
 pub fn equations<T: Arithmetic>(backend: &dyn Backend) {
@@ -153,7 +143,8 @@ pub fn equations_at_special_values<T: Arithmetic>(backend: &dyn Backend) {
         for p in [0.0, 0.6, 1.0] {
             let op = DropActivation::new(activation, p).unwrap();
             for at in [Placement::default(), Placement { input: 1, output: 1, saved: 1, in_place: false }] {
-                each_call(op, MaskKey::new(22, 23), &x, &dy, |call, input| obeys(backend, call, input, &sigma, at));
+                let key = MaskKey::new(22, 23);
+                each_of_drop_activation(op, key, (&x, &dy), |call, input| obeys(backend, call, input, &sigma, at));
             }
         }
     }
