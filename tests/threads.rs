@@ -166,10 +166,10 @@ fn where_no_thread_can_be_started() {
 // ---------------------------------------------------------------------------------------------------
 // Threads that do something else
 
-/// Each thread of the current pool but the calling one, if that is one of it, waits for what it is sent.
+/// Makes the current pool's other threads wait until the returned function is called.
 fn block(others: usize) -> impl FnOnce() {
     let begun = Arc::new(Barrier::new(others + 1));
-    let (go_on, wait) = channel::<()>();
+    let (release, wait) = channel::<()>();
     let wait = Arc::new(std::sync::Mutex::new(wait));
     for _ in 0..others {
         let (begun, wait) = (begun.clone(), wait.clone());
@@ -179,17 +179,17 @@ fn block(others: usize) -> impl FnOnce() {
         });
     }
     begun.wait();
-    move || drop(go_on)
+    move || drop(release)
 }
 
-/// The others wait for the caller, who would wait for them for ever.
+/// The other threads wait for the caller, who must not wait for them.
 #[test]
 #[ignore = "run by `blocked_pools` in a process of its own"]
 fn blocked_global_pool() {
     calls_are_right();
-    let go_on = block(3);
+    let release = block(3);
     (0..50).for_each(|_| calls_are_right());
-    go_on();
+    release();
     calls_are_right();
 }
 
@@ -197,9 +197,9 @@ fn blocked_global_pool() {
 #[ignore = "run by `blocked_pools` in a process of its own"]
 fn blocked_pool_of_the_caller() {
     rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap().install(|| {
-        let go_on = block(2);
+        let release = block(2);
         (0..50).for_each(|_| calls_are_right());
-        go_on();
+        release();
         calls_are_right();
     });
 }

@@ -51,7 +51,7 @@ fn kinds() {
 }
 
 #[test]
-fn words_that_are_no_mask() {
+fn invalid_words() {
     for origin in origins() {
         for (len, count) in [(0, 1), (1, 0), (1, 2), (32, 2), (33, 1), (33, 3), (usize::MAX, 0)] {
             let error = PackedMask::from_words(origin, len, vec![0; count]).unwrap_err();
@@ -88,7 +88,7 @@ fn bytes_round_trip() {
     }
 }
 
-/// The stored form is for ever: checkpoints outlive versions.
+/// The stored form never changes: checkpoints outlive versions.
 #[test]
 fn stored_bytes() {
     let gelu = MaskOrigin::DropActivation(DropActivation::new(Activation::Gelu, 0.5).unwrap());

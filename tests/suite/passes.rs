@@ -50,7 +50,7 @@ pub const ALIGNED: [Placement; 2] = [
 ];
 
 /// Runs the call between sentinels and checks what no call may do: write outside its output, or into
-/// what it only reads. Gives the output and the mask.
+/// what it only reads. Returns the output and the mask.
 pub fn run<T: Tested>(
     backend: &dyn Backend,
     call: &Call<T>,
@@ -218,7 +218,7 @@ pub fn shards<T: Tested>(backend: &dyn Backend) {
     }
 }
 
-/// Tensors so long that a backend may write them past the cache: the same numbers as piece by piece.
+/// Tensors so long that a backend may write them with non-temporal stores: the same numbers as piece by piece.
 pub fn large<T: Tested>(backend: &dyn Backend) {
     const PIECE: usize = 1 << 20;
     let len = (33 << 20) / size_of::<T>() + 7;
