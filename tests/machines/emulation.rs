@@ -345,7 +345,7 @@ fn a_window_on_a_huge_tensor() {
         let Some(emulator) = fixtures() else { return };
         let mut out = vec![0u32; 5 * 8];
         let first = GRID - 5;
-        let a = da_args { out: BASE as *mut _, first: 8, ..NOTHING };
+        let a = da_args { out: BASE as *mut _, shard_start: 8, ..NOTHING };
         let window = Buffer::scratch("out", &mut out).at(BASE + u64::from(first) * 8 * 4);
         emulator.launch_blocks("sound_block_numbers", GRID, 32, first..GRID, &a, &[window], order).unwrap();
         let numbers: Vec<u32> = out.into_iter().step_by(8).collect();
