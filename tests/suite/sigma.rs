@@ -80,7 +80,13 @@ fn expected_element<T: Arithmetic>(call: &Call<T>, i: usize, input: T, sigma: &S
     }
 }
 
-fn assert_equations<T: Arithmetic>(backend: &dyn Backend, call: &Call<T>, input: &[T], sigma: &Sigma<T::Wide>, at: Placement) {
+fn assert_equations<T: Arithmetic>(
+    backend: &dyn Backend,
+    call: &Call<T>,
+    input: &[T],
+    sigma: &Sigma<T::Wide>,
+    at: Placement,
+) {
     let what = || format!("{} {call:?} {at:?}", backend.name());
     let (output, mask) = run(backend, call, input, at);
     let (expected, through): (Vec<T>, Vec<bool>) =
@@ -144,7 +150,9 @@ pub fn equations_at_special_values<T: Arithmetic>(backend: &dyn Backend) {
             let op = DropActivation::new(activation, p).unwrap();
             for at in [Placement::default(), Placement { input: 1, output: 1, saved: 1, in_place: false }] {
                 let key = MaskKey::new(22, 23);
-                each_of_drop_activation(op, key, (&x, &dy), |call, input| assert_equations(backend, call, input, &sigma, at));
+                each_of_drop_activation(op, key, (&x, &dy), |call, input| {
+                    assert_equations(backend, call, input, &sigma, at)
+                });
             }
         }
     }
