@@ -81,7 +81,7 @@ pub const SMOOTH: [Smooth; 4] = [
             f32: silu_derivative_f32,
             f64: silu_derivative_f64,
             limits: [-0.0, 0.5, 0.5, 1.0],
-            root: Some(-1.2784645427610738),
+            root: Some(-1.278464542761074),
         },
     },
 ];
