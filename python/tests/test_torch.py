@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import drop_activation as da
 import drop_activation.torch as dt
 from drop_activation.torch import _operators as operators
+from drop_activation.torch._keys import draw_key
 
 ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -96,6 +97,7 @@ def test_the_operators_keep_pytorch_s_rules(activation):
             (operators.forward_, (x.detach().clone(), torch.zeros_like(mask), key, 0.7, 0, 0)),
             (operators.rrelu_forward, (x, key, 0.2, 0.4, 0, 0)),
             (operators.rrelu_backward, (dy, signs, key, 0.2, 0.4, 0, 0)),
+            (operators.philox_key, (key, key)),
         ]
         assert {operator for operator, _ in checks} == set(operators.ALL) - {operators.backward_saved}
     for operator, arguments in checks:
@@ -120,7 +122,7 @@ def test_seeds_follow_manual_seed_and_calls_differ():
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 def test_a_key_is_drawn_on_the_device_of_the_tensor(device):
     with FakeTensorMode():  # knows shapes and devices alone, so it needs no GPU
-        assert operators.draw_key(torch.empty(8, device=device)).device == torch.device(device)
+        assert draw_key(torch.empty(8, device=device)).device == torch.device(device)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

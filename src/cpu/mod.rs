@@ -17,6 +17,7 @@
 
 pub(crate) mod job;
 mod keep;
+mod part;
 pub(crate) mod passes;
 mod philox;
 mod pool;
@@ -29,6 +30,8 @@ mod tuning;
 mod uniform;
 mod words;
 
+#[doc(hidden)] // for the C interface, in PyTorch
+pub use part::as_part_of;
 #[doc(hidden)] // for the benches
 pub use uniform::uniform_words;
 pub use words::{MaskWords, keep_words, run, run_over_saved};
