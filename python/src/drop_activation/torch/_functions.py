@@ -11,6 +11,7 @@ from .._operations import LOWER, UPPER, activation_code, index, real
 from . import _composed
 from . import _operators as operators
 from ._derivatives import Forward, ForwardInPlace, QuickForward, RReluForward, below_autograd
+from ._fused import Fused, check_fused, composition_moves_less
 from ._keys import draw_key, key_on_cpu
 from ._layout import is_dense, layout_of
 from ._plain import is_plain
@@ -26,7 +27,7 @@ def drop_activation(
     *,
     key: Tensor | None = None,
     first: int = 0,
-    fused: bool = True,
+    fused: Fused = True,
 ) -> Tensor:
     """Drop-Activation: σ(x) with probability p for each element, else x; in evaluation (1 - p) x + p σ(x).
 
@@ -44,9 +45,11 @@ def drop_activation(
             shards need none.
         fused: False for training made of PyTorch's own operations, which torch.compile fuses with their neighbours. It
             keeps a byte for each element instead of a bit, and its mask is another on each device: no key names it.
+            "auto" is False on CUDA under torch.compile, unless `key` or `first` is given, and else True.
     """
-    if type(p) is not float or not 0 <= p <= 1 or inplace or activation not in ACTIVATIONS:
+    if type(p) is not float or not 0 <= p <= 1 or inplace or activation not in ACTIVATIONS or fused is not True:
         check_parameters(p, activation, inplace)
+        check_fused(fused)
     if not isinstance(x, Tensor) or x.dtype not in operators.DTYPES:
         if isinstance(x, Proxy):
             rest = {"inplace": inplace, "key": key, "first": first, "fused": fused}
@@ -58,6 +61,9 @@ def drop_activation(
             y = by_element(x, lambda x: _composed.evaluation(x, p, activation))
             return x.copy_(y) if inplace else y
         return _composed.evaluation(x, p, activation, inplace)
+    if fused == "auto":
+        fused = not composition_moves_less(x.device.type, torch.compiler.is_compiling()) or is_dtensor(x)
+        fused = fused or key is not None or first != 0
     if not fused:
         if key is not None or first:
             raise ValueError("fused is False, and key or first is given; allowed is one of the two")
