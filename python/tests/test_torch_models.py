@@ -293,8 +293,7 @@ def test_by_inductor_it_is_the_original_to_the_last_bit(make, training):
     assert all(map(torch.equal, stepped(model, torch.compile(model), states, images), expected))
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("reentrant, training", [(False, True), (False, False), (True, False)])
 @pytest.mark.parametrize("make", [*SMALL, memory_efficient_densenet, checkpointing_preresnet])
 def test_checkpointed_it_is_the_original_or_has_no_relu(make, reentrant, training):
     model, states, images = originals(make, training)
@@ -304,7 +303,12 @@ def test_checkpointed_it_is_the_original_or_has_no_relu(make, reentrant, trainin
     def call(images):
         return model(images) if own else checkpoint(model, images, use_reentrant=reentrant)
 
-    expected = stepped(model, call, states, images)
+    # A reentrant checkpoint's forward pass has no gradients, in which case a Transformer takes a fused path of its own.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        expected = stepped(model, call, states, images)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
     dt.replace_relu(model, 1.0)
     assert all(map(torch.equal, stepped(model, call, states, images), expected))
     dt.replace_relu(model, 0.0)
@@ -320,8 +324,11 @@ def test_checkpointed_it_is_the_original_or_has_no_relu(make, reentrant, trainin
             torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("make", SMALL)
+#: GoogLeNet's training would take ten seconds more, for what its evaluation and the other models show.
+EXPORTED = [(make, training) for make in SMALL for training in (True, False) if not (make is googlenet and training)]
+
+
+@pytest.mark.parametrize("make, training", EXPORTED)
 def test_exported_it_is_the_original_or_has_no_relu(make, training):
     model, states, images = originals(make, training)
     with torch.no_grad():
