@@ -55,7 +55,9 @@ class Training:
         torch.manual_seed(seeds.seed(run.seed, "masks", self.epoch))
         self.network.train()
         loss_sum, wrong = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for step, batch in enumerate(batches(run, self.parts, self.epoch, self.device, self.workers), steps * self.epoch):
+        for step, batch in enumerate(
+            batches(run, self.parts, self.epoch, self.device, self.workers), steps * self.epoch
+        ):
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.rate_at(self.epoch, step, steps * recipe.epochs)
             self.optimizer.zero_grad(set_to_none=True)

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-
 from conftest import ACTIVATIONS, SMALL, tiny
-from experiments import shift_ratio, train as training
+
+from experiments import shift_ratio
+from experiments import train as training
 from experiments.train import Training, train
 
 CPU = torch.device("cpu")
