@@ -121,7 +121,7 @@ fn every_source_is_compiled_for_what_nvcc_knows() {
     assert_eq!(what, "fatbin by nvcc 12.4.131 for sm_75, sm_80, sm_86, sm_89, sm_90, compute_75, compute_90");
     assert_eq!(why, nvcc.display().to_string());
     assert!(!warn, "all went well");
-    for name in ["train", "infer", "rrelu", "relu"] {
+    for name in ["relu", "smooth", "rrelu"] {
         let args = String::from_utf8(place.image(&format!("{name}.image"))).unwrap();
         assert!(args.contains("code=[sm_75,compute_75] "), "{args}");
         assert!(args.contains("code=[sm_80] "), "{args}");
@@ -157,8 +157,8 @@ fn a_missing_nvcc_is_replaced_by_the_prebuilt_ptx_unless_required() {
     assert_eq!(what, "prebuilt PTX by nvcc 13.0.88 for compute_75");
     assert!(why.contains("no nvcc in NVCC, CUDA_HOME"), "{why}");
     assert!(!warn, "most users have none");
-    let prebuilt = fs::read(place.folder.join("kernels/prebuilt/train.ptx")).unwrap();
-    assert_eq!(place.image("train.image"), [&prebuilt[..], &[0]].concat());
+    let prebuilt = fs::read(place.folder.join("kernels/prebuilt/smooth.ptx")).unwrap();
+    assert_eq!(place.image("smooth.image"), [&prebuilt[..], &[0]].concat());
     let error = place.set("DROP_ACTIVATION_DEVICE_CODE", "nvcc").build().unwrap_err();
     assert!(error.contains("no nvcc in NVCC"), "{error}");
 }
