@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 def put(rung, folder, errors):
     """Made-up results: errors by activation, a list by seed."""
     stored = Results(folder, rung.name)
-    for cell, run in rung.runs():
+    for _, run in rung.runs():
         if run.seed < len(errors[run.activation]):
             test = errors[run.activation][run.seed]
             stored.add(run, {"test_error": test, "train_error": 0.1, "running_error": 0.2}, 30.0, CPU)
