@@ -101,9 +101,7 @@ def report(rung: Rung, results: Results) -> str:
     rows = []
     for cell in rung.cells:
         for a in cell.activations:
-            errors = {
-                f: table.values(results, cell, a, f) for f in ("test_error", "train_error", "running_error")
-            }
+            errors = {f: table.values(results, cell, a, f) for f in ("test_error", "train_error", "running_error")}
             if not errors["test_error"]:
                 continue
             texts = [Interval.of(values).text() for values in errors.values()]
@@ -211,11 +209,19 @@ def _ladder(folder, rungs) -> str:
         stored = Results(folder, rung.name)
         runs = [run for _, run in rung.runs()]
         entries = [stored.by_name[run.name] for run in runs if run.name in stored.by_name]
-        each = f"{sum(entry['seconds'] for entry in entries) / len(entries):.0f} s" if entries else "not measured"
+        each = _takes(entries) if entries else f"expected: {rung.expected}"
         fitted = "" if not entries else _fitted(rung, stored)
         rows.append([f"`{rung.name}`", rung.level, rung.title, f"{len(entries)} of {len(runs)}", each, fitted])
     head = ["rung", "kind", "what", "runs", "a run takes", "ReLU's training errors (%)"]
     return table.markdown(head, rows)
+
+
+def _takes(entries):
+    """Of a thread's own time, where that was measured; else by the clock, of a core that others shared."""
+    seconds = [entry["result"]["cpu_seconds"] for entry in entries if "cpu_seconds" in entry["result"]]
+    if seconds:
+        return f"{sum(seconds) / len(seconds):.0f} s"
+    return f"{sum(entry['seconds'] for entry in entries) / len(entries):.0f} s, shared"
 
 
 def _fitted(rung, results):

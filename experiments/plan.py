@@ -34,6 +34,8 @@ class Rung:
     #: "search" and "pilot" choose schedules and the number of seeds, on validation images. The others count: "cpu",
     #: "larger" (hours of a GPU), "gpu" (minutes of one), "full" (the paper's).
     level: str
+    #: What a run is thought to take, in words, until one has.
+    expected: str
     cells: tuple[Cell, ...]
 
     def runs(self) -> Iterator[tuple[Cell, Run]]:
@@ -60,4 +62,5 @@ def _rung(plan, rung) -> Rung:
         fields["recipe"] = fields["recipe"] | fields.pop("recipe_changes", {})
         first, seeds = cell.get("first_seed", 0), cell.get("seeds", rung.get("seeds"))
         cells.append(Cell(cell["label"], fields, tuple(rung["activations"]), range(first, first + seeds)))
-    return Rung(rung["name"], rung["title"], rung.get("about", ""), rung["level"], tuple(cells))
+    about, expected = rung.get("about", ""), rung.get("expected", "")
+    return Rung(rung["name"], rung["title"], about, rung["level"], expected, tuple(cells))
