@@ -18,6 +18,7 @@
 mod engine;
 mod lane;
 mod mask_words;
+mod part;
 mod passes;
 mod run;
 #[allow(unsafe_code)] // vector instructions
@@ -26,6 +27,8 @@ mod smooth;
 mod uniform;
 
 pub use mask_words::MaskWords;
+#[doc(hidden)] // for the C interface, in PyTorch
+pub use part::as_part_of;
 pub use run::{run, run_over_saved};
 #[doc(hidden)] // for the benches
 pub use uniform::uniform_words;

@@ -117,14 +117,14 @@ pub const NOTHING: da_args = da_args {
     dy: std::ptr::null(),
     out: std::ptr::null_mut(),
     mask: std::ptr::null_mut(),
-    first: 0,
+    shard_start: 0,
     round_keys: [0; 20],
     offset: 0,
     offset_at: std::ptr::null(),
     offset_out: std::ptr::null_mut(),
     threshold: 0,
     planes: 0,
-    settled: 0,
+    constant_word: 0,
     mixture: 0,
     plane_masks: [0; 12],
     p: 0.0,
@@ -152,7 +152,7 @@ fn checked(argument: &'static str, address: u64, alignment: usize) -> CudaResult
 }
 
 fn set_key(args: &mut da_args, key: MaskKey, offset_at: u64) {
-    args.first = key.first();
+    args.shard_start = key.first();
     args.round_keys = round_keys(key.seed());
     args.offset = key.offset();
     args.offset_at = offset_at as *const u64;
@@ -175,13 +175,13 @@ fn plane_masks(threshold: u32) -> [u32; 12] {
 /// lowest set one decide nothing.
 fn set_threshold(args: &mut da_args, threshold: u64) {
     match u32::try_from(threshold) {
-        Ok(0) => args.settled = 0,
+        Ok(0) => args.constant_word = 0,
         Ok(threshold) => {
             args.threshold = threshold;
             args.planes = u32::BITS - threshold.trailing_zeros();
             args.plane_masks = plane_masks(threshold);
         }
-        Err(_) => args.settled = u32::MAX,
+        Err(_) => args.constant_word = u32::MAX,
     }
 }
 
@@ -223,27 +223,29 @@ macro_rules! routines {
 }
 
 routines! {
-    Train {
+    Relu {
+        ReluForward "relu_forward"
+        ReluBackward "relu_backward"
         ForwardRelu "train_forward_relu"
+        ForwardReluNoMask "train_forward_relu_nomask"
+        BackwardRelu "train_backward_relu"
+        BackwardReluFromOutput "train_backward_relu_from_output"
+        InferRelu "infer_forward_relu"
+        InferBackwardRelu "infer_backward_relu"
+    }
+    Smooth {
         ForwardSigmoid "train_forward_sigmoid"
         ForwardTanh "train_forward_tanh"
         ForwardGelu "train_forward_gelu"
         ForwardSilu "train_forward_silu"
-        ForwardReluNoMask "train_forward_relu_nomask"
-        BackwardRelu "train_backward_relu"
         BackwardSigmoid "train_backward_sigmoid"
         BackwardTanh "train_backward_tanh"
         BackwardGelu "train_backward_gelu"
         BackwardSilu "train_backward_silu"
-        BackwardReluFromOutput "train_backward_relu_from_output"
-    }
-    Infer {
-        InferRelu "infer_forward_relu"
         InferSigmoid "infer_forward_sigmoid"
         InferTanh "infer_forward_tanh"
         InferGelu "infer_forward_gelu"
         InferSilu "infer_forward_silu"
-        InferBackwardRelu "infer_backward_relu"
         InferBackwardSigmoid "infer_backward_sigmoid"
         InferBackwardTanh "infer_backward_tanh"
         InferBackwardGelu "infer_backward_gelu"
@@ -254,10 +256,6 @@ routines! {
         RreluBackward "rrelu_train_backward"
         RreluInfer "rrelu_infer_forward"
         RreluInferBackward "rrelu_infer_backward"
-    }
-    Relu {
-        ReluForward "relu_forward"
-        ReluBackward "relu_backward"
     }
 }
 
@@ -450,9 +448,7 @@ mod tests {
         assert_eq!(advance.matches("__global__").count(), 1);
         assert!(advance.contains(" da_advance("));
         defined.insert((Module::Advance, "da_advance".to_owned()));
-        for (module, file) in
-            [(Module::Train, "train"), (Module::Infer, "infer"), (Module::Rrelu, "rrelu"), (Module::Relu, "relu")]
-        {
+        for (module, file) in [(Module::Relu, "relu"), (Module::Smooth, "smooth"), (Module::Rrelu, "rrelu")] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(file).with_extension("cu");
             let text = std::fs::read_to_string(&path).unwrap();
             for line in text.lines() {
@@ -470,8 +466,13 @@ mod tests {
     /// The fields that hold numbers, in the order of the header.
     fn numbers(args: &da_args) -> ([u64; 4], [u32; 4], [f64; 2], [f32; 4]) {
         (
-            [args.n, args.first, u64::from(args.round_keys[1]) << 32 | u64::from(args.round_keys[0]), args.offset],
-            [args.threshold, args.planes, args.settled, args.mixture],
+            [
+                args.n,
+                args.shard_start,
+                u64::from(args.round_keys[1]) << 32 | u64::from(args.round_keys[0]),
+                args.offset,
+            ],
+            [args.threshold, args.planes, args.constant_word, args.mixture],
             [args.p, args.slope],
             [args.p_f32, args.slope_f32, args.lower, args.upper],
         )
@@ -499,9 +500,9 @@ mod tests {
     fn thresholds_at_the_edges() {
         let of = |p: f64| {
             let pass = Pass::Forward { op: op(Activation::Relu, p), key: key() };
-            let (_, [threshold, planes, settled, mixture], p, p_f32) = numbers(&planned(&pass, Dtype::F32).args);
+            let (_, [threshold, planes, constant, mixture], p, p_f32) = numbers(&planned(&pass, Dtype::F32).args);
             assert_eq!((mixture, p, p_f32), (0, [0.0; 2], [0.0; 4]), "unused fields are zero");
-            (threshold, planes, settled)
+            (threshold, planes, constant)
         };
         let step = 2f64.powi(-32);
         assert_eq!(of(0.0), (0, 0, 0));
@@ -520,9 +521,9 @@ mod tests {
     fn mixtures_at_the_edges() {
         let of = |p: f64| {
             let pass = Pass::Infer { op: op(Activation::Gelu, p) };
-            let (of_stream, [threshold, planes, settled, mixture], p, p_f32) =
+            let (of_stream, [threshold, planes, constant, mixture], p, p_f32) =
                 numbers(&planned(&pass, Dtype::F64).args);
-            assert_eq!((of_stream, threshold, planes, settled), ([5, 0, 0, 0], 0, 0, 0), "unused fields are zero");
+            assert_eq!((of_stream, threshold, planes, constant), ([5, 0, 0, 0], 0, 0, 0), "unused fields are zero");
             (mixture, p, p_f32)
         };
         assert_eq!(of(0.0), (DA_MIXTURE_IDENTITY, [0.0, 1.0], [0.0, 1.0, 0.0, 0.0]));

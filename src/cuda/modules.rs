@@ -1,33 +1,34 @@
 //! The device code that build.rs embedded in the library.
 
-/// A module of device code: one for each `kernels/*.cu`.
+/// A module of device code: one for each `kernels/*.cu`, and for what a program loads together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Module {
-    Train,
-    Infer,
-    Rrelu,
+    /// Plain ReLU, and ReLU with Drop-Activation.
     Relu,
+    /// The other activations.
+    Smooth,
+    Rrelu,
+    /// What advances a sequence of keys.
     Advance,
 }
 
 impl Module {
-    pub(crate) const ALL: [Self; 5] = [Self::Train, Self::Infer, Self::Rrelu, Self::Relu, Self::Advance];
+    pub(crate) const ALL: [Self; 4] = [Self::Relu, Self::Smooth, Self::Rrelu, Self::Advance];
 
     /// A fatbin, or PTX closed by a zero byte. `cuModuleLoadData` tells them apart, so both go through
     /// cudarc's `Ptx::from_binary`; it does not take a length, which is why PTX must bring its own end.
     pub(crate) fn image(self) -> &'static [u8] {
         match self {
-            Self::Train => include_bytes!(concat!(env!("OUT_DIR"), "/train.image")),
-            Self::Infer => include_bytes!(concat!(env!("OUT_DIR"), "/infer.image")),
-            Self::Rrelu => include_bytes!(concat!(env!("OUT_DIR"), "/rrelu.image")),
             Self::Relu => include_bytes!(concat!(env!("OUT_DIR"), "/relu.image")),
+            Self::Smooth => include_bytes!(concat!(env!("OUT_DIR"), "/smooth.image")),
+            Self::Rrelu => include_bytes!(concat!(env!("OUT_DIR"), "/rrelu.image")),
             Self::Advance => include_bytes!(concat!(env!("OUT_DIR"), "/advance.image")),
         }
     }
 }
 
 /// What the images are: "fatbin by nvcc 13.0.88 for sm_75, ..." or "prebuilt PTX by nvcc ...".
-pub(crate) const ORIGIN: &str = env!("DROP_ACTIVATION_DEVICE_CODE");
+pub(crate) const ORIGIN: &str = env!("DROP_ACTIVATION_EMBEDDED");
 
 #[cfg(test)]
 mod tests {

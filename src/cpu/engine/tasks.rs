@@ -9,6 +9,7 @@ use super::scratch::Scratch;
 use super::share::share;
 use super::shift::WordShift;
 use super::tuning::{LARGEST_TASK, MASK_PREFETCH_GROUPS, NON_TEMPORAL_BYTES, TASK, TASKS_PER_THREAD};
+use crate::cpu::part::whole_bytes;
 use crate::cpu::simd::{self, Fence, Simd, Task};
 use crate::element::Element;
 use crate::io::{InOut, Tensors};
@@ -40,7 +41,8 @@ impl<'a, T: Element> Job<'a, T> {
         let len = self.len();
         // In place, the lines are in the cache because they were read.
         let out_of_place = matches!(self.tensors.io, InOut::OutOfPlace(..));
-        let non_temporal = P::MEMORY_BOUND && out_of_place && len.saturating_mul(size_of::<T>()) >= NON_TEMPORAL_BYTES;
+        let bytes = whole_bytes(len.saturating_mul(size_of::<T>()));
+        let non_temporal = P::MEMORY_BOUND && out_of_place && bytes >= NON_TEMPORAL_BYTES;
         let pool = Pool::of_caller();
         let task = (len / (TASKS_PER_THREAD * pool.threads())).next_multiple_of(TASK).clamp(TASK, LARGEST_TASK);
         share(&pool, self.tasks(task), len.div_ceil(task), |job| {
