@@ -92,12 +92,7 @@ pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option
         Pass::RreluInfer { op } | Pass::RreluInferBackward { op } => set_slope(&mut args, op.inference_slope()),
         Pass::Backward { .. } | Pass::BackwardFromOutput { .. } | Pass::ReluForward | Pass::ReluBackward => {}
     }
-    Ok(Some(Launch {
-        entry: Entry::of(routine(pass), dtype),
-        grid: geometry::grid(args.n),
-        block: geometry::BLOCK,
-        args,
-    }))
+    Ok(Some(Launch { entry: Entry::of(pass, dtype), grid: geometry::grid(args.n), block: geometry::BLOCK, args }))
 }
 
 /// Plans what stores `value` at `base`, counted from what is there if `on_top`.
@@ -205,110 +200,69 @@ fn set_slope(args: &mut da_args, slope: f64) {
     args.slope_f32 = in_default(slope, |slope| slope as f32);
 }
 
-/// Declares the kernels by the stems of their names: an enumeration, and a table of what each is.
-macro_rules! routines {
-    ($($module:ident { $($routine:ident $stem:literal)+ })+) => {
-        /// A kernel, for all element types.
-        #[derive(Clone, Copy)]
-        enum Routine { $($($routine),+),+ }
-
-        /// For each routine its module and its names, in the order of [`Dtype`].
-        const ROUTINES: &[(Module, [&str; 4])] = &[$($((Module::$module, [
-            concat!("da_", $stem, "_f32"),
-            concat!("da_", $stem, "_f16"),
-            concat!("da_", $stem, "_bf16"),
-            concat!("da_", $stem, "_f64"),
-        ])),+),+];
+/// Kernels of one name in the order of [`Dtype`].
+macro_rules! names {
+    ($($part:literal)+) => {
+        [
+            concat!("da_", $($part,)+ "_f32"),
+            concat!("da_", $($part,)+ "_f16"),
+            concat!("da_", $($part,)+ "_bf16"),
+            concat!("da_", $($part,)+ "_f64"),
+        ]
     };
 }
 
-routines! {
-    Relu {
-        ReluForward "relu_forward"
-        ReluBackward "relu_backward"
-        ForwardRelu "train_forward_relu"
-        ForwardReluNoMask "train_forward_relu_nomask"
-        BackwardRelu "train_backward_relu"
-        BackwardReluFromOutput "train_backward_relu_from_output"
-        InferRelu "infer_forward_relu"
-        InferBackwardRelu "infer_backward_relu"
-    }
-    Smooth {
-        ForwardSigmoid "train_forward_sigmoid"
-        ForwardTanh "train_forward_tanh"
-        ForwardGelu "train_forward_gelu"
-        ForwardSilu "train_forward_silu"
-        BackwardSigmoid "train_backward_sigmoid"
-        BackwardTanh "train_backward_tanh"
-        BackwardGelu "train_backward_gelu"
-        BackwardSilu "train_backward_silu"
-        InferSigmoid "infer_forward_sigmoid"
-        InferTanh "infer_forward_tanh"
-        InferGelu "infer_forward_gelu"
-        InferSilu "infer_forward_silu"
-        InferBackwardSigmoid "infer_backward_sigmoid"
-        InferBackwardTanh "infer_backward_tanh"
-        InferBackwardGelu "infer_backward_gelu"
-        InferBackwardSilu "infer_backward_silu"
-    }
-    Rrelu {
-        RreluForward "rrelu_train_forward"
-        RreluBackward "rrelu_train_backward"
-        RreluInfer "rrelu_infer_forward"
-        RreluInferBackward "rrelu_infer_backward"
-    }
+/// The kernels with their modules: first those of passes that have an activation, in the order of [`Activation::ALL`].
+macro_rules! kernels {
+    (of every activation { $($stem:literal)+ } $($module:ident { $($name:literal)+ })+) => {
+        const KERNELS: &[(Module, [&str; 4])] = &[
+            $(
+                (Module::Relu, names!($stem "_relu")),
+                (Module::Smooth, names!($stem "_sigmoid")),
+                (Module::Smooth, names!($stem "_tanh")),
+                (Module::Smooth, names!($stem "_gelu")),
+                (Module::Smooth, names!($stem "_silu")),
+            )+
+            $($((Module::$module, names!($name)),)+)+
+        ];
+    };
 }
 
-/// The one place where passes and activations are told apart. Those without a mask exist for ReLU alone,
-/// as [`Pass::check_without_tensors`] has made sure.
-fn routine(pass: &Pass) -> Routine {
-    use Activation::{Gelu, Relu, Sigmoid, Silu, Tanh};
+kernels! {
+    of every activation { "train_forward" "train_backward" "infer_forward" "infer_backward" }
+    Relu { "train_forward_relu_nomask" "train_backward_relu_from_output" "relu_forward" "relu_backward" }
+    Rrelu { "rrelu_train_forward" "rrelu_train_backward" "rrelu_infer_forward" "rrelu_infer_backward" }
+}
+
+const _: () = assert!(KERNELS.len() == 4 * Activation::ALL.len() + 8, "a kernel for every activation");
+
+/// The place of a pass among the [`KERNELS`]: the one function that tells passes apart on this side. Those without a mask
+/// exist for ReLU alone, as [`Pass::check_without_tensors`] has made sure.
+fn place_of(pass: &Pass) -> u8 {
+    const ACTIVATIONS: u8 = Activation::ALL.len() as u8;
+    const OTHERS: u8 = 4 * ACTIVATIONS;
     match pass {
-        Pass::Forward { op, .. } => match op.activation() {
-            Relu => Routine::ForwardRelu,
-            Sigmoid => Routine::ForwardSigmoid,
-            Tanh => Routine::ForwardTanh,
-            Gelu => Routine::ForwardGelu,
-            Silu => Routine::ForwardSilu,
-        },
-        Pass::Backward { op } => match op.activation() {
-            Relu => Routine::BackwardRelu,
-            Sigmoid => Routine::BackwardSigmoid,
-            Tanh => Routine::BackwardTanh,
-            Gelu => Routine::BackwardGelu,
-            Silu => Routine::BackwardSilu,
-        },
-        Pass::Infer { op } => match op.activation() {
-            Relu => Routine::InferRelu,
-            Sigmoid => Routine::InferSigmoid,
-            Tanh => Routine::InferTanh,
-            Gelu => Routine::InferGelu,
-            Silu => Routine::InferSilu,
-        },
-        Pass::InferBackward { op } => match op.activation() {
-            Relu => Routine::InferBackwardRelu,
-            Sigmoid => Routine::InferBackwardSigmoid,
-            Tanh => Routine::InferBackwardTanh,
-            Gelu => Routine::InferBackwardGelu,
-            Silu => Routine::InferBackwardSilu,
-        },
-        Pass::ForwardWithoutMask { .. } => Routine::ForwardReluNoMask,
-        Pass::BackwardFromOutput { .. } => Routine::BackwardReluFromOutput,
-        Pass::RreluForward { .. } => Routine::RreluForward,
-        Pass::RreluBackward { .. } => Routine::RreluBackward,
-        Pass::RreluInfer { .. } => Routine::RreluInfer,
-        Pass::RreluInferBackward { .. } => Routine::RreluInferBackward,
-        Pass::ReluForward => Routine::ReluForward,
-        Pass::ReluBackward => Routine::ReluBackward,
+        Pass::Forward { op, .. } => op.activation() as u8,
+        Pass::Backward { op } => ACTIVATIONS + op.activation() as u8,
+        Pass::Infer { op } => 2 * ACTIVATIONS + op.activation() as u8,
+        Pass::InferBackward { op } => 3 * ACTIVATIONS + op.activation() as u8,
+        Pass::ForwardWithoutMask { .. } => OTHERS,
+        Pass::BackwardFromOutput { .. } => OTHERS + 1,
+        Pass::ReluForward => OTHERS + 2,
+        Pass::ReluBackward => OTHERS + 3,
+        Pass::RreluForward { .. } => OTHERS + 4,
+        Pass::RreluBackward { .. } => OTHERS + 5,
+        Pass::RreluInfer { .. } => OTHERS + 6,
+        Pass::RreluInferBackward { .. } => OTHERS + 7,
     }
 }
 
-/// An entry point of the device code: a routine for one element type, or what advances a sequence of keys.
+/// An entry point of the device code: a kernel for one element type, or what advances a sequence of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Entry(u8);
 
 impl Entry {
-    const OF_PASSES: usize = 4 * ROUTINES.len();
+    const OF_PASSES: usize = 4 * KERNELS.len();
 
     /// How many there are.
     pub const COUNT: usize = Self::OF_PASSES + 1;
@@ -338,8 +292,8 @@ impl Entry {
         passes
     };
 
-    const fn of(routine: Routine, dtype: Dtype) -> Self {
-        Self(4 * routine as u8 + dtype as u8)
+    fn of(pass: &Pass, dtype: Dtype) -> Self {
+        Self(4 * place_of(pass) + dtype as u8)
     }
 
     /// The symbol's name.
@@ -347,13 +301,13 @@ impl Entry {
         if self.index() == Self::OF_PASSES {
             return "da_advance";
         }
-        let (_, names) = ROUTINES[self.index() / 4];
+        let (_, names) = KERNELS[self.index() / 4];
         names[self.index() % 4]
     }
 
     /// The module that it is in.
     pub(crate) const fn module(self) -> Module {
-        if self.index() == Self::OF_PASSES { Module::Advance } else { ROUTINES[self.index() / 4].0 }
+        if self.index() == Self::OF_PASSES { Module::Advance } else { KERNELS[self.index() / 4].0 }
     }
 
     /// Its place in [`Entry::ALL`].
