@@ -11,15 +11,15 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The probability of keeping the nonlinearity is no probability.
-    #[error("p is {p:?}; allowed is 0 <= p <= 1")]
+    /// The probability of keeping the nonlinearity is not between 0 and 1.
+    #[error("p must be in [0, 1], got {p:?}")]
     Probability {
         /// What was given.
         p: f64,
     },
 
     /// RReLU's bounds are out of order or out of range.
-    #[error("RReLU's slopes are lower = {lower}, upper = {upper}; allowed is 0 < lower <= upper <= 1")]
+    #[error("RReLU's slopes must satisfy 0 < lower <= upper <= 1, got lower = {lower}, upper = {upper}")]
     Slopes {
         /// What was given as lower bound.
         lower: f32,

@@ -1,5 +1,5 @@
-//! The passes in plain code: one element after the other, as the paper's equations and [the stream](crate::stream) say
-//! it. Slow; the other backends are held to it.
+//! The passes in plain code: one element after the other, as the paper's equations say it, with the
+//! random bits as `src/stream.rs` specifies them. Slow; the other backends are held to it.
 
 use crate::activation::Activation;
 use crate::element::Element;
@@ -11,7 +11,6 @@ use crate::operation::{DropActivation, Mixture, RRelu};
 use crate::pass::{Arguments, MaskArgument, Pass};
 use crate::real::Real;
 
-#[doc(no_inline)]
 pub use crate::stream::{keep_word, philox4x32_10, rrelu_slope};
 
 /// The keep bits of `len` elements, packed.

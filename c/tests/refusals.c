@@ -53,9 +53,9 @@ int main(void) {
   sprintf(last, "%d (%s)", ACTIVATION_COUNT - 1, ACTIVATIONS[ACTIVATION_COUNT - 1].name);
   BUT(pass.activation = ACTIVATION_COUNT, given, last);
   BUT(pass.reserved = 1, "pass.reserved is 1");
-  BUT(pass.p = 1.5, "p is 1.5", "0 <= p <= 1");
-  BUT(pass.p = -0.1, "p is -0.1");
-  BUT(pass.p = 0.0 / 0.0 * (x[0] + 1), "p is NaN");
+  BUT(pass.p = 1.5, "p must be in [0, 1]", "got 1.5");
+  BUT(pass.p = -0.1, "got -0.1");
+  BUT(pass.p = 0.0 / 0.0 * (x[0] + 1), "got NaN");
   BUT(pass.key.first = 33, "first is 33", "multiples of 32");
   BUT(pass.key.first = UINT64_MAX - 63, "first = 18446744073709551552", "100 elements", "2^64");
   BUT(pass.key.device_offset = &pass.key.offset, "pass.key.device_offset is 0x", "NULL");
@@ -86,7 +86,7 @@ int main(void) {
 
   dact_key key = {1, 2, 0, NULL};
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, NULL, N, mask, out), "key is 0x0");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(2, &key, N, mask, out), "p is 2");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(2, &key, N, mask, out), "p must be in [0, 1], got 2");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, NULL, out), "words (mask) is NULL");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, at(mask, 1), out), "words (mask) is 0x");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, SIZE_MAX, mask, out), "len is 18446744073709551615");

@@ -6,19 +6,12 @@ use std::sync::{Arc, OnceLock};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Error, Layout, Result, Shape, Tensor, bail};
-use drop_activation::{DropActivation, MaskKey, MaskOrigin, PackedMask, RRelu};
+use drop_activation::{MaskKey, MaskOrigin, PackedMask};
 
 use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
-use crate::nonlinearity::Nonlinearity;
-
-/// The nonlinearities that draw a mask.
-#[derive(Clone, Copy)]
-pub(crate) enum Random {
-    RRelu(RRelu),
-    DropActivation(DropActivation),
-}
+use crate::nonlinearity::{Nonlinearity, Random};
 
 /// A mask, where its call was made.
 pub(crate) enum Mask {
@@ -246,7 +239,7 @@ mod tests {
     use std::sync::Weak;
 
     use candle_core::{Device, Var};
-    use drop_activation::Activation;
+    use drop_activation::{Activation, DropActivation};
 
     use super::*;
 

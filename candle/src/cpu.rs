@@ -4,9 +4,8 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Error, Layout, Result, WithDType};
 use drop_activation::{Element, MaskKey, MaskOrigin, PackedMask, cpu};
 
-use crate::call::Random;
 use crate::element::with_element;
-use crate::nonlinearity::Nonlinearity;
+use crate::nonlinearity::{Nonlinearity, Random};
 
 /// A tensor as candle gives it to an operation.
 type Source<'a> = (&'a CpuStorage, &'a Layout);

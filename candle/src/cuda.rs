@@ -11,9 +11,8 @@ use candle_core::{CudaStorage, Error, Layout, Result};
 use drop_activation::cuda::{DeviceMask, Kernels};
 use drop_activation::{Element, MaskKey, MaskOrigin};
 
-use crate::call::Random;
 use crate::element::with_element;
-use crate::nonlinearity::Nonlinearity;
+use crate::nonlinearity::{Nonlinearity, Random};
 
 /// A tensor as candle gives it to an operation.
 type Source<'a> = (&'a CudaStorage, &'a Layout);

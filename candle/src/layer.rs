@@ -5,9 +5,9 @@ use std::sync::Arc;
 use candle_core::{DType, ModuleT, Result, Tensor};
 use drop_activation::{KeySequence, MaskKey};
 
-use crate::call::{Inference, Random, Training};
+use crate::call::{Inference, Training};
 use crate::element::unsupported;
-use crate::nonlinearity::Nonlinearity;
+use crate::nonlinearity::{Nonlinearity, Random};
 
 /// A [`Nonlinearity`] as a candle module, with the sequence of keys that its masks are drawn by.
 ///
@@ -80,6 +80,14 @@ impl ActivationLayer {
 impl ModuleT for ActivationLayer {
     fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         if train { self.train(x, || self.keys.next_key()) } else { checked(x)?.apply_op1(Inference(self.nonlinearity)) }
+    }
+}
+
+impl Nonlinearity {
+    /// The layer that applies it, with the keys of its masks from `keys`: a sequence of its own, or an
+    /// [`Arc`] that several layers share.
+    pub fn layer(self, keys: impl Into<Arc<KeySequence>>) -> ActivationLayer {
+        ActivationLayer::new(self, keys)
     }
 }
 

@@ -1,14 +1,11 @@
 //! The value by which a network chooses its nonlinearity.
 
 use std::fmt;
-use std::sync::Arc;
 
 use candle_core::{Error, Result};
-use drop_activation::{Activation, DropActivation, KeySequence, RRelu};
+use drop_activation::{Activation, DropActivation, RRelu};
 
-use crate::layer::ActivationLayer;
-
-/// Which nonlinearity an [`ActivationLayer`] applies: the three that the paper compares.
+/// Which nonlinearity an [`ActivationLayer`](crate::ActivationLayer) applies: the three that the paper compares.
 ///
 /// ```
 /// use drop_activation_candle::{Activation, DropActivation, Nonlinearity};
@@ -45,16 +42,17 @@ impl Nonlinearity {
         RRelu::new(lower, upper).map(Self::RRelu).map_err(Error::wrap)
     }
 
-    /// The layer that applies it, with the keys of its masks from `keys`: a sequence of its own, or an
-    /// [`Arc`] that several layers share.
-    pub fn layer(self, keys: impl Into<Arc<KeySequence>>) -> ActivationLayer {
-        ActivationLayer::new(self, keys)
-    }
-
     /// Whether its second derivative is zero wherever it has one.
     pub(crate) fn is_piecewise_linear(&self) -> bool {
         !matches!(self, Self::DropActivation(op) if op.activation() != Activation::Relu)
     }
+}
+
+/// The nonlinearities that draw a mask.
+#[derive(Clone, Copy)]
+pub(crate) enum Random {
+    RRelu(RRelu),
+    DropActivation(DropActivation),
 }
 
 impl From<DropActivation> for Nonlinearity {

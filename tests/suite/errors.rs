@@ -31,12 +31,12 @@ fn probabilities() {
         for activation in Activation::ALL {
             let error = DropActivation::new(activation, p).unwrap_err();
             assert_eq!(error, Error::Probability { p });
-            says(&error, &[&format!("p is {p:?};"), "0 <= p <= 1"]);
+            says(&error, &["p must be in [0, 1]", &format!("got {p:?}")]);
         }
     }
     let error = DropActivation::relu(f64::NAN).unwrap_err();
     assert!(matches!(error, Error::Probability { p } if p.is_nan()));
-    says(&error, &["NaN", "0 <= p <= 1"]);
+    says(&error, &["NaN", "[0, 1]"]);
     for p in [0.0, -0.0, f64::MIN_POSITIVE, 0.5, 1.0 - f64::EPSILON, 1.0] {
         assert_eq!(DropActivation::relu(p).unwrap().p(), p);
     }
@@ -49,7 +49,7 @@ fn slopes() {
     for (lower, upper) in bad {
         let error = RRelu::new(lower, upper).unwrap_err();
         assert!(matches!(error, Error::Slopes { .. }), "{error:?}");
-        says(&error, &["lower", &lower.to_string(), "upper", &upper.to_string(), "allowed"]);
+        says(&error, &["lower", &lower.to_string(), "upper", &upper.to_string(), "0 < lower <= upper <= 1"]);
     }
     for (lower, upper) in [(f32::MIN_POSITIVE, 1.0), (0.25, 0.25), (0.125, 0.5)] {
         assert_eq!((RRelu::new(lower, upper).unwrap().lower(), RRelu::default().lower()), (lower, 0.125));

@@ -36,7 +36,7 @@ fn parameters_out_of_range_are_refused() {
     assert!(Nonlinearity::drop_activation(Activation::Relu, f64::NAN).is_err());
     assert_eq!(
         text(Nonlinearity::rrelu(0.5, 0.25)),
-        "RReLU's slopes are lower = 0.5, upper = 0.25; allowed is 0 < lower <= upper <= 1"
+        "RReLU's slopes must satisfy 0 < lower <= upper <= 1, got lower = 0.5, upper = 0.25"
     );
 }
 

@@ -1,4 +1,4 @@
-//! The keep stream, drawn for many words at a time. [`crate::stream::keep_word`] says what is compared.
+//! The keep stream, drawn for many words at a time. [`keep_word`] says what is compared.
 //!
 //! Nearly nine words in ten are decided by their first 8 planes, two calls of the generator. So all words of a
 //! batch get these two. Then the few that are still undecided are gathered and resolved together, four planes at a time:

@@ -1,4 +1,43 @@
-//! How every pass walks its tensor.
+//! How every pass goes over its tensor.
+//!
+//! ```text
+//! run_over_tensor(pass, tensors, words):
+//!     up to 2^16 elements: one task, by the calling thread
+//!     more:                tasks of equal length, which the threads of the pool take from a queue         (share, pool)
+//!
+//! task:                                                      compiled for each instruction set         (tasks, blocks)
+//!     block 0 ends where the output's first whole cache line begins, if lines matter; the others have 32 elements
+//!     draw the first batch of keep words, if the pass draws                                        (draw, keep_stream)
+//!     for each group of 16 blocks:
+//!         if the batch is used up: finish the next one, and begin the one after it
+//!         if all 16 blocks are whole: 16 times
+//!                 bits  = the block's bits: drawn, or of the mask that is read, shifted into place             (shift)
+//!                 y, bits = pass.block(x, saved, bits)
+//!                 store y, by a non-temporal store if the tensor is large; store bits, if the pass writes some
+//!             with a group of the next batch drawn meanwhile: a processor draws while it waits for memory
+//!         else: the same block by block, each copied to the stack and back, as far as it is there
+//!     shift the stored bits of blocks into words of the mask, if blocks do not begin where words do            (shift)
+//! ```
+//!
+//! As a rule, block i has the elements of word i of the mask. Non-temporal stores take whole cache lines; so where they
+//! are used, blocks begin where the output's lines do, and a block has its bits in two words. The same is done for other
+//! tensors of 2^13 elements and more if there are no bits, for then there is nothing to shift.
+//!
+//! An example: f32, whose cache line has 16 elements. The output begins 10 elements before a line, and the tensor has
+//! 100 elements.
+//!
+//! ```text
+//! element     0         10                              42                              74                        100
+//! lines       |  part   |       |       |       |       |       |       |       |       |       |       |     part |
+//! blocks      | 0: 10   | 1: elements 10 to 41          | 2: elements 42 to 73          | 3: 74 to 99, a part      |
+//! words       | 0: elements 0 to 31           | 1: elements 32 to 63          | 2: 64 to 95                  | 3: 96..|
+//! ```
+//!
+//! Block i ends in word i. Block 1 has the upper 22 bits of word 0 and the lower 10 of word 1. Drawn words are shifted
+//! into bits of blocks, and bits of blocks into words to store, many at a time; the words of a mask that is read are
+//! shifted one by one.
+//!
+//! How keep words are drawn: [`keep_stream`]. All numbers that decide speed alone: [`tuning`].
 
 mod block_pass;
 mod blocks;
