@@ -7,6 +7,7 @@
 mod functions;
 #[path = "fake_driver/hostile.rs"]
 mod hostile;
+mod support;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::io::Write;

@@ -3,29 +3,25 @@
 //! makes of them; and they must find nothing in the kernels as they are, by the same probe.
 //!
 //! The kernels use no shared memory, so there is no `__syncwarp` in them to leave out: what a missing one does
-//! is shown on a kernel of its own in `emulator_self.rs`.
+//! is shown on a kernel of its own in `machines/emulation.rs`.
 //!
 //! `cargo test --test mutants -- --nocapture` prints what caught each.
 #![cfg(feature = "cuda")]
 
-#[path = "suite/data.rs"]
-#[allow(dead_code)]
-mod data;
 mod emulator;
-#[path = "suite/guarded.rs"]
-#[allow(dead_code)]
-mod guarded;
 mod ptx_machine;
+mod support;
 
 use std::{fs, path::PathBuf};
 
-use data::{Bits, Rng, same_bits};
 use drop_activation::cuda::{Addresses, Pass, launch::plan};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, MaskKey, RRelu, reference};
 use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
-use guarded::Guarded;
 use ptx_machine::Ptx;
+use support::activations::{self, SMOOTH};
+use support::data::{Bits, Rng, same_bits, ulp};
+use support::guarded::Guarded;
 
 /// One change to one file of `kernels/`.
 struct Mutant {
@@ -506,8 +502,8 @@ impl<T: Bits> Work<T> {
             }
             other => panic!("the probe does not know {other}"),
         };
-        // Bounds of 4 ulp for each of the two, 8 for GELU, and where p mixes in the identity their sum may cancel.
-        let ulps = if activation == Activation::Gelu { 16.0 } else { 8.0 };
+        // Each of the two may be off; and where p mixes in the identity their sum may cancel.
+        let ulps = 2.0 * activations::smooth(activation).bound;
         let cancels = case.p != 1.0 && stem.starts_with("infer");
         let of = |v: &T| ulps * if cancels { ulp::<T>(v.to_f64()).max(ulp::<T>(1.0)) } else { ulp::<T>(v.to_f64()) };
         let tolerance = output.iter().map(of).collect();
@@ -521,22 +517,16 @@ impl<T: Bits> Work<T> {
 fn telling_points<T: Bits>(n: usize) -> Vec<T> {
     let mut rng = Rng::new(n as u64);
     let beside = |v: f64, rng: &mut Rng| T::from_bits(T::rounded(v).bits().wrapping_add(rng.below(9) as u64) - 4);
+    let roots: Vec<f64> = SMOOTH.iter().filter_map(|row| row.derivative.root).collect();
     let value = |i: usize, rng: &mut Rng| match i % 8 {
-        0 => beside(-1.2784645427610737, rng),
-        1 => beside(-0.7517915246935645, rng),
-        2 => T::rounded(-1.2784645427610737 + 0.4 * (rng.unit() - 0.5)),
+        0 | 1 => beside(roots[i / 8 % roots.len()], rng),
+        2 => T::rounded(roots[i / 8 % roots.len()] + 0.4 * (rng.unit() - 0.5)),
         3 => T::rounded(30.0 * (rng.unit() - 0.5)),
         4 => T::rounded(-75.0 - 40.0 * rng.unit()),
         5 => rng.values::<T>(1)[0],
         _ => T::rounded(2.0 * rng.normal()),
     };
     (0..n).map(|i| value(i, &mut rng)).collect()
-}
-
-/// From |v| to the next number of the type.
-fn ulp<T: Bits>(v: f64) -> f64 {
-    let (here, next) = (T::rounded(v.abs()), T::from_bits(T::rounded(v.abs()).bits() + 1));
-    next.to_f64() - here.to_f64()
 }
 
 fn run_case<T: Bits, M: Machine>(machine: &M, stem: &str, case: &Case) -> Result<(), Finding> {

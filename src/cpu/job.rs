@@ -17,8 +17,10 @@
 use std::ops::Range;
 
 use crate::cpu::keep::{BATCH, Batch, GROUP, KeepStream, Meanwhile};
+use crate::cpu::part::whole_bytes;
 use crate::cpu::pool::Pool;
 use crate::cpu::room::Room;
+use crate::cpu::run::MaskWords;
 use crate::cpu::share::share;
 use crate::cpu::simd::{self, Fence, LINE, Lines, Simd, Task};
 use crate::cpu::tuning::{AHEAD, ALIGNED, LARGEST_TASK, MASK_AHEAD, STREAM_BYTES, TASK, TASKS_A_THREAD, WRITE_AHEAD};
@@ -79,7 +81,15 @@ pub enum Words<'a> {
     DrawStore(&'a KeepStream, &'a mut [u32]),
 }
 
-impl Words<'_> {
+impl<'a> Words<'a> {
+    /// Drawn, and stored if there are words to write.
+    pub(crate) fn drawn(stream: &'a KeepStream, mask: MaskWords<'a>) -> Self {
+        match mask {
+            MaskWords::Write(words) => Self::DrawStore(stream, words),
+            MaskWords::None | MaskWords::Read(_) => Self::Draw(stream),
+        }
+    }
+
     fn split(self, words: usize) -> (Self, Self) {
         match self {
             Self::None => (Self::None, Self::None),
@@ -100,6 +110,16 @@ impl Words<'_> {
     }
 }
 
+impl<'a> From<MaskWords<'a>> for Words<'a> {
+    fn from(mask: MaskWords<'a>) -> Self {
+        match mask {
+            MaskWords::None => Self::None,
+            MaskWords::Read(words) => Self::Load(words),
+            MaskWords::Write(words) => Self::Store(words),
+        }
+    }
+}
+
 /// A pass over a part of a tensor.
 struct Job<'a, T> {
     /// Index of the part's first element, a multiple of 32.
@@ -115,7 +135,8 @@ struct Job<'a, T> {
 pub(crate) fn run<T: Element, P: BlockPass<T>>(pass: &P, io: InOut<'_, T>, second: Option<&[T]>, words: Words<'_>) {
     let len = io.len();
     // In place, the lines are in the cache because they were read.
-    let stream = matches!(io, InOut::OutOfPlace(..)) && len.saturating_mul(size_of::<T>()) >= STREAM_BYTES;
+    let bytes = whole_bytes(len.saturating_mul(size_of::<T>()));
+    let stream = matches!(io, InOut::OutOfPlace(..)) && bytes >= STREAM_BYTES;
     let job = Job { start: 0, io, second, words, stream };
     if len <= TASK {
         return job.run(pass);

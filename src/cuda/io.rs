@@ -2,10 +2,9 @@
 
 use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, CudaView, CudaViewMut};
 
+use super::error::Result as CudaResult;
 use super::order::Turn;
 use super::stream_checks::same_context;
-use crate::check::same_length;
-use crate::error::Result;
 
 /// A pass's input and output in device memory: two slices of the same length, or one that is
 /// overwritten.
@@ -34,18 +33,27 @@ impl<'a, T> InOut<'a, T> {
         self.len() == 0
     }
 
-    /// The output must be as long as the input, and both must belong to the stream's context; gives the
-    /// length.
-    pub(super) fn checked_len(&self, stream: &CudaStream, output: &'static str, input: &'static str) -> Result<usize> {
+    /// Elements of the output, which may be another number before a call has been checked.
+    pub(super) fn output_len(&self) -> usize {
+        match self {
+            Self::OutOfPlace(_, output) | Self::InPlace(output) => output.len(),
+        }
+    }
+
+    /// Both must belong to the stream's context.
+    pub(super) fn same_context(
+        &self,
+        stream: &CudaStream,
+        output: &'static str,
+        input: &'static str,
+    ) -> CudaResult<()> {
         match self {
             Self::OutOfPlace(from, to) => {
-                same_length(output, to.len(), input, from.len())?;
                 same_context(stream, input, from)?;
-                same_context(stream, output, to)?;
+                same_context(stream, output, to)
             }
-            Self::InPlace(both) => same_context(stream, input, both)?,
+            Self::InPlace(both) => same_context(stream, input, both),
         }
-        Ok(self.len())
     }
 
     /// The addresses of input and output, in that order, and their events.

@@ -10,11 +10,12 @@ use super::geometry;
 pub use super::layout::da_args;
 use super::layout::{DA_MIXTURE_IDENTITY, DA_MIXTURE_MIXED, DA_MIXTURE_SIGMA, DA_PACK_BYTES, DA_TILE_ELEMENTS};
 use super::modules::Module;
+use crate::activation::Activation;
 use crate::element::Dtype;
 use crate::error::Result;
 use crate::float_environment::in_default;
 use crate::key::MaskKey;
-use crate::operation::{Activation, DropActivation, Mixture};
+use crate::operation::{DropActivation, Mixture};
 use crate::pass::Pass;
 
 /// Device addresses for one pass; 0 is a null pointer.
@@ -53,7 +54,7 @@ pub struct Launch {
 /// Plans `pass` over `n` elements of type `dtype` at the addresses `at`; `None` if there is nothing to do.
 /// Addresses that the pass has no use for are not looked at.
 pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option<Launch>> {
-    pass.check(n)?;
+    pass.check_without_tensors(n)?;
     if n == 0 {
         return Ok(None);
     }
@@ -259,7 +260,7 @@ routines! {
 }
 
 /// The one place where passes and activations are told apart. Those without a mask exist for ReLU alone,
-/// as [`Pass::check`] has made sure.
+/// as [`Pass::check_without_tensors`] has made sure.
 fn routine(pass: &Pass) -> Routine {
     use Activation::{Gelu, Relu, Sigmoid, Silu, Tanh};
     match pass {

@@ -13,12 +13,11 @@ use super::loader::Kernels;
 use super::mask::{self, DeviceMask, Origin};
 use super::order::Turn;
 use super::stream_checks::{not_tracking_a_capture, same_context};
-use crate::check;
 use crate::element::Element;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mask::MaskOrigin;
 use crate::operation::{DropActivation, RRelu};
-use crate::pass::Pass;
+use crate::pass::{Arguments, MaskArgument, Pass};
 
 impl Kernels {
     /// Training forward (the paper's equation 3): `y[i] = keep[i] ? σ(x[i]) : x[i]`, and the new mask.
@@ -33,7 +32,9 @@ impl Kernels {
         key: impl Into<Key<'k>>,
         io: impl Into<InOut<'a, T>>,
     ) -> Result<DeviceMask> {
-        self.forward_with_new_mask(stream, MaskedForward::DropActivation(*op), key.into(), io.into())
+        let key = key.into();
+        let pass = Pass::Forward { op: *op, key: key.relative() };
+        self.forward_with_new_mask(stream, pass, key.base(), io.into())
     }
 
     /// [`Kernels::forward`] with a mask that is overwritten. It is given more memory only if it has too little,
@@ -49,7 +50,9 @@ impl Kernels {
         io: impl Into<InOut<'a, T>>,
         mask: &mut DeviceMask,
     ) -> Result<()> {
-        self.forward_with_mask(stream, MaskedForward::DropActivation(*op), key.into(), io.into(), mask)
+        let key = key.into();
+        let pass = Pass::Forward { op: *op, key: key.relative() };
+        self.forward_with_mask(stream, pass, key.base(), io.into(), mask)
     }
 
     /// Training forward of ReLU for a caller that keeps y: the same y as [`Kernels::forward`], and no mask.
@@ -84,10 +87,8 @@ impl Kernels {
         x: Option<&dyn Saved<T>>,
         io: impl Into<InOut<'a, T>>,
     ) -> Result<()> {
-        let io = io.into();
-        check::mask_fits(op, mask.origin(), mask.len(), io.len())?;
-        let x = check::saved_input(op, x.map(|x| x.view()), CudaView::len, io.len())?;
-        self.launch_reading(stream, Pass::Backward { op: *op }, io, x, Some(mask), None)
+        let x = x.map(|x| x.view());
+        self.launch_reading(stream, Pass::Backward { op: *op }, io.into(), x, Some(mask), None)
     }
 
     /// ReLU's training backward for a caller that kept y and no mask: `dx[i] = (y[i] == 0) ? +0 : dy[i]`.
@@ -147,7 +148,9 @@ impl Kernels {
         key: impl Into<Key<'k>>,
         io: impl Into<InOut<'a, T>>,
     ) -> Result<DeviceMask> {
-        self.forward_with_new_mask(stream, MaskedForward::RRelu(*op), key.into(), io.into())
+        let key = key.into();
+        let pass = Pass::RreluForward { op: *op, key: key.relative() };
+        self.forward_with_new_mask(stream, pass, key.base(), io.into())
     }
 
     /// [`Kernels::rrelu_forward`] with a mask that is overwritten, as [`Kernels::forward_into`] does.
@@ -162,7 +165,9 @@ impl Kernels {
         io: impl Into<InOut<'a, T>>,
         mask: &mut DeviceMask,
     ) -> Result<()> {
-        self.forward_with_mask(stream, MaskedForward::RRelu(*op), key.into(), io.into(), mask)
+        let key = key.into();
+        let pass = Pass::RreluForward { op: *op, key: key.relative() };
+        self.forward_with_mask(stream, pass, key.base(), io.into(), mask)
     }
 
     /// RReLU's training backward: `dx[i] = x[i] >= 0 ? dy[i] : U[i] dy[i]`, with the signs from the mask and U
@@ -179,9 +184,8 @@ impl Kernels {
         mask: &DeviceMask,
         io: impl Into<InOut<'a, T>>,
     ) -> Result<()> {
-        let io = io.into();
-        let key = check::rrelu_mask_fits(op, mask.origin(), mask.len(), io.len())?;
-        self.launch_reading(stream, Pass::RreluBackward { op: *op, key }, io, None, Some(mask), None)
+        let key = mask.origin().slopes_key(op)?;
+        self.launch_reading(stream, Pass::RreluBackward { op: *op, key }, io.into(), None, Some(mask), None)
     }
 
     /// RReLU at inference: `y[i] = x[i] >= 0 ? x[i] : (lower + upper)/2 x[i]`.
@@ -236,43 +240,42 @@ impl Kernels {
     fn forward_with_new_mask<T: Element>(
         &self,
         stream: &Arc<CudaStream>,
-        forward: MaskedForward,
-        key: Key<'_>,
+        pass: Pass,
+        base: Option<&CudaSlice<u64>>,
         io: InOut<'_, T>,
     ) -> Result<DeviceMask> {
-        let pass = forward.pass(&key);
-        let n = self.checked(stream, &pass, &io, None, key.base())?;
+        let n = self.checked(stream, &pass, &io, None, MaskArgument::MadeAnew, base)?;
+        let origin = origin(&pass, base, n)?;
         self.track(stream)?;
         let mut words = mask::alloc(stream, n)?;
-        self.launch_writing_mask(stream, &pass, key.base(), io, &mut words, true)?;
-        Ok(DeviceMask::assemble(forward.origin(&key, n), n, words))
+        self.launch_writing_mask(stream, &pass, base, io, &mut words, true)?;
+        Ok(DeviceMask::assemble(origin, n, words))
     }
 
     /// A pass that writes a mask, into the memory of an old one if that suffices.
     fn forward_with_mask<T: Element>(
         &self,
         stream: &Arc<CudaStream>,
-        forward: MaskedForward,
-        key: Key<'_>,
+        pass: Pass,
+        base: Option<&CudaSlice<u64>>,
         io: InOut<'_, T>,
         mask: &mut DeviceMask,
     ) -> Result<()> {
-        let pass = forward.pass(&key);
-        let n = self.checked(stream, &pass, &io, None, key.base())?;
+        let n = self.checked(stream, &pass, &io, None, MaskArgument::MadeAnew, base)?;
+        let origin = origin(&pass, base, n)?;
         let memory = mask.memory_mut();
         same_context(stream, "mask", memory)?;
         self.track(stream)?;
-        let origin = forward.origin(&key, n);
         let needed = match origin {
             Origin::Known(_) => crate::mask::words_for(n),
             Origin::OffsetInMemory(..) => mask::words_with_offset(n),
         };
         if memory.len() < needed {
             let mut words = mask::alloc(stream, n)?;
-            self.launch_writing_mask(stream, &pass, key.base(), io, &mut words, true)?;
+            self.launch_writing_mask(stream, &pass, base, io, &mut words, true)?;
             *mask = DeviceMask::assemble(origin, n, words);
         } else {
-            self.launch_writing_mask(stream, &pass, key.base(), io, memory, false)?;
+            self.launch_writing_mask(stream, &pass, base, io, memory, false)?;
             mask.renew(origin, n);
         }
         Ok(())
@@ -318,8 +321,7 @@ impl Kernels {
         Ok(())
     }
 
-    /// A pass that writes its output only. A mask must be for as many elements as the input has, which callers
-    /// have checked.
+    /// A pass that writes its output only.
     fn launch_reading<T: Element>(
         &self,
         stream: &CudaStream,
@@ -329,7 +331,9 @@ impl Kernels {
         mask: Option<&DeviceMask>,
         base: Option<&CudaSlice<u64>>,
     ) -> Result<()> {
-        let n = self.checked(stream, &pass, &io, saved.as_ref(), base)?;
+        let made_by = mask.map_or(MaskArgument::None, |mask| MaskArgument::MadeBy(mask.origin(), mask.len()));
+        let n = self.checked(stream, &pass, &io, saved.as_ref(), made_by, base)?;
+        let saved = saved.filter(|_| pass.saved().is_some());
         if let Some(mask) = mask {
             same_context(stream, "mask", mask.memory())?;
         }
@@ -354,7 +358,7 @@ impl Kernels {
             offset_out: 0,
         };
         // SAFETY: 1: `checked` compared the stream's context with the kernels'. 2: all three are addresses of slices of
-        // n elements of T, in the stream's context. 3: a mask that comes here is for n elements. 4: cudarc's borrows
+        // n elements of T, in the stream's context. 3: `checked` found the mask to be for n elements. 4: cudarc's borrows
         // keep the output apart from the others, unless it is the input. 5: the turn orders the work. 6: the base is a
         // word of a sequence of the stream's context, or two words of the mask's memory.
         unsafe { self.enqueue_pass(stream.context(), stream.cu_stream(), &pass, T::DTYPE, n, at) }?;
@@ -362,56 +366,38 @@ impl Kernels {
         Ok(())
     }
 
-    /// The checks of every call: everything of one context, everything of one length, and a pass that can be made.
-    /// Gives the length.
+    /// The checks of every call: those of the pass, and everything of one context. Returns the length.
     fn checked<T: Element>(
         &self,
         stream: &CudaStream,
         pass: &Pass,
         io: &InOut<'_, T>,
         saved: Option<&CudaView<'_, T>>,
+        mask: MaskArgument,
         base: Option<&CudaSlice<u64>>,
     ) -> Result<usize> {
         if *stream.context() != *self.context() {
             return Err(CudaError::Context { argument: "stream" }.into());
         }
-        let n = io.checked_len(stream, pass.output(), pass.input())?;
+        let (input, output) = (io.len(), io.output_len());
+        let n = pass.check(&Arguments { input, output, saved: saved.map(CudaView::len), mask })?;
+        io.same_context(stream, pass.output(), pass.input())?;
         if let (Some(saved), Some(name)) = (saved, pass.saved()) {
-            check::same_length(name, saved.len(), pass.input(), n)?;
             same_context(stream, name, saved)?;
         }
         if let Some(base) = base {
             same_context(stream, "key", base)?;
         }
-        pass.check(n)?;
         not_tracking_a_capture(stream)?;
         Ok(n)
     }
 }
 
-/// A pass that makes a mask, but for its key.
-#[derive(Clone, Copy)]
-enum MaskedForward {
-    DropActivation(DropActivation),
-    RRelu(RRelu),
-}
-
-impl MaskedForward {
-    fn pass(self, key: &Key<'_>) -> Pass {
-        let key = key.relative();
-        match self {
-            Self::DropActivation(op) => Pass::Forward { op, key },
-            Self::RRelu(op) => Pass::RreluForward { op, key },
-        }
-    }
-
-    /// What the mask for `n` elements says it was made by. Without elements no kernel draws, and none stores an offset.
-    fn origin(self, key: &Key<'_>, n: usize) -> Origin {
-        let key_alone = key.relative();
-        match self {
-            Self::DropActivation(op) => Origin::Known(MaskOrigin::DropActivation(op)),
-            Self::RRelu(op) if key.base().is_some() && n != 0 => Origin::OffsetInMemory(op, key_alone.at_offset(0)),
-            Self::RRelu(op) => Origin::Known(MaskOrigin::RRelu(op, key_alone)),
-        }
+/// What the mask of a pass over `n` elements says it was made by. Without elements no kernel draws, and none stores an
+/// offset.
+fn origin(pass: &Pass, base: Option<&CudaSlice<u64>>, n: usize) -> Result<Origin> {
+    match pass.mask_origin().ok_or(Error::Missing { argument: "mask" })? {
+        MaskOrigin::RRelu(op, key) if base.is_some() && n != 0 => Ok(Origin::OffsetInMemory(op, key.at_offset(0))),
+        known => Ok(Origin::Known(known)),
     }
 }

@@ -8,23 +8,24 @@
 //!     gpu         the CUDA kernels on a GPU
 //!
 //! `backends!` below lists the backends and `table!` the tests that they share: `cpu::lengths::f32` is `lengths` in
-//! `passes.rs`, for the backend `cpu` and the element type f32. Tests of a single backend have `#[test]` in their files.
-//! Statistical tests draw from fixed seeds, so they pass always or never; each states the probability that a perfect
-//! generator would have had to fail it.
+//! `passes.rs`, for the backend `cpu` and the element type f32. Tests of a single backend are `#[test]` functions in
+//! their files. Statistical tests draw from fixed seeds, so they pass always or never; each states the probability that
+//! a perfect generator would have had to fail it.
 //!
-//! To add a test, write `pub fn name<B: Backend>(backend: &B)`, or with a second parameter `T: Bits` for the element
-//! type, and name it in `table!`. To add a backend, implement [`backend::Backend`] in a file of `backend/` and name it in
+//! To add a test, write `pub fn name(backend: &dyn Backend)`, or `name<T: Tested>` if it depends on the element type,
+//! and name it in `table!`. To add a backend, implement [`backend::Backend`] in a file of `backend/` and name it in
 //! `backends!`.
 
+mod accuracy;
 mod backend;
-mod data;
 mod determinism;
+#[cfg(feature = "cuda")]
+mod device_offset;
 #[cfg(feature = "cuda")]
 #[path = "../emulator/mod.rs"]
 mod emulator;
 mod errors;
 mod gradients;
-mod guarded;
 mod hostile;
 mod huge;
 mod masks;
@@ -37,10 +38,14 @@ mod ptx_machine;
 mod random;
 mod sigma;
 mod statistics;
+#[path = "../support/mod.rs"]
+mod support;
 mod vectors;
 
-/// The tests, in sections: a backend names those that it has to pass. A row is `file::test`, with the element types that
-/// it is run for where it depends on one.
+use support::{data, guarded};
+
+/// The tests, in sections: a backend names those that it has to pass. A row is `file::test`, with its element types where
+/// it depends on one.
 macro_rules! table {
     // Every backend.
     (every) => {
@@ -90,7 +95,7 @@ macro_rules! table {
     // Those whose σ and σ' are the reference's, bit for bit. The others' are within the bounds.
     (same_sigma) => {
         tests! {
-            sigma::sigma_is_the_reference_s: f32 f64 f16 bf16;
+            sigma::sigma_equals_the_reference: f32 f64 f16 bf16;
         }
     };
 }
@@ -121,7 +126,9 @@ macro_rules! tests {
     (@row $file:ident $test:ident) => {
         #[test]
         fn $test() {
-            load().iter().for_each(crate::$file::$test);
+            if let Some(backend) = load() {
+                crate::$file::$test(&backend);
+            }
         }
     };
     (@row $file:ident $test:ident $($type:ident)+) => {
@@ -130,7 +137,9 @@ macro_rules! tests {
 
             $(#[test]
             fn $type() {
-                load().iter().for_each(crate::$file::$test::<_, $type>);
+                if let Some(backend) = load() {
+                    crate::$file::$test::<$type>(&backend);
+                }
             })+
         }
     };
