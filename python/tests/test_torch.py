@@ -325,7 +325,7 @@ def test_what_pytorch_refuses_to_overwrite_is_refused_before_anything_is_written
 def test_mistakes_are_named():
     x = torch.ones(4)
     for call, error, words in [
-        (lambda: dt.DropActivation(1.5), ValueError, "p is 1.5"),
+        (lambda: dt.DropActivation(1.5), ValueError, r"p must be in \[0, 1\], got 1.5"),
         (lambda: dt.DropActivation(0.5, "elu"), ValueError, "activation is 'elu'"),
         (lambda: dt.DropActivation(0.5, "gelu", inplace=True), ValueError, "inplace is True"),
         (lambda: dt.RReLU(0.5, 0.25), ValueError, "lower is 0.5"),

@@ -712,7 +712,7 @@ def test_mistakes_are_named():
     for call, error, words in [
         (lambda: dt.replace_relu(nn.ReLU()), TypeError, "itself a ReLU"),
         (lambda: dt.replace_relu(F.relu), TypeError, "model is a function"),
-        (lambda: dt.replace_relu(nn.Sequential(), 1.5), ValueError, "p is 1.5"),
+        (lambda: dt.replace_relu(nn.Sequential(), 1.5), ValueError, r"p must be in \[0, 1\], got 1.5"),
     ]:
         with pytest.raises(error, match=words):
             call()

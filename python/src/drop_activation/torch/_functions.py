@@ -148,7 +148,7 @@ def rrelu(
 def check_parameters(p: float, activation: str, inplace: bool = False) -> None:
     activation_code(activation)
     if not 0 <= real("p", p) <= 1:
-        raise ValueError(f"p is {p}; allowed is 0 <= p <= 1")
+        raise ValueError(f"p must be in [0, 1], got {p}")
     if inplace and activation != "relu":
         raise ValueError(f"inplace is True; it is allowed for relu, but the backward pass of {activation} needs x")
 
