@@ -535,7 +535,8 @@ def test_hooks_and_state_stay_with_a_swapped_module():
     model[0].note = "kept"
     dt.replace_relu(model)
     model(torch.randn(8, 8))
-    assert len(seen) == 1 and issubclass(seen[0], dt.DropActivation) and model[0].note == "kept" and not model[0].training
+    assert len(seen) == 1 and issubclass(seen[0], dt.DropActivation)
+    assert model[0].note == "kept" and not model[0].training
     handle.remove()
     model(torch.randn(8, 8))
     assert len(seen) == 1
