@@ -106,8 +106,11 @@ def report(rung: Rung, results: Results) -> str:
                 continue
             texts = [Interval.of(values).text() for values in errors.values()]
             less = "" if a == "relu" else compare(results, cell, a, "relu").text()
+            if rung.level == "gpu":
+                texts.append(Interval.of(table.values(results, cell, a, "images_per_second")).text(0))
             rows.append([cell.label, activations.title(a), *texts, less])
-    head = ["", "activation", "test error (%)", "training error (%)", "in training mode (%)", "test error less ReLU's"]
+    head = ["", "activation", "test error (%)", "training error (%)", "in training mode (%)"]
+    head += [*(["images/s in training"] if rung.level == "gpu" else []), "test error less ReLU's"]
     text = _making(rung, results) + "\n"
     if rows:
         text += table.markdown(head, rows)
@@ -124,7 +127,7 @@ def _against_rrelu(rung, results):
         for c in comparisons(rung, results, "rrelu")
         if c.a == PAPERS and c.interval is not None
     ]
-    return table.markdown(["", f"{activations.title(PAPERS)} less RReLU"], rows)
+    return table.markdown(["", f"{activations.title(PAPERS)} less RReLU"], rows) if rows else ""
 
 
 def _shift_ratios(rung, results):

@@ -84,12 +84,14 @@ def test_a_line_that_was_cut_off_is_as_if_it_were_not_there(tiny_rung, tmp_path)
 
 def test_the_command_runs_a_rung_once_and_by_its_minutes(tiny_plan, tiny_rung, tmp_path, capsys):
     places = ["--plan", str(tiny_plan), "--results", str(tmp_path)]
-    run = ["run", "tiny", *places, "--threads", "1"]
+    rows = tmp_path / "rows.json"
+    run = ["run", "tiny", *places, "--threads", "1", "--json", str(rows)]
     assert command.main([*run, "--minutes", "0"]) == 3
     assert not (tmp_path / "tiny.jsonl").exists()
     assert command.main(run) == 0
     lines = (tmp_path / "tiny.jsonl").read_text()
     assert lines.count("\n") == 12
+    assert [row["name"] for row in json.loads(rows.read_text())["rows"]] == [run.name for _, run in tiny_rung.runs()]
     assert command.main(run) == 0 and (tmp_path / "tiny.jsonl").read_text() == lines
     assert command.main(["list", *places]) == 0
     assert "12 of   12 runs" in capsys.readouterr().out

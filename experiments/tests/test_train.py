@@ -20,6 +20,11 @@ def test_losses_fall_and_the_stripes_are_learned(activation):
     assert result["test_error"] < 50 and result["train_error"] < 50, "of four classes, 75 is chance"
 
 
+def test_bfloat16_learns_as_well_and_is_another_run():
+    wide, narrow = (train(tiny("wide", precision=p, epochs=4), "", CPU)["loss"] for p in ("float32", "bfloat16"))
+    assert narrow[-1] < narrow[0] and narrow[0] == pytest.approx(wide[0], rel=0.1) and narrow != wide
+
+
 @pytest.mark.parametrize("kind", [kind for kind in SMALL if kind != "resnet18"])
 def test_losses_of_every_network_fall(kind):
     losses = train(tiny(kind, epochs=3), "", CPU)["loss"]
