@@ -32,7 +32,10 @@ OTHERS = ("theory", "regression")
 
 def main(arguments=None) -> int:
     options = parser().parse_args(arguments)
-    return options.command(options)
+    try:
+        return options.command(options)
+    except (FileNotFoundError, ValueError) as why:
+        sys.exit(str(why))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,8 +77,8 @@ def run_rungs(options) -> int:
     level = "full" if options.full else "cpu"
     names = options.rungs or [*OTHERS, *(rung.name for rung in known.values() if rung.level == level)]
     for name in names:
-        if name not in known and name not in OTHERS:
-            sys.exit(f"rung is {name!r}; allowed are {', '.join([*OTHERS, *known])}")
+        if name not in OTHERS:
+            _known(name, known, *OTHERS)
     with results.alone(options.results):
         for name in names:
             if name in OTHERS:
@@ -84,6 +87,12 @@ def run_rungs(options) -> int:
                 print(f"{name}: the minutes are over", file=sys.stderr)
                 return 0 if left else 3
     return 0
+
+
+def _known(name: str, rungs: dict[str, plan.Rung], *others: str) -> plan.Rung:
+    if name not in rungs:
+        raise ValueError(f"rung is {name!r}; allowed are {', '.join([*others, *rungs])}")
+    return rungs[name]
 
 
 def run_rung(rung: plan.Rung, options, device: torch.device, end: float) -> int | None:
@@ -124,7 +133,7 @@ def show(options) -> int:
 def tell_search(options) -> int:
     from . import search
 
-    rung = plan.rungs(options.plan)[options.rung]
+    rung = _known(options.rung, plan.rungs(options.plan))
     print(search.report(rung, results.Results(options.results, rung.name)))
     return 0
 

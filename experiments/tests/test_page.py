@@ -97,6 +97,8 @@ def test_the_command_runs_a_rung_once_and_by_its_minutes(tiny_plan, tiny_rung, t
     assert "12 of   12 runs" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="rung is 'big'; allowed are theory, regression, tiny"):
         command.main(["run", "big", *places])
+    with pytest.raises(SystemExit, match="rung is 'big'; allowed are tiny"):
+        command.main(["search", "big", *places])
 
 
 def test_two_processes_do_not_add_to_one_folder(tmp_path):

@@ -96,6 +96,19 @@ def test_errors_are_counted_in_evaluation_mode():
     assert found == [100 * wrong / len(test)] * 2
 
 
+@pytest.mark.parametrize(
+    "fields,text",
+    [
+        ({"measured_on": "train"}, "measured_on is 'train'; allowed are test, validation"),
+        ({"precision": "float16"}, "precision is 'float16'; allowed are float32, bfloat16"),
+        ({"wrong_labels": 1.5}, "wrong_labels is 1.5; allowed is 0 <= wrong_labels < 1"),
+    ],
+)
+def test_what_a_run_cannot_be_is_named(fields, text):
+    with pytest.raises(ValueError, match=text):
+        tiny(**fields)
+
+
 def test_rates_follow_the_recipe():
     def recipe(**fields):
         return training.Run.of(
