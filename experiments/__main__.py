@@ -53,8 +53,8 @@ def parser() -> argparse.ArgumentParser:
 
     command("list", show, "the rungs and how far they are")
     run = command("run", run_rungs, "train what has no result yet")
-    run.add_argument("rungs", nargs="*", help="rungs, theory, regression; all of the CPU's (or GPU's) if left out")
-    run.add_argument("--full", action="store_true", help="the paper's sizes, in place of the CPU's")
+    run.add_argument("rungs", nargs="*", help="of the list, or theory or regression; all of a CPU's if left out")
+    run.add_argument("--full", action="store_true", help="if no rungs are named, all of the paper's sizes")
     run.add_argument("--device", default="cpu", help="cpu or cuda")
     run.add_argument("--data", default="", help="the folder of the data set")
     run.add_argument("--threads", type=int, help="of the CPU (1 for each of several processes is fastest)")
@@ -79,8 +79,10 @@ def run_rungs(options) -> int:
     for name in names:
         if name not in OTHERS:
             _known(name, known, *OTHERS)
-    with results.alone(options.results):
-        for name in names:
+    for name in names:
+        with results.alone(options.results, name):
+            if name in OTHERS and (options.results / f"{name}.json").exists():
+                continue
             if name in OTHERS:
                 importlib.import_module(f".{name}", __package__).measure(options.results)
             elif (left := run_rung(known[name], options, device, end)) is not None:

@@ -101,9 +101,10 @@ def test_the_command_runs_a_rung_once_and_by_its_minutes(tiny_plan, tiny_rung, t
         command.main(["search", "big", *places])
 
 
-def test_two_processes_do_not_add_to_one_folder(tmp_path):
-    with alone(tmp_path), pytest.raises(SystemExit, match="another process"), alone(tmp_path):
-        pass
+def test_two_processes_do_not_add_to_one_rung(tmp_path):
+    with alone(tmp_path, "a"), alone(tmp_path, "b"):
+        with pytest.raises(SystemExit, match="another process adds to the results of a"), alone(tmp_path, "a"):
+            pass
 
 
 def test_the_plan_can_be_run():
