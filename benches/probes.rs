@@ -33,8 +33,8 @@ const PATTERN: usize = 16 << 20;
 
 /// The device code that the library embeds, as its build script has left it.
 const IMAGES: [&[u8]; 2] = [
-    include_bytes!(concat!(env!("OUT_DIR"), "/relu.image")),
-    include_bytes!(concat!(env!("OUT_DIR"), "/smooth.image")),
+    include_bytes!(concat!(env!("OUT_DIR"), "/relu.fatbin")),
+    include_bytes!(concat!(env!("OUT_DIR"), "/smooth.fatbin")),
 ];
 
 /// Blocks of a launch, if they are not those of the plan.

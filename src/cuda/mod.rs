@@ -27,6 +27,12 @@
 //! return an error; cudarc itself panics in that place, so a program that must run without a GPU asks here before
 //! its first call of cudarc.
 //!
+//! The driver must be of CUDA 11.2 (460) or newer: cudarc asks it for what older ones do not know. What is embedded without
+//! an nvcc is machine code for compute capabilities 7.5 to 12.0, which takes a driver of CUDA 13.0 (580), and PTX that all
+//! of these drivers compile. [`Kernels::runs_ptx`] tells whether the driver has refused the first. Graphs take a driver of
+//! CUDA 11.4 (470). None of this has met an old driver yet: `tests/data/driver-functions.csv` has what is called and since
+//! when it is there, and the PTX was shown to the assembler of CUDA 12.0.
+//!
 //! # Contexts
 //! [`Kernels`] is loaded once for a CUDA context. The stream of a call must be of that context, and every slice and
 //! mask of the call must come from the stream's own `CudaContext` object: a second object for the same device
