@@ -31,11 +31,8 @@ const ROUNDS: u32 = 15;
 /// Bytes that are made on the host. The device repeats them.
 const PATTERN: usize = 16 << 20;
 
-/// The device code that the library embeds, as its build script has left it.
-const IMAGES: [&[u8]; 2] = [
-    include_bytes!(concat!(env!("OUT_DIR"), "/relu.fatbin")),
-    include_bytes!(concat!(env!("OUT_DIR"), "/smooth.fatbin")),
-];
+/// ReLU's device code, as the build script has left it for the library.
+const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/relu.fatbin"));
 
 /// Blocks of a launch, if they are not those of the plan.
 #[derive(Clone, Copy)]
@@ -89,7 +86,7 @@ fn probes() -> Result<Vec<Probe>, Box<dyn Error>> {
 struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    modules: Vec<Arc<CudaModule>>,
+    module: Arc<CudaModule>,
     multiprocessors: u32,
     start: CudaEvent,
     end: CudaEvent,
@@ -98,18 +95,16 @@ struct Gpu {
 impl Gpu {
     fn open() -> Result<Self, Box<dyn Error>> {
         let context = cuda::context(0)?;
-        let load = |image: &&[u8]| context.load_module(Ptx::from_binary(image.to_vec()));
-        let modules = IMAGES.iter().map(load).collect::<Result<_, _>>()?;
+        let module = context.load_module(Ptx::from_binary(IMAGE.to_vec()))?;
         let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors = u32::try_from(context.attribute(attribute)?)?;
         let event = || context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
         let (start, end) = (event()?, event()?);
-        Ok(Self { stream: context.default_stream(), context, modules, multiprocessors, start, end })
+        Ok(Self { stream: context.default_stream(), context, module, multiprocessors, start, end })
     }
 
     fn function(&self, name: &str) -> Result<CudaFunction, Box<dyn Error>> {
-        let found = self.modules.iter().find_map(|module| module.load_function(name).ok());
-        found.ok_or_else(|| format!("no module has {name}").into())
+        self.module.load_function(name).map_err(|_| format!("ReLU's device code has no {name}").into())
     }
 
     /// Seconds of one launch.
