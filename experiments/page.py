@@ -178,7 +178,7 @@ def _making(rung: Rung, results: Results) -> str:
     if entries:
         seconds = sum(entry["seconds"] for entry in entries)
         machines = sorted({entry["machine"] for entry in entries})
-        text += f", {seconds / 60:.0f} min in all; {'; '.join(machines)}"
+        text += f", {seconds / 60:.0f} min in all; {'; '.join(machines)}".replace(" 1 threads", " one thread")
     return head + textwrap.fill(text + ".", 120) + "\n"
 
 
