@@ -5,6 +5,8 @@ mod check;
 mod element;
 mod error;
 mod float_environment;
+#[doc(hidden)] // until every backend and language has it
+pub mod fused;
 mod io;
 mod key;
 mod mask;
