@@ -25,6 +25,7 @@ mod share;
 #[allow(unsafe_code)] // vector instructions
 pub(crate) mod simd;
 mod smooth;
+pub(crate) mod sums;
 mod tuning;
 mod uniform;
 mod words;

@@ -7,6 +7,11 @@ mod shape;
 
 pub use shape::Shape;
 
+/// The rayon backend's.
+pub mod cpu {
+    pub use crate::cpu::sums::{reduce, statistics};
+}
+
 use crate::check;
 use crate::element::Element;
 use crate::error::{Error, Result};
