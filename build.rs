@@ -1,13 +1,16 @@
-//! Puts the device code into OUT_DIR for `src/cuda/images.rs`: one image for each `kernels/*.cu`.
+//! Puts the device code into OUT_DIR for `src/cuda/modules.rs`: one image for each `kernels/*.cu`.
 //!
 //! With an nvcc the images are fatbins of the sources. Without one, or where it fails, they are the PTX
 //! in `kernels/prebuilt`, which was made from the same sources. Nothing is downloaded.
 //!
+//!     DROP_ACTIVATION_DEVICE_CODE       auto: the above, and what is meant if this is not set
+//!                                       nvcc: an error where there is no nvcc, or where it fails
+//!                                       prebuilt: the PTX, whatever is installed
+//!     DOCS_RS                           prebuilt as well, unless the other says something else: docs.rs has no nvcc
 //!     NVCC, CUDA_HOME, CUDA_PATH, CUDA_ROOT,
 //!     CUDA_TOOLKIT_ROOT_DIR, PATH       where nvcc is sought, in this order; then in /usr/local/cuda
 //!     NVCC_CCBIN                        the host compiler that nvcc is to use
 //!     CUDA_COMPUTE_CAP                  build for this capability alone ("90", "9.0", "sm_90")
-//!     DROP_ACTIVATION_REQUIRE_NVCC=1    an error instead of the prebuilt PTX
 
 use std::{
     env, fs,
@@ -41,32 +44,68 @@ fn main() {
     let kernels = Path::new(&from_cargo("CARGO_MANIFEST_DIR")).join("kernels");
     let out = PathBuf::from(from_cargo("OUT_DIR"));
     let jobs = from_cargo("NUM_JOBS").parse().unwrap_or(1);
-    if tracked("DOCS_RS").is_none() {
-        for path in nvcc::watched(&tracked, &out) {
-            println!("cargo::rerun-if-changed={}", path.display());
+    let embedded = choice(&tracked).and_then(|choice| {
+        if choice != Choice::Prebuilt {
+            for path in nvcc::watched(&tracked, &out) {
+                println!("cargo::rerun-if-changed={}", path.display());
+            }
         }
-    }
-    match device_code(&tracked, &kernels, &out, jobs) {
-        Ok((origin, remark)) => {
-            println!("cargo::rustc-env=DROP_ACTIVATION_DEVICE_CODE={origin}");
-            println!("cargo::warning=embedded {origin} ({remark})");
+        device_code(choice, &tracked, &kernels, &out, jobs)
+    });
+    match embedded {
+        Ok(Embedded { what, why, warn }) => {
+            println!("cargo::rustc-env=DROP_ACTIVATION_EMBEDDED={what}");
+            println!("{}embedded {what} ({why})", if warn { "cargo::warning=" } else { "" });
         }
         Err(message) => message.lines().for_each(|line| println!("cargo::error={line}")),
     }
 }
 
-/// Writes the images into `out`; says what they are, and why these or whence.
-pub fn device_code(env: Env, kernels: &Path, out: &Path, jobs: usize) -> Result<(String, String), String> {
-    if env("DOCS_RS").is_some() {
-        return embed_prebuilt(kernels, out, "documentation needs no nvcc".into());
+/// Where the device code is to come from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Choice {
+    /// From nvcc where it works, else prebuilt.
+    Auto,
+    Nvcc,
+    Prebuilt,
+}
+
+pub fn choice(env: Env) -> Result<Choice, String> {
+    const NAME: &str = "DROP_ACTIVATION_DEVICE_CODE";
+    let Some(value) = env(NAME) else {
+        return Ok(if env("DOCS_RS").is_some() { Choice::Prebuilt } else { Choice::Auto });
+    };
+    match value.to_str() {
+        Some("auto") => Ok(Choice::Auto),
+        Some("nvcc") => Ok(Choice::Nvcc),
+        Some("prebuilt") => Ok(Choice::Prebuilt),
+        _ => Err(format!("{NAME} must be auto, nvcc or prebuilt, got {value:?}")),
     }
-    let required = env("DROP_ACTIVATION_REQUIRE_NVCC").is_some_and(|value| value != "0");
+}
+
+/// What became of the images.
+#[derive(Debug)]
+pub struct Embedded {
+    /// What they are; `cuda::device_code()` returns it.
+    pub what: String,
+    /// Why these, or whence.
+    pub why: String,
+    /// Whether something is not as it should be.
+    pub warn: bool,
+}
+
+/// Writes the images into `out`.
+pub fn device_code(choice: Choice, env: Env, kernels: &Path, out: &Path, jobs: usize) -> Result<Embedded, String> {
+    if choice == Choice::Prebuilt {
+        return embed_prebuilt(kernels, out, "as was asked for".into(), false);
+    }
+    let required = choice == Choice::Nvcc;
     let wanted = env("CUDA_COMPUTE_CAP").map(|value| nvcc::capability(&value.to_string_lossy()));
     let wanted = wanted.transpose()?;
     let Some(path) = nvcc::find(env) else {
         let places = nvcc::TOOLKITS.join(", ");
         let why = format!("no nvcc in NVCC, {places}, PATH or /usr/local/cuda");
-        return if required { Err(why) } else { embed_prebuilt(kernels, out, why) };
+        return if required { Err(why) } else { embed_prebuilt(kernels, out, why, false) };
     };
     let place = path.display();
     let compiled = Nvcc::ask(&path, env).and_then(|nvcc| {
@@ -75,7 +114,7 @@ pub fn device_code(env: Env, kernels: &Path, out: &Path, jobs: usize) -> Result<
         Ok(format!("fatbin by nvcc {} for {}", nvcc.version, nvcc::list(&targets)))
     });
     match compiled {
-        Ok(origin) => Ok((origin, place.to_string())),
+        Ok(what) => Ok(Embedded { what, why: place.to_string(), warn: false }),
         // A capability asked for by name is not silently replaced; and whoever has just edited a kernel
         // wants nvcc's message, not yesterday's kernels.
         Err(message) if required || wanted.is_some() || !prebuilt::is_current(kernels) => {
@@ -86,7 +125,7 @@ pub fn device_code(env: Env, kernels: &Path, out: &Path, jobs: usize) -> Result<
             let all = out.with_file_name("stderr");
             let first = message.lines().next().unwrap_or_default();
             let why = format!("{place} failed: {first}; its whole message is in {}", all.display());
-            embed_prebuilt(kernels, out, why)
+            embed_prebuilt(kernels, out, why, true)
         }
     }
 }
@@ -110,7 +149,7 @@ fn embed_compiled(nvcc: &Nvcc, targets: &[Target], kernels: &Path, out: &Path, j
 }
 
 /// Takes the PTX of the repository. The driver reads PTX up to a zero byte, which it gets here.
-fn embed_prebuilt(kernels: &Path, out: &Path, mut why: String) -> Result<(String, String), String> {
+fn embed_prebuilt(kernels: &Path, out: &Path, mut why: String, mut warn: bool) -> Result<Embedded, String> {
     for source in prebuilt::sources(kernels) {
         let from = prebuilt::ptx(kernels, &source);
         let mut ptx = fs::read(&from).map_err(|e| format!("{}: {e}", from.display()))?;
@@ -120,12 +159,13 @@ fn embed_prebuilt(kernels: &Path, out: &Path, mut why: String) -> Result<(String
     }
     if !prebuilt::is_current(kernels) {
         why += "; IT IS OLDER THAN kernels/: scripts/prebuilt-ptx makes it anew";
+        warn = true;
     }
     let (nvcc, capability) = (prebuilt::NVCC, prebuilt::CAPABILITY);
-    Ok((format!("prebuilt PTX by nvcc {nvcc} for compute_{capability}"), why))
+    Ok(Embedded { what: format!("prebuilt PTX by nvcc {nvcc} for compute_{capability}"), why, warn })
 }
 
-/// Where `src/cuda/images.rs` expects the image of a source.
+/// Where `src/cuda/modules.rs` expects the image of a source.
 fn image(out: &Path, source: &Path) -> PathBuf {
     out.join(source.with_extension("image").file_name().unwrap())
 }

@@ -7,29 +7,29 @@
 //! measured, or the one that DROP_ACTIVATION_BENCH_DEVICE names, cpu or cuda. For ratios see the bench `ratios`, in
 //! which the passes take turns.
 
-mod works;
+mod cases;
 
 use std::time::Duration;
 
+use cases::{Case, Config};
 use criterion::{Criterion, Throughput};
 use drop_activation::Dtype;
-use works::{Config, Work};
 
 fn title(config: &Config) -> String {
     let Config { dtype, n, p, cold } = config;
     format!("{}/2^{}/{}/p={p}", dtype.name(), n.ilog2(), if *cold { "cold" } else { "warm" })
 }
 
-fn takes_p(work: Work) -> bool {
-    use Work::{Draw, DropBackward, DropForward, DropInfer, DropStep, DropStepAlone};
-    matches!(work, DropForward | DropBackward | DropStep | DropStepAlone | DropInfer | Draw)
+fn takes_p(case: Case) -> bool {
+    use Case::{Draw, DropBackward, DropForward, DropInfer, DropStep, DropStepOneThread};
+    matches!(case, DropForward | DropBackward | DropStep | DropStepOneThread | DropInfer | Draw)
 }
 
 fn main() {
     let name = std::env::var("DROP_ACTIVATION_BENCH_DEVICE").ok();
-    let device = match works::open(name.as_deref()) {
+    let device = match cases::open(name.as_deref()) {
         Ok(device) => device,
-        Err(why) => panic!("{why}"),
+        Err(reason) => panic!("{reason}"),
     };
     let cache = device.cache().map_or("unknown".to_owned(), |bytes| format!("{} MiB", bytes >> 20));
     println!("passes on {}; last-level cache: {cache}", device.name());
@@ -47,13 +47,13 @@ fn main() {
                     let mut group = criterion.benchmark_group(title(&config));
                     // Made for the first pass that FILTER lets through.
                     let mut tensors = None;
-                    let works = Work::ALL.into_iter().filter(|work| device.has(*work, &config));
-                    for work in works.filter(|work| p == 0.95 || takes_p(*work)) {
-                        let bytes = (work.bytes(dtype.size() as f64) * config.n as f64) as u64;
+                    let cases = Case::ALL.into_iter().filter(|case| device.has(*case, &config));
+                    for case in cases.filter(|case| p == 0.95 || takes_p(*case)) {
+                        let bytes = (case.bytes(dtype.size()) * config.n as f64) as u64;
                         group.throughput(Throughput::ElementsAndBytes { elements: config.n as u64, bytes });
-                        group.bench_function(work.name(), |bencher| {
+                        group.bench_function(case.name(), |bencher| {
                             let tensors = tensors.get_or_insert_with(|| device.tensors(&config).expect("tensors"));
-                            bencher.iter_custom(|calls| tensors.time(work, calls).expect("a measurement"));
+                            bencher.iter_custom(|calls| tensors.time(case, calls).expect("a measurement"));
                         });
                     }
                 }

@@ -10,6 +10,7 @@
 
 use std::error::Error;
 use std::ffi::c_void;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use drop_activation::cuda::cudarc::driver::sys::{CUdevice_attribute, CUevent_flags};
@@ -20,6 +21,10 @@ use drop_activation::cuda::cudarc::nvrtc::Ptx;
 use drop_activation::cuda::{self, Addresses, Pass, launch};
 use drop_activation::reference::philox4x32_10;
 use drop_activation::{DropActivation, Dtype, MaskKey};
+use serde_json::{Value, json};
+
+#[path = "cases/bytes.rs"]
+mod bytes;
 
 const ROUNDS: u32 = 15;
 
@@ -44,9 +49,8 @@ enum Grid {
 
 struct Probe {
     name: String,
-    /// Bytes that must move for each element of `s` bytes: so many of s, and one bit or none.
-    tensors: f64,
-    bit: f64,
+    /// The case of the benches that moves as many bytes.
+    case: &'static str,
     /// None: the driver's own copy.
     pass: Option<Pass>,
     grid: Grid,
@@ -55,37 +59,30 @@ struct Probe {
 
 fn probes() -> Result<Vec<Probe>, Box<dyn Error>> {
     let key = MaskKey::new(1, 2);
-    let probe = |name: &str, tensors, bit, pass, grid| Probe {
-        name: name.to_owned(),
-        tensors,
-        bit,
-        pass,
-        grid,
-        seconds: Vec::new(),
-    };
+    let probe = |name: &str, case, pass, grid| Probe { name: name.to_owned(), case, pass, grid, seconds: Vec::new() };
     let forward = |p| Ok::<_, drop_activation::Error>(Some(Pass::Forward { op: DropActivation::relu(p)?, key }));
     let backward = Some(Pass::Backward { op: DropActivation::relu(0.95)? });
     let identity = Some(Pass::Infer { op: DropActivation::relu(0.0)? });
     let mut probes = vec![
-        probe("copy", 2.0, 0.0, None, Grid::Planned),
-        probe("identity", 2.0, 0.0, identity, Grid::Planned),
-        probe("relu forward", 2.0, 0.0, Some(Pass::ReluForward), Grid::Planned),
-        probe("relu backward", 3.0, 0.0, Some(Pass::ReluBackward), Grid::Planned),
-        probe("backward", 2.0, 0.125, backward, Grid::Planned),
+        probe("copy", "copy", None, Grid::Planned),
+        probe("identity", "copy", identity, Grid::Planned),
+        probe("relu forward", "relu_forward", Some(Pass::ReluForward), Grid::Planned),
+        probe("relu backward", "relu_backward", Some(Pass::ReluBackward), Grid::Planned),
+        probe("backward", "drop_backward", backward, Grid::Planned),
     ];
     for (name, p) in [("0.95", 0.95), ("243/256", 243.0 / 256.0), ("15/16", 0.9375), ("0.5", 0.5), ("1", 1.0)] {
-        probes.push(probe(&format!("forward p={name}"), 2.0, 0.125, forward(p)?, Grid::Planned));
+        probes.push(probe(&format!("forward p={name}"), "drop_forward", forward(p)?, Grid::Planned));
     }
     for waves in [1, 2, 4, 8] {
         let grid = Grid::Waves(waves);
-        probes.push(probe(&format!("forward waves={waves}"), 2.0, 0.125, forward(0.95)?, grid));
-        probes.push(probe(&format!("backward waves={waves}"), 2.0, 0.125, backward, grid));
-        probes.push(probe(&format!("relu forward waves={waves}"), 2.0, 0.0, Some(Pass::ReluForward), grid));
+        probes.push(probe(&format!("forward waves={waves}"), "drop_forward", forward(0.95)?, grid));
+        probes.push(probe(&format!("backward waves={waves}"), "drop_backward", backward, grid));
+        probes.push(probe(&format!("relu forward waves={waves}"), "relu_forward", Some(Pass::ReluForward), grid));
     }
     for threads in [64, 128] {
         let grid = Grid::Blocks(threads);
-        probes.push(probe(&format!("forward threads={threads}"), 2.0, 0.125, forward(0.95)?, grid));
-        probes.push(probe(&format!("backward threads={threads}"), 2.0, 0.125, backward, grid));
+        probes.push(probe(&format!("forward threads={threads}"), "drop_forward", forward(0.95)?, grid));
+        probes.push(probe(&format!("backward threads={threads}"), "drop_backward", backward, grid));
     }
     Ok(probes)
 }
@@ -206,42 +203,48 @@ fn median(seconds: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-fn rows(probes: &[Probe], dtype: Dtype, n: usize) -> Vec<String> {
-    let bytes = |probe: &Probe| (probe.tensors * dtype.size() as f64 + probe.bit) * n as f64;
+fn rows(probes: &[Probe], dtype: Dtype, n: usize) -> Vec<Value> {
+    let bytes = |probe: &Probe| bytes::per_element(probe.case, dtype.size()) * n as f64;
     let speed = |probe: &Probe| bytes(probe) / median(&probe.seconds);
     let copy = speed(&probes[0]);
     let row = |probe: &Probe| {
         let (seconds, of_copy) = (median(&probe.seconds), speed(probe) / copy);
         let (dtype, name, gigabytes) = (dtype.name(), &probe.name, speed(probe) / 1e9);
         println!("{dtype:<5}2^{:<3}{name:<24}{:>9.1} us{gigabytes:>9.1} GB/s{of_copy:>6.3}", n.ilog2(), seconds * 1e6);
-        let what = format!("\"dtype\": \"{dtype}\", \"n\": {n}, \"probe\": \"{name}\"");
-        format!("  {{{what}, \"seconds\": {seconds:e}, \"of_copy\": {of_copy:.4}}}")
+        json!({ "dtype": dtype, "n": n, "probe": name, "seconds": seconds, "of_copy": of_copy })
     };
     probes.iter().map(row).collect()
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+/// The binary logarithm of the elements, and the file for the figures.
+fn options() -> Result<(u32, Option<PathBuf>), Box<dyn Error>> {
+    use lexopt::prelude::*;
     let (mut log, mut json) = (28, None);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--log" => log = arguments.next().ok_or("--log takes a number")?.parse()?,
-            "--json" => json = arguments.next(),
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("log") => log = arguments.value()?.parse()?,
+            Long("json") => json = Some(arguments.value()?.into()),
             // What cargo itself passes.
-            "--bench" => {}
-            other => return Err(format!("unknown argument {other}").into()),
+            Long("bench") => {}
+            _ => return Err(argument.unexpected().into()),
         }
     }
-    if let Err(why) = cuda::available() {
+    Ok((log, json))
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let (log, json) = options()?;
+    if let Err(reason) = cuda::available() {
         let required = std::env::var_os("DROP_ACTIVATION_REQUIRE_GPU").is_some_and(|v| !v.is_empty() && v != "0");
-        println!("nothing to probe: {why}");
+        println!("nothing to probe: {reason}");
         return if required { Err("DROP_ACTIVATION_REQUIRE_GPU is set".into()) } else { Ok(()) };
     }
     let gpu = Gpu::open()?;
     let n: usize = 1 << log;
     println!("probes on {}; bytes a second, and as a part of the copy's", gpu.context.name()?);
     let pattern = gpu.stream.clone_htod(&pattern())?;
-    let mut all = Vec::new();
+    let mut all: Vec<Value> = Vec::new();
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let set = |_| Set::new(&gpu.stream, &pattern, n * dtype.size(), n.div_ceil(32) * 4);
         let sets = (0..2).map(set).collect::<Result<Vec<_>, _>>()?;
@@ -261,8 +264,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         all.extend(rows(&probes, dtype, n));
         if let Some(file) = &json {
-            let name = gpu.context.name()?;
-            std::fs::write(file, format!("{{\"device\": {name:?}, \"rows\": [\n{}\n]}}\n", all.join(",\n")))?;
+            let results = json!({ "device": gpu.context.name()?, "rows": all });
+            std::fs::write(file, serde_json::to_string_pretty(&results)? + "\n")?;
         }
     }
     Ok(())

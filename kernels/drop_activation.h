@@ -36,29 +36,29 @@ enum da_layout {
 
 /* The one argument of every kernel. A field that an entry point does not use is zero. */
 struct da_args {
-    uint64_t n;        /* elements */
-    uint64_t tiles;    /* of DA_TILE_ELEMENTS each, the last one perhaps less */
-    uint64_t full_tiles; /* the first of them that go by vector accesses: whole, and all addresses allow it */
-    const void *x;     /* forward: the input. backward: the saved input, or the saved output y */
-    const void *dy;    /* backward: gradient of the output */
-    void *out;         /* y or dx; may equal x or dy (in place) */
-    uint32_t *mask;    /* ceil(n / 32) words: written by forward, read by backward */
-    uint64_t first;    /* global index of element 0, a multiple of 32 */
-    uint64_t offset;   /* upper half of the Philox counter, counted from what is at offset_at */
+    uint64_t n;                /* elements */
+    uint64_t tiles;            /* of DA_TILE_ELEMENTS each, the last one perhaps less */
+    uint64_t full_tiles;       /* the first of them that go by vector accesses: whole, and all addresses allow it */
+    const void *x;             /* forward: the input. backward: the saved input, or the saved output y */
+    const void *dy;            /* backward: gradient of the output */
+    void *out;                 /* y or dx; may equal x or dy (in place) */
+    uint32_t *mask;            /* ceil(n / 32) words: written by forward, read by backward */
+    uint64_t shard_start;      /* global index of element 0, a multiple of 32 */
+    uint64_t offset;           /* upper half of the Philox counter, counted from what is at offset_at */
     const uint64_t *offset_at; /* device memory that holds the offset's base; null: the base is 0 */
-    uint64_t *offset_out; /* RReLU's forward stores its whole offset here, unless null; da_advance always */
-    uint32_t threshold; /* T of the keep stream, when planes != 0 */
-    uint32_t planes;   /* bits of T that matter (32 - trailing zeros); 0: keep is `settled` */
-    uint32_t settled;  /* the keep word when planes == 0: all zeros or all ones */
-    uint32_t mixture;  /* enum da_mixture */
-    double p;          /* weight of the nonlinearity, for f64 arithmetic */
-    double slope;      /* 1 - p, or RReLU's inference slope, for f64 arithmetic */
-    float p_f32;       /* the same two for f32 arithmetic (f32, f16, bf16), */
-    float slope_f32;   /* each rounded once from f64 */
-    float lower;       /* RReLU: slopes are uniform on [lower, upper) */
+    uint64_t *offset_out;      /* RReLU's forward stores its whole offset here, unless null; da_advance always */
+    uint32_t threshold;        /* T of the keep stream, when planes != 0 */
+    uint32_t planes;           /* bits of T that matter (32 - trailing zeros); 0: every keep word is constant_word */
+    uint32_t constant_word;    /* the keep word when planes == 0: all zeros or all ones */
+    uint32_t mixture;          /* enum da_mixture */
+    double p;                  /* weight of the nonlinearity, for f64 arithmetic */
+    double slope;              /* 1 - p, or RReLU's inference slope, for f64 arithmetic */
+    float p_f32;               /* the same two for f32 arithmetic (f32, f16, bf16), */
+    float slope_f32;           /* each rounded once from f64 */
+    float lower;               /* RReLU: slopes are uniform on [lower, upper) */
     float upper;
-    uint32_t round_keys[20]; /* Philox's key in each of its ten rounds, two words each; the first is the seed */
-    uint32_t plane_masks[12]; /* threshold's first bits, the highest first: all zeros or all ones for each */
+    uint32_t round_keys[20];   /* Philox's key in each of its ten rounds, two words each; the first is the seed */
+    uint32_t plane_masks[12];  /* threshold's first bits, the highest first: all zeros or all ones for each */
     /* Tensors of the shape [outer, channels, inner]. Vectors have a value for each channel, in the type of the
      * arithmetic; scale and shift may be null, for 1 and 0. */
     uint64_t channels;

@@ -2,7 +2,7 @@
 //
 // Bit i of the words R[0], R[1], ... spells, most significant bit first, a uniform integer U[i];
 // keep[i] = U[i] < T. All 32 comparisons advance together, one bit plane for each R, and a lane is
-// settled once every U has differed from T somewhere. Four planes come from one Philox call.
+// decided once every U has differed from T somewhere. Four planes come from one Philox call.
 #pragma once
 
 #include "drop_activation.h"
@@ -17,16 +17,16 @@ struct KeepStream {
     __device__ explicit KeepStream(const da_args& a) : a(a) {}
 
     // The keep bits of mask word `w` (a global word index) for the call at `offset`. All 32 lanes call it
-    // together, each with a word of its own; the warp goes on until its slowest word is settled.
+    // together, each with a word of its own; the warp goes on until its slowest word is decided.
     __device__ __forceinline__ uint32_t word(uint64_t offset, uint64_t w) const {
-        uint32_t keep = a.settled;
+        uint32_t keep = a.constant_word;
         uint32_t undecided = 0xFFFFFFFFu;
         if (a.planes <= 8) {
             if (a.planes > 0) four_planes(offset, w, 0, a.plane_masks, keep, undecided);
             if (a.planes > 4) four_planes(offset, w, 1, a.plane_masks + 4, keep, undecided);
             return keep;
         }
-        // 1024 bits are hardly ever all settled by 8 planes, so three calls are made without asking.
+        // 1024 bits are hardly ever all decided by 8 planes, so three calls are made without asking.
         four_planes(offset, w, 0, a.plane_masks, keep, undecided);
         four_planes(offset, w, 1, a.plane_masks + 4, keep, undecided);
         four_planes(offset, w, 2, a.plane_masks + 8, keep, undecided);

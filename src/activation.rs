@@ -1,4 +1,4 @@
-//! The smooth nonlinearities σ and their derivatives σ', in f32 and f64.
+//! The nonlinearities σ: their names, and the smooth ones and their derivatives σ' in f32 and f64.
 //!
 //! | function | limits at -∞, +∞ | f32 | f64 |
 //! |---|---|---|---|
@@ -35,6 +35,68 @@
 //   root a sum of two doubles, times a polynomial.
 
 use std::f64::consts::LOG2_E;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// An elementwise nonlinearity σ.
+///
+/// The paper names ReLU, sigmoid and tanh (section 3); GELU and SiLU are this crate's addition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Activation {
+    /// `x <= 0 ? +0 : x`; σ'(0) = 0.
+    Relu,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `x Φ(x)` with the normal distribution function Φ (the exact form, by erf).
+    Gelu,
+    /// `x sigmoid(x)`.
+    Silu,
+}
+
+impl Activation {
+    /// All of them, in the order of their codes.
+    pub const ALL: [Self; 5] = [Self::Relu, Self::Sigmoid, Self::Tanh, Self::Gelu, Self::Silu];
+
+    /// The lower-case name: `relu`, `sigmoid`, `tanh`, `gelu` or `silu`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Relu => "relu",
+            Self::Sigmoid => "sigmoid",
+            Self::Tanh => "tanh",
+            Self::Gelu => "gelu",
+            Self::Silu => "silu",
+        }
+    }
+
+    /// Whether the training backward pass reads x again. ReLU's needs its mask only.
+    pub const fn backward_needs_input(self) -> bool {
+        !matches!(self, Self::Relu)
+    }
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Activation {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Error::UnknownActivation`] for anything but the five lower-case names.
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|a| a.name() == name)
+            .ok_or_else(|| Error::UnknownActivation { name: name.to_owned() })
+    }
+}
 
 /// The approximations, by the precision asked of them. `scripts/activation-constants` computes the coefficients,
 /// lowest power first.

@@ -1,8 +1,8 @@
 //! The one error type. Every variant names the argument, what was given and what is allowed; it is
 //! returned before anything is written or launched.
 
+use crate::activation::Activation;
 use crate::mask::MaskOrigin;
-use crate::operation::Activation;
 
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -210,4 +210,9 @@ pub enum Error {
     #[cfg(feature = "cuda")]
     #[error(transparent)]
     Cuda(#[from] crate::cuda::CudaError),
+}
+
+/// `argument` must be as long as `other`.
+pub(crate) fn same_length(argument: &'static str, given: usize, other: &'static str, expected: usize) -> Result<()> {
+    if given == expected { Ok(()) } else { Err(Error::Length { argument, given, other, expected }) }
 }

@@ -1,7 +1,8 @@
-//! The tensor a pass reads and the one it writes, which may be the same.
+//! The tensors of a pass in host memory.
 
-use crate::check::same_length;
-use crate::error::Result;
+use half::{bf16, f16};
+
+use crate::pass::{Arguments, MaskArgument};
 
 /// A pass's input and output in host memory: two slices of the same length, or one that is
 /// overwritten.
@@ -35,6 +36,13 @@ impl<'a, T> InOut<'a, T> {
         }
     }
 
+    /// Elements of the output, which may be another number before a call has been checked.
+    pub(crate) fn output_len(&self) -> usize {
+        match self {
+            Self::OutOfPlace(_, output) | Self::InPlace(output) => output.len(),
+        }
+    }
+
     /// What is read.
     pub(crate) fn input(&self) -> &[T] {
         match self {
@@ -54,14 +62,6 @@ impl<'a, T> InOut<'a, T> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    /// The output must be as long as the input; gives that length.
-    pub(crate) fn checked_len(&self, output: &'static str, input: &'static str) -> Result<usize> {
-        if let Self::OutOfPlace(from, to) = self {
-            same_length(output, to.len(), input, from.len())?;
-        }
-        Ok(self.len())
-    }
 }
 
 impl<'a, T, A, B> From<(&'a A, &'a mut B)> for InOut<'a, T>
@@ -80,5 +80,39 @@ where
 {
     fn from(both: &'a mut B) -> Self {
         Self::InPlace(both.as_mut())
+    }
+}
+
+/// The tensors of a pass by role, as [`Pass`](crate::Pass) names them.
+#[derive(Debug)]
+pub struct Tensors<'a, T> {
+    pub(crate) io: InOut<'a, T>,
+    pub(crate) saved: Option<&'a [T]>,
+}
+
+/// [`Tensors`] of any element type. What takes these is compiled once, with this crate, and not for every caller.
+#[derive(Debug)]
+pub enum AnyTensors<'a> {
+    F32(Tensors<'a, f32>),
+    F16(Tensors<'a, f16>),
+    Bf16(Tensors<'a, bf16>),
+    F64(Tensors<'a, f64>),
+}
+
+impl<T> Tensors<'_, T> {
+    fn arguments(&self, mask: MaskArgument) -> Arguments {
+        Arguments { input: self.io.len(), output: self.io.output_len(), saved: self.saved.map(<[T]>::len), mask }
+    }
+}
+
+impl AnyTensors<'_> {
+    /// The arguments of a call on these tensors.
+    pub(crate) fn arguments(&self, mask: MaskArgument) -> Arguments {
+        match self {
+            Self::F32(tensors) => tensors.arguments(mask),
+            Self::F16(tensors) => tensors.arguments(mask),
+            Self::Bf16(tensors) => tensors.arguments(mask),
+            Self::F64(tensors) => tensors.arguments(mask),
+        }
     }
 }

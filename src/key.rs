@@ -52,6 +52,12 @@ impl MaskKey {
         Self { offset, ..self }
     }
 
+    /// The index of each of `len` elements must fit in 64 bits.
+    pub(crate) fn check_covers(self, len: usize) -> Result<()> {
+        let first = self.first;
+        if u128::from(first) + len as u128 <= 1 << 64 { Ok(()) } else { Err(Error::IndexRange { first, len }) }
+    }
+
     /// The global index of the tensor's mask word 0.
     pub(crate) const fn first_word(&self) -> u64 {
         self.first / 32

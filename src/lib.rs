@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn, missing_docs)]
 
-mod check;
 mod element;
 mod error;
 mod float_environment;
@@ -21,6 +20,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod reference;
 
+pub use activation::Activation;
 pub use element::{Dtype, Element};
 pub use error::{Error, Result};
 #[doc(hidden)] // for the C interface
@@ -29,6 +29,6 @@ pub use half;
 pub use io::InOut;
 pub use key::{KeySequence, MaskKey};
 pub use mask::{MaskKind, MaskOrigin, PackedMask};
-pub use operation::{Activation, DropActivation, RRelu};
+pub use operation::{DropActivation, RRelu};
 pub use pass::Pass;
 pub use real::Real;

@@ -3,9 +3,10 @@
 
 use std::fmt;
 
+use crate::activation::Activation;
 use crate::error::{Error, Result};
 use crate::key::MaskKey;
-use crate::operation::{Activation, DropActivation, RRelu};
+use crate::operation::{DropActivation, RRelu};
 
 /// What a mask was made by. The backward pass accepts only the masks of its own operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,6 +24,14 @@ impl MaskOrigin {
             Self::DropActivation(op) if matches!(op.activation(), Activation::Relu) => MaskKind::Pass,
             Self::DropActivation(_) => MaskKind::Keep,
             Self::RRelu(..) => MaskKind::Sign,
+        }
+    }
+
+    /// The key of the slopes, if the mask was made by this RReLU.
+    pub(crate) fn slopes_key(&self, op: &RRelu) -> Result<MaskKey> {
+        match self {
+            Self::RRelu(made_by, key) if made_by == op => Ok(*key),
+            _ => Err(Error::MaskOrigin { given: *self, expected: op.to_string() }),
         }
     }
 }
@@ -72,6 +81,13 @@ pub(crate) fn zero_words(len: usize) -> Result<Vec<u32>> {
     Ok(words)
 }
 
+/// Clears the unused bits of the last word.
+pub(crate) fn clear_unused(words: &mut [u32], len: usize) {
+    if let (Some(last), used @ 1..) = (words.last_mut(), len % 32) {
+        *last &= (1 << used) - 1;
+    }
+}
+
 /// Makes them so many, new ones zero, for a mask of `len` elements; leaves them as they were if there is no memory.
 pub(crate) fn resize(words: &mut Vec<u32>, count: usize, len: usize) -> Result<()> {
     let more = count.saturating_sub(words.len());
@@ -114,7 +130,7 @@ impl PackedMask {
             return Err(Error::MaskWords { len, reason });
         }
         if let MaskOrigin::RRelu(_, key) = origin {
-            crate::check::key_covers(key, len)?;
+            key.check_covers(len)?;
         }
         Ok(Self { origin, len, words })
     }

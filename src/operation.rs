@@ -1,69 +1,11 @@
 //! The operations and their parameters: Drop-Activation, and the RReLU it is compared with.
 
 use std::fmt;
-use std::str::FromStr;
 
+use crate::activation::Activation;
 use crate::error::{Error, Result};
 use crate::float_environment::in_default;
 use crate::real::Real;
-
-/// An elementwise nonlinearity σ.
-///
-/// The paper names ReLU, sigmoid and tanh (section 3); GELU and SiLU are this crate's addition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Activation {
-    /// `x <= 0 ? +0 : x`; σ'(0) = 0.
-    Relu,
-    /// `1 / (1 + exp(-x))`.
-    Sigmoid,
-    /// The hyperbolic tangent.
-    Tanh,
-    /// `x Φ(x)` with the normal distribution function Φ (the exact form, by erf).
-    Gelu,
-    /// `x sigmoid(x)`.
-    Silu,
-}
-
-impl Activation {
-    /// All of them, in the order of their codes.
-    pub const ALL: [Self; 5] = [Self::Relu, Self::Sigmoid, Self::Tanh, Self::Gelu, Self::Silu];
-
-    /// The lower-case name: `relu`, `sigmoid`, `tanh`, `gelu` or `silu`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Relu => "relu",
-            Self::Sigmoid => "sigmoid",
-            Self::Tanh => "tanh",
-            Self::Gelu => "gelu",
-            Self::Silu => "silu",
-        }
-    }
-
-    /// Whether the training backward pass reads x again. ReLU's needs its mask only.
-    pub const fn backward_needs_input(self) -> bool {
-        !matches!(self, Self::Relu)
-    }
-}
-
-impl fmt::Display for Activation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Activation {
-    type Err = Error;
-
-    /// # Errors
-    /// [`Error::UnknownActivation`] for anything but the five lower-case names.
-    fn from_str(name: &str) -> Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|a| a.name() == name)
-            .ok_or_else(|| Error::UnknownActivation { name: name.to_owned() })
-    }
-}
 
 /// Drop-Activation: a nonlinearity σ that is kept with probability p and replaced by the identity
 /// otherwise, for each element on its own (the paper's equations 3 and 5).

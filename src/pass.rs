@@ -1,8 +1,10 @@
-//! One pass over a tensor: what is computed, as a value.
+//! One pass over a tensor, as a value: what is computed, which tensors and which mask take part, and what is checked
+//! before anything is written. Every backend and every interface makes its calls into a [`Pass`].
 
-use crate::check;
-use crate::error::Result;
+use crate::activation::Activation;
+use crate::error::{Error, Result, same_length};
 use crate::key::MaskKey;
+use crate::mask::{MaskOrigin, words_for};
 use crate::operation::{DropActivation, RRelu};
 
 /// A pass with its parameters, for adapters that choose it at run time: [`cpu::run`](crate::cpu::run) takes it with
@@ -132,11 +134,102 @@ impl Pass {
         }
     }
 
-    /// What can be said against the pass itself, for `n` elements.
-    pub(crate) fn check(&self, n: usize) -> Result<()> {
-        if let Self::ForwardWithoutMask { op, .. } | Self::BackwardFromOutput { op } = self {
-            check::can_go_without_mask(op)?;
+    /// What the mask of the pass is made by, if it has one.
+    pub(crate) const fn mask_origin(&self) -> Option<MaskOrigin> {
+        match self {
+            Self::Forward { op, .. } | Self::Backward { op } => Some(MaskOrigin::DropActivation(*op)),
+            Self::RreluForward { op, key } | Self::RreluBackward { op, key } => Some(MaskOrigin::RRelu(*op, *key)),
+            _ => None,
         }
-        self.key().map_or(Ok(()), |key| check::key_covers(key, n))
     }
+
+    /// Every check of a call that can be made on a host: of the pass itself, of the tensors' lengths and of the mask.
+    /// Returns the number of elements.
+    pub(crate) fn check(&self, call: &Arguments) -> Result<usize> {
+        let len = call.input;
+        same_length(self.output(), call.output, self.input(), len)?;
+        self.check_without_tensors(len)?;
+        self.check_mask(call.mask, len)?;
+        self.check_saved(call)?;
+        Ok(len)
+    }
+
+    /// What can be said against the pass itself, for `len` elements. This is all for memory whose length nobody knows.
+    pub(crate) fn check_without_tensors(&self, len: usize) -> Result<()> {
+        if let Self::ForwardWithoutMask { op, .. } | Self::BackwardFromOutput { op } = self
+            && op.activation() != Activation::Relu
+        {
+            return Err(Error::NeedsMask { activation: op.activation() });
+        }
+        self.key().map_or(Ok(()), |key| key.check_covers(len))
+    }
+
+    /// A mask must be there if the pass has one, and be its own.
+    fn check_mask(&self, mask: MaskArgument, len: usize) -> Result<()> {
+        let Some(expected) = self.mask_origin() else { return Ok(()) };
+        match mask {
+            MaskArgument::MadeAnew if self.writes_mask() => Ok(()),
+            MaskArgument::MadeBy(given, _) if given != expected => {
+                Err(Error::MaskOrigin { given, expected: expected.to_string() })
+            }
+            MaskArgument::MadeBy(_, given) if given != len => {
+                Err(Error::MaskLength { given, other: self.input(), expected: len })
+            }
+            MaskArgument::MadeBy(..) => Ok(()),
+            MaskArgument::WordsToRead(given) if self.reads_mask() => word_count(given, len),
+            MaskArgument::WordsToWrite(given) if self.writes_mask() => word_count(given, len),
+            _ => Err(Error::Missing { argument: "mask" }),
+        }
+    }
+
+    /// A saved tensor must be there if the pass reads one. Where one is given, it must have the right length, even if
+    /// the pass does not read it.
+    fn check_saved(&self, call: &Arguments) -> Result<()> {
+        match (self, call.saved) {
+            (_, Some(given)) => same_length(self.saved().unwrap_or("x"), given, self.input(), call.input),
+            (Self::Backward { op }, None)
+                if op.activation().backward_needs_input() && matches!(call.mask, MaskArgument::MadeBy(..)) =>
+            {
+                Err(Error::MissingInput { activation: op.activation() })
+            }
+            (_, None) => self.saved().map_or(Ok(()), |argument| Err(Error::Missing { argument })),
+        }
+    }
+}
+
+/// What a call gives a pass, as far as checks need it: lengths in elements, by role.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arguments {
+    pub(crate) input: usize,
+    pub(crate) output: usize,
+    pub(crate) saved: Option<usize>,
+    pub(crate) mask: MaskArgument,
+}
+
+impl Arguments {
+    /// Input and output of `len` elements, and nothing else.
+    pub(crate) const fn of_length(len: usize) -> Self {
+        Self { input: len, output: len, saved: None, mask: MaskArgument::None }
+    }
+}
+
+/// The mask of a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum MaskArgument {
+    /// There is none.
+    None,
+    /// A forward pass makes it, with as many words as it needs.
+    MadeAnew,
+    /// It knows what it was made by and for how many elements. A backward pass reads it.
+    MadeBy(MaskOrigin, usize),
+    /// So many words of the caller's to read. Only the caller knows what they were made by.
+    WordsToRead(usize),
+    /// So many words of the caller's to write.
+    WordsToWrite(usize),
+}
+
+/// A mask of `len` elements has exactly this many words.
+pub(crate) fn word_count(given: usize, len: usize) -> Result<()> {
+    let expected = words_for(len);
+    if given == expected { Ok(()) } else { Err(Error::WordCount { given, len, expected }) }
 }

@@ -1,7 +1,6 @@
 //! The two types that arithmetic is done in.
 
-use crate::activation;
-use crate::operation::Activation;
+use crate::activation::{self, Activation};
 
 /// [`f32`] or [`f64`]: what [`Element::Real`](crate::Element::Real) may be.
 pub trait Real:

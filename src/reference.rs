@@ -1,13 +1,14 @@
 //! The specification in code: every pass, one element after the other, as the text of the mask
 //! stream and the paper's equations say it. Slow and plain; the other backends are held to it.
 
-use crate::check;
+use crate::activation::Activation;
 use crate::element::Element;
 use crate::error::Result;
 use crate::float_environment::{DefaultEnvironment, in_default};
 use crate::key::MaskKey;
-use crate::mask::{MaskOrigin, PackedMask, words_for, zero_words};
-use crate::operation::{Activation, DropActivation, Mixture, RRelu};
+use crate::mask::{MaskOrigin, PackedMask, clear_unused, words_for, zero_words};
+use crate::operation::{DropActivation, Mixture, RRelu};
+use crate::pass::{Arguments, MaskArgument, Pass};
 use crate::real::Real;
 
 /// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
@@ -71,14 +72,12 @@ pub fn keep_word(threshold: u64, key: MaskKey, w: u64) -> u32 {
 /// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for `len` elements;
 /// [`Error::MaskMemory`](crate::Error::MaskMemory).
 pub fn keep_mask(op: &DropActivation, key: MaskKey, len: usize) -> Result<Vec<u32>> {
-    check::key_covers(key, len)?;
+    key.check_covers(len)?;
     let mut words = zero_words(len)?;
     for (w, word) in words.iter_mut().enumerate() {
         *word = keep_word(op.threshold(), key, key.first_word() + w as u64);
     }
-    if let (Some(last), used @ 1..) = (words.last_mut(), len % 32) {
-        *last &= (1 << used) - 1;
-    }
+    clear_unused(&mut words, len);
     Ok(words)
 }
 
@@ -93,6 +92,16 @@ fn pack(len: usize, bit: impl Fn(usize) -> bool) -> Vec<u32> {
         words[i / 32] |= u32::from(bit(i)) << (i % 32);
     }
     words
+}
+
+/// The arguments of a backward pass that reads a mask, for the checks.
+fn of_mask(mask: &PackedMask, len: usize) -> Arguments {
+    Arguments { mask: MaskArgument::MadeBy(mask.origin(), mask.len()), ..Arguments::of_length(len) }
+}
+
+/// The arguments of a backward pass that reads a saved tensor, likewise.
+fn of_saved(saved: usize, len: usize) -> Arguments {
+    Arguments { saved: Some(saved), ..Arguments::of_length(len) }
 }
 
 fn zero<T: Element>() -> T {
@@ -128,8 +137,9 @@ pub fn forward<T: Element>(op: &DropActivation, key: MaskKey, x: &[T]) -> Result
 /// [`Error::MissingInput`](crate::Error::MissingInput), [`Error::Length`](crate::Error::Length).
 pub fn backward<T: Element>(op: &DropActivation, mask: &PackedMask, x: Option<&[T]>, dy: &[T]) -> Result<Vec<T>> {
     let _environment = DefaultEnvironment::enter();
-    check::mask_fits(op, mask.origin(), mask.len(), dy.len())?;
-    let x = check::saved_input(op, x, |x| x.len(), dy.len())?;
+    let pass = Pass::Backward { op: *op };
+    pass.check(&Arguments { saved: x.map(<[T]>::len), ..of_mask(mask, dy.len()) })?;
+    let x = x.filter(|_| pass.saved().is_some());
     let dx = |(i, dy): (usize, &T)| match (x, bit(mask.words(), i)) {
         (None, pass) => {
             if pass {
@@ -152,8 +162,7 @@ pub fn backward<T: Element>(op: &DropActivation, mask: &PackedMask, x: Option<&[
 /// [`Error::NeedsMask`](crate::Error::NeedsMask), [`Error::Length`](crate::Error::Length).
 pub fn backward_from_output<T: Element>(op: &DropActivation, y: &[T], dy: &[T]) -> Result<Vec<T>> {
     let _environment = DefaultEnvironment::enter();
-    check::can_go_without_mask(op)?;
-    check::same_length("y", y.len(), "dy", dy.len())?;
+    Pass::BackwardFromOutput { op: *op }.check(&of_saved(y.len(), dy.len()))?;
     Ok(dy.iter().zip(y).map(|(dy, y)| if y.to_real() == T::Real::ZERO { zero() } else { *dy }).collect())
 }
 
@@ -196,7 +205,7 @@ pub fn infer<T: Element>(op: &DropActivation, x: &[T]) -> Vec<T> {
 /// [`Error::Length`](crate::Error::Length).
 pub fn infer_backward<T: Element>(op: &DropActivation, x: &[T], dy: &[T]) -> Result<Vec<T>> {
     let _environment = DefaultEnvironment::enter();
-    check::same_length("x", x.len(), "dy", dy.len())?;
+    Pass::InferBackward { op: *op }.check(&of_saved(x.len(), dy.len()))?;
     let activation = op.activation();
     let dx = |(x, dy): (&T, &T)| {
         let (x_real, dy_real) = (x.to_real(), dy.to_real());
@@ -247,7 +256,7 @@ pub fn rrelu_slope(op: &RRelu, key: MaskKey, e: u64) -> f32 {
 /// [`Error::IndexRange`](crate::Error::IndexRange).
 pub fn rrelu_forward<T: Element>(op: &RRelu, key: MaskKey, x: &[T]) -> Result<(Vec<T>, PackedMask)> {
     let _environment = DefaultEnvironment::enter();
-    check::key_covers(key, x.len())?;
+    key.check_covers(x.len())?;
     let positive = |x: T| x.to_real() >= T::Real::ZERO;
     let words = pack(x.len(), |i| positive(x[i]));
     let y = |(i, x): (usize, &T)| if positive(*x) { *x } else { scaled(*x, drawn_slope::<T>(op, key, i)) };
@@ -261,7 +270,8 @@ pub fn rrelu_forward<T: Element>(op: &RRelu, key: MaskKey, x: &[T]) -> Result<(V
 /// [`Error::MaskOrigin`](crate::Error::MaskOrigin), [`Error::MaskLength`](crate::Error::MaskLength).
 pub fn rrelu_backward<T: Element>(op: &RRelu, mask: &PackedMask, dy: &[T]) -> Result<Vec<T>> {
     let _environment = DefaultEnvironment::enter();
-    let key = check::rrelu_mask_fits(op, mask.origin(), mask.len(), dy.len())?;
+    let key = mask.origin().slopes_key(op)?;
+    Pass::RreluBackward { op: *op, key }.check(&of_mask(mask, dy.len()))?;
     let dx = |(i, dy): (usize, &T)| {
         if bit(mask.words(), i) { *dy } else { scaled(*dy, drawn_slope::<T>(op, key, i)) }
     };
@@ -285,7 +295,7 @@ pub fn rrelu_infer<T: Element>(op: &RRelu, x: &[T]) -> Vec<T> {
 /// [`Error::Length`](crate::Error::Length).
 pub fn rrelu_infer_backward<T: Element>(op: &RRelu, x: &[T], dy: &[T]) -> Result<Vec<T>> {
     let _environment = DefaultEnvironment::enter();
-    check::same_length("x", x.len(), "dy", dy.len())?;
+    Pass::RreluInferBackward { op: *op }.check(&of_saved(x.len(), dy.len()))?;
     let slope = T::Real::from_f64(op.inference_slope());
     let dx = |(x, dy): (&T, &T)| if x.to_real() >= T::Real::ZERO { *dy } else { scaled(*dy, slope) };
     Ok(x.iter().zip(dy).map(dx).collect())
@@ -303,6 +313,6 @@ pub fn relu_forward<T: Element>(x: &[T]) -> Vec<T> {
 /// [`Error::Length`](crate::Error::Length).
 pub fn relu_backward<T: Element>(y: &[T], dy: &[T]) -> Result<Vec<T>> {
     let _environment = DefaultEnvironment::enter();
-    check::same_length("y", y.len(), "dy", dy.len())?;
+    Pass::ReluBackward.check(&of_saved(y.len(), dy.len()))?;
     Ok(dy.iter().zip(y).map(|(dy, y)| if y.at_most_zero() { zero() } else { *dy }).collect())
 }

@@ -6,7 +6,7 @@
 mod build_script;
 
 use build_script::{
-    device_code,
+    Embedded, choice, device_code,
     nvcc::{self, CAPABILITIES, Target},
 };
 use std::{
@@ -70,9 +70,9 @@ impl Place {
         nvcc::find(&|name| self.env.get(name).cloned())
     }
 
-    fn build(&self) -> Result<(String, String), String> {
+    fn build(&self) -> Result<Embedded, String> {
         let env = |name: &str| self.env.get(name).cloned();
-        device_code(&env, &self.folder.join("kernels"), &self.folder.join("out"), 2)
+        device_code(choice(&env)?, &env, &self.folder.join("kernels"), &self.folder.join("out"), 2)
     }
 
     fn image(&self, name: &str) -> Vec<u8> {
@@ -117,10 +117,11 @@ fn every_source_is_compiled_for_what_nvcc_knows() {
     let mut place = Place::new("compile");
     let nvcc = place.nvcc("nvcc", "12.4.131", "sm_50 sm_75 sm_80 sm_86 sm_89 sm_90 sm_90a", ECHO);
     place.set("NVCC", &nvcc).set("NVCC_CCBIN", "g++-12");
-    let (origin, whence) = place.build().unwrap();
-    assert_eq!(origin, "fatbin by nvcc 12.4.131 for sm_75, sm_80, sm_86, sm_89, sm_90, compute_75, compute_90");
-    assert_eq!(whence, nvcc.display().to_string());
-    for name in ["train", "infer", "rrelu", "relu"] {
+    let Embedded { what, why, warn } = place.build().unwrap();
+    assert_eq!(what, "fatbin by nvcc 12.4.131 for sm_75, sm_80, sm_86, sm_89, sm_90, compute_75, compute_90");
+    assert_eq!(why, nvcc.display().to_string());
+    assert!(!warn, "all went well");
+    for name in ["relu", "smooth", "rrelu"] {
         let args = String::from_utf8(place.image(&format!("{name}.image"))).unwrap();
         assert!(args.contains("code=[sm_75,compute_75] "), "{args}");
         assert!(args.contains("code=[sm_80] "), "{args}");
@@ -135,7 +136,7 @@ fn one_capability_makes_a_quick_build() {
     let mut place = Place::new("capability");
     let nvcc = place.nvcc("nvcc", "13.0.88", "sm_75 sm_90 sm_120", ECHO);
     place.set("NVCC", &nvcc).set("CUDA_COMPUTE_CAP", "9.0");
-    assert_eq!(place.build().unwrap().0, "fatbin by nvcc 13.0.88 for sm_90, compute_90");
+    assert_eq!(place.build().unwrap().what, "fatbin by nvcc 13.0.88 for sm_90, compute_90");
     let args = String::from_utf8(place.image("relu.image")).unwrap();
     assert_eq!(args.matches("-gencode").count(), 1, "{args}");
     assert!(args.contains("--compress-mode=size"), "{args}");
@@ -152,15 +153,33 @@ fn a_missing_nvcc_is_replaced_by_the_prebuilt_ptx_unless_required() {
         return; // it would be found
     }
     let mut place = Place::new("missing");
-    let (origin, why) = place.build().unwrap();
-    assert_eq!(origin, "prebuilt PTX by nvcc 13.0.88 for compute_75");
+    let Embedded { what, why, warn } = place.build().unwrap();
+    assert_eq!(what, "prebuilt PTX by nvcc 13.0.88 for compute_75");
     assert!(why.contains("no nvcc in NVCC, CUDA_HOME"), "{why}");
-    let prebuilt = fs::read(place.folder.join("kernels/prebuilt/train.ptx")).unwrap();
-    assert_eq!(place.image("train.image"), [&prebuilt[..], &[0]].concat());
-    let error = place.set("DROP_ACTIVATION_REQUIRE_NVCC", "1").build().unwrap_err();
+    assert!(!warn, "most users have none");
+    let prebuilt = fs::read(place.folder.join("kernels/prebuilt/smooth.ptx")).unwrap();
+    assert_eq!(place.image("smooth.image"), [&prebuilt[..], &[0]].concat());
+    let error = place.set("DROP_ACTIVATION_DEVICE_CODE", "nvcc").build().unwrap_err();
     assert!(error.contains("no nvcc in NVCC"), "{error}");
-    // docs.rs has none, whatever else is asked for.
-    assert!(place.set("DOCS_RS", "1").build().unwrap().0.starts_with("prebuilt PTX"));
+}
+
+#[test]
+fn where_the_device_code_comes_from_can_be_chosen() {
+    let mut place = Place::new("choice");
+    let nvcc = place.nvcc("nvcc", "13.0.88", "sm_75", ECHO);
+    place.set("NVCC", &nvcc);
+    for (value, made_by) in [("auto", "fatbin by nvcc"), ("nvcc", "fatbin by nvcc"), ("prebuilt", "prebuilt PTX")] {
+        let Embedded { what, warn, .. } = place.set("DROP_ACTIVATION_DEVICE_CODE", value).build().unwrap();
+        assert!(what.starts_with(made_by) && !warn, "{value}: {what}");
+    }
+    for value in ["1", "NVCC", "nvcc ", "ptx"] {
+        let error = place.set("DROP_ACTIVATION_DEVICE_CODE", value).build().unwrap_err();
+        assert_eq!(error, format!("DROP_ACTIVATION_DEVICE_CODE must be auto, nvcc or prebuilt, got {value:?}"));
+    }
+    // docs.rs sets a variable of its own, and has no nvcc.
+    place.env.remove("DROP_ACTIVATION_DEVICE_CODE");
+    assert!(place.set("DOCS_RS", "1").build().unwrap().what.starts_with("prebuilt PTX"));
+    assert!(place.set("DROP_ACTIVATION_DEVICE_CODE", "nvcc").build().unwrap().what.starts_with("fatbin"));
 }
 
 /// A package of this build script alone is built by cargo, again and again.
@@ -186,16 +205,17 @@ fn an_nvcc_that_appears_is_used_by_the_next_build() {
     fs::write(package.join("src/lib.rs"), "").unwrap();
     let build = || {
         let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap());
-        cargo.args(["build", "--offline", "--verbose"]).current_dir(&package);
-        for name in
-            nvcc::TOOLKITS.iter().chain(&["NVCC", "DOCS_RS", "CUDA_COMPUTE_CAP", "DROP_ACTIVATION_REQUIRE_NVCC"])
+        cargo.args(["build", "--offline", "-vv"]).current_dir(&package);
+        for name in nvcc::TOOLKITS.iter().chain(&["NVCC", "DOCS_RS", "CUDA_COMPUTE_CAP", "DROP_ACTIVATION_DEVICE_CODE"])
         {
             cargo.env_remove(name);
         }
         cargo.env("PATH", std::env::join_paths(&path).unwrap()).env("CUDA_HOME", toolkits.join("home"));
         let output = cargo.env("CARGO_TARGET_DIR", place.folder.join("target")).output().unwrap();
-        let text = String::from_utf8(output.stderr).unwrap();
+        // What the build script prints goes to one of the two, what cargo says to the other.
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert!(output.status.success(), "{text}");
+        assert!(!text.contains("warning"), "all went well: {text}");
         text
     };
     let first = build();
@@ -215,15 +235,16 @@ fn an_nvcc_that_appears_is_used_by_the_next_build() {
 fn a_failing_nvcc_is_replaced_too_and_its_message_is_kept() {
     let mut place = Place::new("failing");
     let nvcc = place.nvcc("nvcc", "13.0.88", "sm_75 sm_90", FAIL);
-    let (origin, why) = place.set("NVCC", &nvcc).build().unwrap();
-    assert!(origin.starts_with("prebuilt PTX"), "{origin}");
+    let Embedded { what, why, warn } = place.set("NVCC", &nvcc).build().unwrap();
+    assert!(what.starts_with("prebuilt PTX"), "{what}");
+    assert!(warn);
     assert!(why.contains("failed: unsupported GNU version!; its whole message"), "{why}");
     assert!(!why.contains("OLDER"), "{why}");
-    let error = place.set("DROP_ACTIVATION_REQUIRE_NVCC", "1").build().unwrap_err();
+    let error = place.set("DROP_ACTIVATION_DEVICE_CODE", "nvcc").build().unwrap_err();
     assert!(error.contains("unsupported GNU version!\nmore"), "{error}");
 
-    place.env.remove("DROP_ACTIVATION_REQUIRE_NVCC");
-    let why = place.set("NVCC", "/nowhere/nvcc").build().unwrap().1;
+    place.env.remove("DROP_ACTIVATION_DEVICE_CODE");
+    let why = place.set("NVCC", "/nowhere/nvcc").build().unwrap().why;
     assert!(why.contains("/nowhere/nvcc failed: it cannot be run"), "{why}");
 }
 
@@ -235,8 +256,8 @@ fn prebuilt_ptx_does_not_stand_in_for_kernels_that_were_edited() {
     let nvcc = place.nvcc("nvcc", "13.0.88", "sm_75", FAIL);
     let error = place.set("NVCC", &nvcc).build().unwrap_err();
     assert!(error.contains("unsupported GNU version!\nmore"), "{error}");
-    let why = place.set("DOCS_RS", "1").build().unwrap().1;
-    assert!(why.contains("IT IS OLDER"), "{why}");
+    let Embedded { why, warn, .. } = place.set("DROP_ACTIVATION_DEVICE_CODE", "prebuilt").build().unwrap();
+    assert!(why.contains("IT IS OLDER") && warn, "{why}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 #[path = "fake_driver/hostile.rs"]
 mod hostile;
+mod support;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::io::Write;

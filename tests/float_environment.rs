@@ -2,12 +2,14 @@
 //! and with every instruction set; and the caller's is left as it was.
 #![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 
-mod own_process;
+mod support;
 
 use std::arch::asm;
 
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, Element, MaskKey, RRelu, cpu, reference};
+
+use support::own_process;
 
 /// The control register's value in the default environment and in others.
 #[cfg(target_arch = "x86_64")]

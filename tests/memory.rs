@@ -1,10 +1,12 @@
 //! Where there is no memory for a mask, a call says so, and leaves all as it was.
 #![cfg(target_os = "linux")]
 
-mod own_process;
+mod support;
 
 use drop_activation::half::bf16;
 use drop_activation::{DropActivation, Error, MaskKey, MaskOrigin, PackedMask, RRelu, cpu};
+
+use support::own_process;
 
 unsafe extern "C" {
     fn setrlimit(resource: i32, limit: *const [u64; 2]) -> i32;

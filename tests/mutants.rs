@@ -3,29 +3,25 @@
 //! makes of them; and they must find nothing in the kernels as they are, by the same probe.
 //!
 //! The kernels use no shared memory, so there is no `__syncwarp` in them to leave out: what a missing one does
-//! is shown on a kernel of its own in `emulator_self.rs`.
+//! is shown on a kernel of its own in `machines/emulation.rs`.
 //!
 //! `cargo test --test mutants -- --nocapture` prints what caught each.
 #![cfg(feature = "cuda")]
 
-#[path = "suite/data.rs"]
-#[allow(dead_code)]
-mod data;
 mod emulator;
-#[path = "suite/guarded.rs"]
-#[allow(dead_code)]
-mod guarded;
 mod ptx_machine;
+mod support;
 
 use std::{fs, path::PathBuf};
 
-use data::{Bits, Rng, same_bits};
 use drop_activation::cuda::{Addresses, Pass, launch::plan};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, MaskKey, RRelu, reference};
 use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
-use guarded::Guarded;
 use ptx_machine::Ptx;
+use support::activations::{self, SMOOTH};
+use support::data::{Bits, Rng, same_bits, ulp};
+use support::guarded::Guarded;
 
 /// One change to one file of `kernels/`.
 struct Mutant {
@@ -167,7 +163,7 @@ mutants! {
         "const uint64_t offset = a.offset;\n        uint32_t bits = 0;  // lane l: word l",
         ["rrelu_train_backward_f32"], Numbers;
 
-    // tile.cuh: the walk
+    // tile.cuh: the loops over tiles, packs and elements
 
     /// The warps of a block forget that there are others.
     stride_too_short: "tile.cuh" "uint64_t{gridDim.x} * warps_per_block" => "uint64_t{gridDim.x}",
@@ -182,7 +178,7 @@ mutants! {
     tail_off_by_one: "tile.cuh" "inside = i < count" => "inside = i <= count",
         ["relu_forward_f32"], Report("outside every buffer");
     /// Lanes beyond the end have a say in the mask.
-    vote_of_lanes_outside: "tile.cuh" "inside && bit_out" => "bit_out", ["train_forward_relu_bf16"], Numbers;
+    vote_of_lanes_outside: "tile.cuh" "inside && bit" => "bit", ["train_forward_relu_bf16"], Numbers;
     /// A collective that only some lanes come to.
     shuffle_of_lanes_inside: "tile.cuh" "if constexpr (Op::kBitsIn != BitsIn::kNone) bit =" => "if (inside) bit =",
         ["train_forward_relu_bf16"], Report("deadlock");
@@ -199,11 +195,11 @@ mutants! {
     bits_of_the_last_pack: "tile.cuh" "bits_out |= pack_bits << field" => "bits_out = pack_bits << field",
         ["train_forward_relu_f64"], Numbers;
     /// The second step works on the first one's packs.
-    step_loaded_again: "tile.cuh" "load_step(first, at + 32 * step, in0)" => "load_step(first, at, in0)",
+    step_loaded_again: "tile.cuh" "load_step(input, at + 32 * step, input_packs)" => "load_step(input, at, input_packs)",
         ["relu_forward_f32"], Numbers;
     /// A pack is loaded once more after its result was stored, which harms in place only.
-    pack_loaded_again: "tile.cuh" "__stwb(out + at + 32 * (step + k), in0[k].raw);" =>
-        "__stwb(out + at + 32 * (step + k), in0[k].raw); in0[k].raw = __ldcs(first + at + 32 * (step + k));",
+    pack_loaded_again: "tile.cuh" "__stwb(out + at + 32 * (step + k), input_packs[k].raw);" =>
+        "__stwb(out + at + 32 * (step + k), input_packs[k].raw); input_packs[k].raw = __ldcs(input + at + 32 * (step + k));",
         ["relu_forward_f32"], Report("after this launch has written there");
     /// Plain loads, which no cache hint and no check sees.
     plain_loads: "tile.cuh" "packs[k].raw = __ldcs(from + at + 32 * k)" => "packs[k].raw = from[at + 32 * k]",
@@ -248,23 +244,23 @@ mutants! {
     // What is computed
 
     /// Kept elements pass and dropped ones are blocked.
-    keep_inverted: "train.cu" "!(keep && D::real(x) <= 0)" => "!(!keep && D::real(x) <= 0)",
+    keep_inverted: "relu.cu" "!(keep && T::real(x) <= 0)" => "!(!keep && T::real(x) <= 0)",
         ["train_forward_relu_f32"], Numbers;
     /// The gradient at zero.
-    zero_passes: "train.cu" "D::real(x) <= 0" => "D::real(x) < 0", ["train_forward_relu_f32"], Numbers;
+    zero_passes: "relu.cu" "keep && T::real(x) <= 0" => "keep && T::real(x) < 0", ["train_forward_relu_f32"], Numbers;
     /// NaN counts as negative.
-    nan_blocked: "train.cu" "keep && D::real(x) <= 0" => "keep && !(D::real(x) > 0)",
+    nan_blocked: "relu.cu" "keep && T::real(x) <= 0" => "keep && !(T::real(x) > 0)",
         ["train_forward_relu_f32"], Numbers;
     /// p == 1 left to multiplication by 0, which gives -0 and, at -inf, NaN.
-    slope_of_zero: "infer.cu" "mix.kind == DA_MIXTURE_SIGMA ? typename D::Bits{0} : D::bits(mix.slope * value)" =>
-        "D::bits(mix.slope * value)",
+    slope_of_zero: "relu.cu" "weights.mixture == DA_MIXTURE_SIGMA ? Bits{0} : T::bits(weights.slope * value)" =>
+        "T::bits(weights.slope * value)",
         ["infer_forward_relu_f32"], Numbers;
     /// The same by pairs.
-    slope_of_zero_by_pairs: "infer.cu" "IS_SIGMA ? 0 : D::bits(" => "D::bits(",
+    slope_of_zero_by_pairs: "relu.cu" "IS_SIGMA ? 0 : T::bits(" => "T::bits(",
         ["infer_forward_relu_f16"], Numbers;
     /// The high element's product in the place of the low one's.
-    products_exchanged: "infer.cu" "D::bits(mix.slope * low, mix.slope * high)" =>
-        "D::bits(mix.slope * high, mix.slope * low)",
+    products_exchanged: "relu.cu" "T::bits(weights.slope * low, weights.slope * high)" =>
+        "T::bits(weights.slope * high, weights.slope * low)",
         ["infer_forward_relu_bf16"], Numbers;
     /// Rounding towards zero.
     rounding_by_truncation: "dtype.cuh" "__bfloat16_as_ushort(__float2bfloat16_rn(r))" =>
@@ -321,24 +317,24 @@ mutants! {
     value_for_derivative: "activation.cuh" "return activation::derivative(A{}, x)" => "return activation::value(A{}, x)",
         ["train_backward_silu_f32"], Numbers;
     /// Kept elements pass as they are, and dropped ones go through σ.
-    sigma_of_the_dropped: "train.cu" "return keep ? D::bits(sigma<A>(D::real(x))) : x" =>
-        "return keep ? x : D::bits(sigma<A>(D::real(x)))",
+    sigma_of_the_dropped: "smooth.cu" "return keep ? T::bits(sigma<Act>(T::real(x))) : x" =>
+        "return keep ? x : T::bits(sigma<Act>(T::real(x)))",
         ["train_forward_gelu_f32"], Numbers;
     /// The derivative without the gradient.
-    gradient_left_out: "train.cu" "D::bits(D::real(dy) * sigma_derivative<A>(D::real(x)))" =>
-        "D::bits(sigma_derivative<A>(D::real(x)))",
+    gradient_left_out: "smooth.cu" "T::bits(T::real(dy) * sigma_derivative<Act>(T::real(x)))" =>
+        "T::bits(sigma_derivative<Act>(T::real(x)))",
         ["train_backward_sigmoid_bf16"], Numbers;
     /// p and 1 - p exchanged.
-    weights_exchanged: "infer.cu" "fma(mix.p, s, mix.slope * value)" => "fma(mix.slope, s, mix.p * value)",
+    weights_exchanged: "smooth.cu" "fma(weights.p, s, weights.slope * value)" => "fma(weights.slope, s, weights.p * value)",
         ["infer_forward_silu_f16"], Numbers;
     /// σ alone, though p is not 1.
-    mixture_left_out: "infer.cu" "mix.kind == DA_MIXTURE_SIGMA ? d : fma(mix.p, d, mix.slope)" => "d",
+    mixture_left_out: "smooth.cu" "weights.mixture == DA_MIXTURE_SIGMA ? d : fma(weights.p, d, weights.slope)" => "d",
         ["infer_backward_tanh_f64"], Numbers;
 
     /// Another 24 of the 32 random bits.
-    uniform_shift: "rrelu.cu" "random >> 8" => "random & 0xFFFFFF", ["rrelu_train_forward_f32"], Numbers;
+    uniform_shift: "rrelu.cu" "uniform >> 8" => "uniform & 0xFFFFFF", ["rrelu_train_forward_f32"], Numbers;
     /// Another word of the four, by elements only.
-    uniform_word: "tile.cuh" "const uint32_t low = e & 1 ? words.y : words.x" =>
+    uniform_word: "uniforms.cuh" "const uint32_t low = e & 1 ? words.y : words.x" =>
         "const uint32_t low = e & 1 ? words.x : words.y",
         ["rrelu_train_backward_bf16"], Numbers;
 }
@@ -506,8 +502,8 @@ impl<T: Bits> Work<T> {
             }
             other => panic!("the probe does not know {other}"),
         };
-        // Bounds of 4 ulp for each of the two, 8 for GELU, and where p mixes in the identity their sum may cancel.
-        let ulps = if activation == Activation::Gelu { 16.0 } else { 8.0 };
+        // Each of the two may be off; and where p mixes in the identity their sum may cancel.
+        let ulps = 2.0 * activations::smooth(activation).bound;
         let cancels = case.p != 1.0 && stem.starts_with("infer");
         let of = |v: &T| ulps * if cancels { ulp::<T>(v.to_f64()).max(ulp::<T>(1.0)) } else { ulp::<T>(v.to_f64()) };
         let tolerance = output.iter().map(of).collect();
@@ -521,22 +517,16 @@ impl<T: Bits> Work<T> {
 fn telling_points<T: Bits>(n: usize) -> Vec<T> {
     let mut rng = Rng::new(n as u64);
     let beside = |v: f64, rng: &mut Rng| T::from_bits(T::rounded(v).bits().wrapping_add(rng.below(9) as u64) - 4);
+    let roots: Vec<f64> = SMOOTH.iter().filter_map(|row| row.derivative.root).collect();
     let value = |i: usize, rng: &mut Rng| match i % 8 {
-        0 => beside(-1.2784645427610737, rng),
-        1 => beside(-0.7517915246935645, rng),
-        2 => T::rounded(-1.2784645427610737 + 0.4 * (rng.unit() - 0.5)),
+        0 | 1 => beside(roots[i / 8 % roots.len()], rng),
+        2 => T::rounded(roots[i / 8 % roots.len()] + 0.4 * (rng.unit() - 0.5)),
         3 => T::rounded(30.0 * (rng.unit() - 0.5)),
         4 => T::rounded(-75.0 - 40.0 * rng.unit()),
         5 => rng.values::<T>(1)[0],
         _ => T::rounded(2.0 * rng.normal()),
     };
     (0..n).map(|i| value(i, &mut rng)).collect()
-}
-
-/// From |v| to the next number of the type.
-fn ulp<T: Bits>(v: f64) -> f64 {
-    let (here, next) = (T::rounded(v.abs()), T::from_bits(T::rounded(v.abs()).bits() + 1));
-    next.to_f64() - here.to_f64()
 }
 
 fn run_case<T: Bits, M: Machine>(machine: &M, stem: &str, case: &Case) -> Result<(), Finding> {

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""scripts/report on results of a GPU: measured stands beside predicted, and each figure under the GPU that gave it.
+"""scripts/report: on results of a GPU, that measured stands beside predicted, and each figure under the GPU that gave it;
+on those of a CPU, that the baseline is the fastest ReLU; and that no page can differ from its figures.
 
     python3 tests/report_test.py
 """
@@ -16,7 +17,11 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "scripts"))
-import gpu_figures  # noqa: E402
+import report_cpu  # noqa: E402
+import report_gpu  # noqa: E402
+import report_markdown  # noqa: E402
+import report_prediction  # noqa: E402
+import report_pytorch  # noqa: E402
 
 # Two passes and a copy that take as long as their bytes do, but for forward, which takes 1.25 times as long.
 SECONDS = {"copy": 8e-4, "relu_forward": 8e-4, "drop_forward": 8.125e-4 * 1.25, "drop_backward": 8.125e-4}
@@ -38,25 +43,26 @@ RESULTS = {
     },
 }
 
-PASSES = """
-| pass | type | bytes | of the copy's speed, H100 | of the copy's speed, H200 |
-|---|---|--:|--:|--:|
-| Drop-Activation, training forward | f32 | 8.125 | 0.95 to 1 | 0.75 to 0.85 |
-| Drop-Activation, backward | f32 | 8.125 | 0.98 | 0.97 to 1 |
-| ReLU, forward | f32 | 8 | 0.5 | 0.5 |
-"""
-STEPS = """
-| type | by bytes | if nothing overlaps |
-|---|--:|--:|
-| f32 | 0.812 | 0.87 |
+# Of instructions that take a quarter of the bytes' time on an H200, and so a sixth of it on an H100.
+RECORD = """
+# a comment
+pass,dtype,instructions,at_most,next_tile,alu,registers,warps,bytes_in_flight,calls,two_calls,one_call,no_calls
+train_forward_relu,f32,15.7776,15,13,7.5,63,32,131072,3.2,12,10,8
+train_backward_relu,f32,0,5,4,3,48,40,163840,,,,
+relu_forward,f32,0,,4,2,39,48,98304,,,,
+relu_backward,f32,0,,8,4,59,32,131072,,,,
 """
 
 
-def lines(gpu="NVIDIA H200", page=PASSES + STEPS, **changes):
+def prediction():
+    return report_prediction.Prediction(RECORD.strip().splitlines())
+
+
+def lines(gpu="NVIDIA H200", **changes):
     data = copy.deepcopy(RESULTS)
     data["machine"]["gpu"] = gpu
     data |= changes
-    return gpu_figures.page(data, page)
+    return report_gpu.lines(data, prediction())
 
 
 class Report(unittest.TestCase):
@@ -65,28 +71,45 @@ class Report(unittest.TestCase):
         self.assertEqual(len(found), 1, text)
         return [cell.strip() for cell in found[0].strip("|").split("|")][2:]
 
-    def test_the_page_of_predictions_is_understood(self):
-        page = (ROOT / "docs" / "gpu-prediction.md").read_text()
-        for gpu in ("NVIDIA H200", "NVIDIA H100 80GB HBM3"):
-            prediction = gpu_figures.Prediction(page, gpu)
+    def test_predictions_bracket_the_speed(self):
+        recorded = report_prediction.recorded()
+        for gpu in report_prediction.GPUS:
+            for row in recorded.rows.values():
+                low, high = row.of_copy(gpu)
+                self.assertTrue(0.2 < low < high == 1, (gpu, row.name, row.dtype, low))
             for dtype in ("f32", "bf16"):
-                for low, high in (
-                    *(prediction.of_copy[name, dtype] for name in gpu_figures.NAMES.values()),
-                    prediction.step[dtype],
-                ):
-                    self.assertTrue(0.2 < low <= high < 1.5, (gpu, dtype, low, high))
+                by_bytes, neither, one = recorded.step(dtype, gpu)
+                self.assertTrue(0.8 < by_bytes < neither < one < 1.5, (gpu, dtype))
+
+    def test_predictions_follow_from_instructions(self):
+        forward = prediction().rows["train_forward_relu", "f32"]
+        # 33.4e12 slots a second are 7.767 for each of an H200's bytes and 11.13 for an H100's: 2.031 and 1.417 bytes' time.
+        self.assertAlmostEqual(forward.of_copy("H200")[0], 8.125 / (8.125 + 2.0313), 4)
+        self.assertAlmostEqual(forward.of_copy("H100")[0], 8.125 / (8.125 + 1.4171), 4)
+        by_bytes, neither, one = prediction().step("f32", "H200")
+        self.assertAlmostEqual(by_bytes, 16.25 / 20)
+        self.assertAlmostEqual(neither, (16.25 + 2.0313) / 20, 4)
+        self.assertAlmostEqual(one, neither)
+        table = list(prediction().tables())
+        self.assertIn(
+            "| Drop-Activation, training forward | f32 | 8.125 | 15.8 | 15 | 13.0 | 25 % | 24 % | 63 | 32 | 128 "
+            "| 0.80 to 1 | 0.85 to 1 |",
+            table,
+        )
+        self.assertIn("| f32 | 0.812 | 0.91 | 0.91 |", table)
+        self.assertIn("| k/16 | 1 | 10.0 |", table)
 
     def test_measured_stands_beside_predicted(self):
         text = lines()
         forward = self.row(text, "training forward, of the copy's bytes a second")
-        self.assertEqual(forward, ["0.750 to 0.850", "0.800", "as predicted", "at least 0.96", "missed"])
+        self.assertEqual(forward, ["0.800 to 1.000", "0.800", "as predicted", "at least 0.96", "missed"])
         backward = self.row(text, "backward, of the copy's bytes a second")
-        self.assertEqual(backward, ["0.970 to 1.000", "1.000", "as predicted", "at least 0.97", "met"])
+        self.assertEqual(backward, ["1.000", "1.000", "as predicted", "at least 0.97", "met"])
         step = self.row(text, "step / plain ReLU's")
-        self.assertEqual(step, ["0.812 to 0.870", "0.850", "as predicted", "at most 0.85", "met"])
+        self.assertEqual(step, ["0.812 to 0.914", "0.850", "as predicted", "at most 0.85", "met"])
         self.assertEqual(self.row(text, "step / PyTorch's ReLU's")[1:3], ["0.680", "better"])
         composed = self.row(text, "step / the operation composed in PyTorch")
-        self.assertEqual(composed, ["0.226 to 0.242", "0.236", "as predicted", "at most 0.25", "met"])
+        self.assertEqual(composed, ["0.226 to 0.254", "0.236", "as predicted", "at most 0.25", "met"])
         self.assertFalse([line for line in text if line.startswith("| step / that through torch.compile |")])
         self.assertIn("| f32, 2^28 | 2684 | 0.800 | 1.000 | 1.000 | 1700.0 | 0.850 | 0.680 | 0.236 |  |", text)
         self.assertIn("| identity | 0.987 |", text)
@@ -96,8 +119,10 @@ class Report(unittest.TestCase):
         text = lines("NVIDIA H100 80GB HBM3")
         self.assertTrue(text[0].startswith("Measured on **NVIDIA H100 80GB HBM3**, driver 580.82.07, PyTorch 2.11.0"))
         self.assertIn("of commit 0123456789ab.", text[0])
-        self.assertEqual(self.row(text, "training forward, of the copy's bytes a second")[2], "worse")
-        self.assertEqual(self.row(text, "backward, of the copy's bytes a second")[2], "better")
+        self.assertEqual(
+            self.row(text, "training forward, of the copy's bytes a second")[:3],
+            ["0.851 to 1.000", "0.800", "worse"],
+        )
 
     def test_what_did_not_pass_is_told(self):
         self.assertIn("Not passed: compiled (timed out).", lines())
@@ -111,8 +136,44 @@ class Report(unittest.TestCase):
     def test_what_is_refused(self):
         with self.assertRaisesRegex(ValueError, "rehearsal"):
             lines(bundle={"commit": "c0ffee", "rehearsal": True})
-        with self.assertRaisesRegex(ValueError, "gpu-prediction.md has no table"):
-            lines(page=STEPS)
+        with self.assertRaisesRegex(ValueError, r"blocks \['b'\], there are figures for \['a'\]"):
+            report_markdown.filled("<!-- generated by scripts/report: b -->\n<!-- end -->\n", {"a": []})
+
+    def test_a_block_is_replaced_and_nothing_else(self):
+        page = "one\n<!-- generated by scripts/report: a -->\nold\n<!-- end -->\ntwo\n"
+        new = page.replace("old\n", "\nnew | 1\\0 |\n\n")
+        self.assertEqual(report_markdown.filled(page, {"a": ["new | 1\\0 |"]}), new)
+        self.assertEqual(report_markdown.filled(new, {"a": ["new | 1\\0 |"]}), new)
+
+    def test_the_baseline_is_the_faster_relu(self):
+        seconds = {"copy": 1.0, "drop_step": 3.0, "relu_step": 4.0, "ndarray_relu_step": 2.0, "draw": 1.0}
+        row = {"dtype": "f32", "n": 1 << 16, "p": 0.95, "cold": False}
+        faster, slower = (
+            report_cpu.rows_of({"rows": [row | {"seconds": seconds | {"ndarray_relu_step": time}}]})[0]
+            for time in (2.0, 5.0)
+        )
+        self.assertEqual((faster.in_relus("drop_step", "step"), slower.in_relus("drop_step", "step")), (1.5, 0.75))
+        # Files of before name the forward pass alone.
+        old = report_cpu.Row(row | {"seconds": {"ndarray_relu": 1.0, "relu_forward": 2.0, "drop_forward": 3.0}})
+        self.assertEqual(old.in_relus("drop_forward", "forward"), 3)
+
+    def test_the_bytes_of_a_file_are_its_own(self):
+        row = {"dtype": "f32", "n": 1000, "p": 0.95, "cold": True, "seconds": {"copy": 2.0, "drop_step": 1.0}}
+        self.assertEqual(report_cpu.Row(row).speed("drop_step"), 16250)
+        self.assertEqual(report_cpu.Row(row, {"drop_step": [1, 1]}).speed("drop_step"), 5000)
+
+    def test_beside_pytorch(self):
+        parts = {"torch_relu": 4e-6, "relu": 5e-6, "drop": 6e-6}
+        seconds = {f"{name}_{part}": t for name, t in parts.items() for part in ("forward", "backward", "step")}
+        row = {"dtype": "f32", "n": 1 << 18, "p": 0.95, "cold": False, "threads": 2, "processes": "one"}
+        rows = report_pytorch.rows_of({"kernels": {"rows": [row | {"seconds": seconds}]}})
+        self.assertIn(
+            "| f32, 2^18, warm | 2 | one process | 4.0 | 1.25 | 1.25 | 1.25 | 6.0 | 1.50 | 1.50 | 1.50 |",
+            report_pytorch.tables(rows),
+        )
+        self.assertIn(
+            "| f32 | 2 | one process |  | 1.50 to 1.50 |  |  | 1.25 to 1.25 |  |", report_pytorch.summary(rows, 1 << 25)
+        )
 
     def test_a_file_of_results_makes_the_page_stale_until_it_is_in_it(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -120,6 +181,9 @@ class Report(unittest.TestCase):
             for name in ("scripts", "docs"):
                 shutil.copytree(ROOT / name, root / name)
             (root / "benches/results").mkdir(parents=True)
+            (root / "tests/data").mkdir(parents=True)
+            for name in ("benches/bytes.json", "tests/data/compiled-passes.csv"):
+                shutil.copy(ROOT / name, root / name)
             report = lambda *options: subprocess.run(
                 [sys.executable, str(root / "scripts/report"), *options], capture_output=True, text=True
             )
@@ -127,13 +191,19 @@ class Report(unittest.TestCase):
             self.assertEqual(report("--check").returncode, 0)
             (root / "benches/results/2026-12-01-h200.json").write_text(json.dumps(RESULTS))
             stale = report("--check")
-            self.assertEqual((stale.returncode, "run scripts/report" in stale.stderr), (1, True), stale)
+            self.assertEqual(stale.stderr, "not of the figures: docs/performance.md; run scripts/report\n")
+            self.assertEqual(stale.returncode, 1)
             self.assertEqual(report().returncode, 0)
             self.assertEqual(report("--check").returncode, 0)
             page = (root / "docs/performance.md").read_text()
             self.assertIn("### h200\n\n`benches/results/2026-12-01-h200.json`\n\nMeasured on **NVIDIA H200**", page)
             shown = report("--show", str(root / "benches/results/2026-12-01-h200.json"))
             self.assertIn(shown.stdout.strip(), page)
+            record = root / "tests/data/compiled-passes.csv"
+            record.write_text(record.read_text().replace("train_forward_relu,f32,14.", "train_forward_relu,f32,24."))
+            stale = report("--check")
+            pages = "docs/performance.md, docs/gpu-prediction.md"
+            self.assertEqual(stale.stderr, f"not of the figures: {pages}; run scripts/report\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 //! was forked; and the stack that it needs is the one that the documentation states.
 #![cfg(target_os = "linux")]
 
-mod own_process;
+mod support;
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, Element, MaskKey, PackedMask, Pass, RRelu, cpu, reference};
 
-use own_process::{command, limited, passes};
+use support::own_process::{command, limited, passes};
 
 /// Enough for several tasks.
 const LARGE: usize = 5 * (1 << 16) + 77;

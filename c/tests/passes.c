@@ -1,35 +1,10 @@
 /* Every pass over every type, apart and in place, against the same in plain C. */
+#include "activations.h"
 #include "check.h"
-
-#include <math.h>
 
 enum { N = 5003, WORDS = (N + 31) / 32 };
 
-static const uint32_t ACTIVATIONS[] = {DACT_ACTIVATION_RELU, DACT_ACTIVATION_SIGMOID, DACT_ACTIVATION_TANH,
-                                       DACT_ACTIVATION_GELU, DACT_ACTIVATION_SILU};
-
 static int bit(const uint32_t *mask, size_t i) { return mask[i / 32] >> (i % 32) & 1; }
-
-static double sigma(uint32_t activation, double x) {
-  switch (activation) {
-  case DACT_ACTIVATION_RELU: return x > 0 ? x : 0;
-  case DACT_ACTIVATION_SIGMOID: return 1 / (1 + exp(-x));
-  case DACT_ACTIVATION_TANH: return tanh(x);
-  case DACT_ACTIVATION_GELU: return x * erfc(-x / sqrt(2)) / 2;
-  default: return x / (1 + exp(-x));
-  }
-}
-
-static double derivative(uint32_t activation, double x) {
-  double s = 1 / (1 + exp(-x));
-  switch (activation) {
-  case DACT_ACTIVATION_RELU: return x > 0;
-  case DACT_ACTIVATION_SIGMOID: return s * (1 - s);
-  case DACT_ACTIVATION_TANH: return 1 - tanh(x) * tanh(x);
-  case DACT_ACTIVATION_GELU: return erfc(-x / sqrt(2)) / 2 + x * exp(-x * x / 2) / sqrt(2 * acos(-1.0));
-  default: return s * (1 + x * (1 - s));
-  }
-}
 
 /* The types as C has them: 16-bit floats are read and written by their bits. */
 static double load(uint32_t dtype, const void *from, size_t i) {
@@ -147,7 +122,7 @@ static void drop_activation(uint32_t dtype, uint32_t activation, memory at) {
   run(&pass, dtype, at.x, NULL, at.y, at.mask);
   for (size_t i = 0; i < N; i++) {
     double x = number(i);
-    close_to(dtype, at.y, i, bit(at.keep, i) ? sigma(activation, x) : x);
+    close_to(dtype, at.y, i, bit(at.keep, i) ? ACTIVATIONS[activation].value(x) : x);
     CHECK(bit(at.mask, i) == (relu ? !(bit(at.keep, i) && x <= 0) : bit(at.keep, i)));
   }
   CHECK(at.mask[WORDS - 1] >> N % 32 == 0 && at.keep[WORDS - 1] >> N % 32 == 0);
@@ -156,17 +131,17 @@ static void drop_activation(uint32_t dtype, uint32_t activation, memory at) {
   run(&pass, dtype, at.dy, relu ? NULL : at.x, at.dx, at.mask);
   for (size_t i = 0; i < N; i++) {
     double x = number(i), dy = number(3 * i + 1);
-    close_to(dtype, at.dx, i, bit(at.keep, i) ? dy * derivative(activation, x) : dy);
+    close_to(dtype, at.dx, i, bit(at.keep, i) ? dy * ACTIVATIONS[activation].derivative(x) : dy);
   }
 
   pass.kind = DACT_PASS_INFER;
   run(&pass, dtype, at.x, NULL, at.y, NULL);
-  for (size_t i = 0; i < N; i++) close_to(dtype, at.y, i, 0.25 * number(i) + 0.75 * sigma(activation, number(i)));
+  for (size_t i = 0; i < N; i++) close_to(dtype, at.y, i, 0.25 * number(i) + 0.75 * ACTIVATIONS[activation].value(number(i)));
 
   pass.kind = DACT_PASS_INFER_BACKWARD;
   run(&pass, dtype, at.dy, at.x, at.dx, NULL);
   for (size_t i = 0; i < N; i++) {
-    close_to(dtype, at.dx, i, number(3 * i + 1) * (0.25 + 0.75 * derivative(activation, number(i))));
+    close_to(dtype, at.dx, i, number(3 * i + 1) * (0.25 + 0.75 * ACTIVATIONS[activation].derivative(number(i))));
   }
   if (!relu) return;
 
@@ -230,7 +205,10 @@ int main(void) {
   for (uint32_t dtype = DACT_DTYPE_F32; dtype <= DACT_DTYPE_F64; dtype++) {
     size_t bytes = N * size_of(dtype);
     memory at = {malloc(bytes), malloc(bytes), malloc(bytes), malloc(bytes), malloc(4 * WORDS), malloc(4 * WORDS)};
-    for (size_t i = 0; i < sizeof ACTIVATIONS / sizeof *ACTIVATIONS; i++) drop_activation(dtype, ACTIVATIONS[i], at);
+    for (uint32_t code = 0; code < ACTIVATION_COUNT; code++) {
+      CHECK(ACTIVATIONS[code].code == code);
+      drop_activation(dtype, code, at);
+    }
     others(dtype, at);
     free(at.x), free(at.y), free(at.dy), free(at.dx), free(at.mask), free(at.keep);
   }

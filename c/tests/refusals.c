@@ -1,4 +1,5 @@
 /* Every mistake that can be noticed is refused, with words that help, and nothing is written. */
+#include "activations.h"
 #include "check.h"
 
 enum { N = 100, WORDS = (N + 31) / 32 };
@@ -47,7 +48,10 @@ int main(void) {
 
   BUT(pass.kind = 0, "pass.kind is 0", "1 to 12");
   BUT(pass.kind = 13, "pass.kind is 13");
-  BUT(pass.activation = 5, "pass.activation is 5", "4 (silu)");
+  char given[32], last[64];
+  sprintf(given, "pass.activation is %d", ACTIVATION_COUNT);
+  sprintf(last, "%d (%s)", ACTIVATION_COUNT - 1, ACTIVATIONS[ACTIVATION_COUNT - 1].name);
+  BUT(pass.activation = ACTIVATION_COUNT, given, last);
   BUT(pass.reserved = 1, "pass.reserved is 1");
   BUT(pass.p = 1.5, "p is 1.5", "0 <= p <= 1");
   BUT(pass.p = -0.1, "p is -0.1");

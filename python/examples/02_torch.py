@@ -19,7 +19,7 @@ model = nn.Sequential(nn.Linear(2, 64), DropActivation(p=0.95), nn.Linear(64, 64
 print(replace_relu(model, p=0.95))  # the one ReLU that is left
 
 optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
-for step in range(200):
+for _ in range(200):
     loss = nn.functional.cross_entropy(model(x), labels)
     optimiser.zero_grad()
     loss.backward()

@@ -19,6 +19,7 @@ use std::ops::Range;
 use crate::cpu::keep::{BATCH, Batch, GROUP, KeepStream, Meanwhile};
 use crate::cpu::pool::Pool;
 use crate::cpu::room::Room;
+use crate::cpu::run::MaskWords;
 use crate::cpu::share::share;
 use crate::cpu::simd::{self, Fence, LINE, Lines, Simd, Task};
 use crate::cpu::tuning::{AHEAD, ALIGNED, LARGEST_TASK, MASK_AHEAD, STREAM_BYTES, TASK, TASKS_A_THREAD, WRITE_AHEAD};
@@ -79,7 +80,15 @@ pub enum Words<'a> {
     DrawStore(&'a KeepStream, &'a mut [u32]),
 }
 
-impl Words<'_> {
+impl<'a> Words<'a> {
+    /// Drawn, and stored if there are words to write.
+    pub(crate) fn drawn(stream: &'a KeepStream, mask: MaskWords<'a>) -> Self {
+        match mask {
+            MaskWords::Write(words) => Self::DrawStore(stream, words),
+            MaskWords::None | MaskWords::Read(_) => Self::Draw(stream),
+        }
+    }
+
     fn split(self, words: usize) -> (Self, Self) {
         match self {
             Self::None => (Self::None, Self::None),
@@ -96,6 +105,16 @@ impl Words<'_> {
                 let (a, b) = mask.split_at_mut(words);
                 (Self::DrawStore(stream, a), Self::DrawStore(stream, b))
             }
+        }
+    }
+}
+
+impl<'a> From<MaskWords<'a>> for Words<'a> {
+    fn from(mask: MaskWords<'a>) -> Self {
+        match mask {
+            MaskWords::None => Self::None,
+            MaskWords::Read(words) => Self::Load(words),
+            MaskWords::Write(words) => Self::Store(words),
         }
     }
 }

@@ -15,36 +15,36 @@
 //! input. Lengths are in elements; any length will do, 0 too. A call that gives an error has written
 //! nothing.
 
-pub(crate) mod job;
+mod job;
 mod keep;
-pub(crate) mod passes;
+mod lane;
+mod passes;
 mod philox;
 mod pool;
 mod room;
+mod run;
 mod share;
 #[allow(unsafe_code)] // vector instructions
-pub(crate) mod simd;
+mod simd;
 mod smooth;
 pub(crate) mod sums;
 mod tuning;
 mod uniform;
-mod words;
 
+pub use run::{MaskWords, run, run_over_saved};
 #[doc(hidden)] // for the benches
 pub use uniform::uniform_words;
-pub use words::{MaskWords, keep_words, run, run_over_saved};
 
-use job::Words;
 use keep::KeepStream;
-use passes::Pass;
+use run::{Mask, call, tensors};
 
-use crate::check;
 use crate::element::Element;
 use crate::error::Result;
 use crate::io::InOut;
 use crate::key::MaskKey;
-use crate::mask::{MaskOrigin, PackedMask, zero_words};
-use crate::operation::{Activation, DropActivation, RRelu};
+use crate::mask::{MaskOrigin, PackedMask, clear_unused, zero_words};
+use crate::operation::{DropActivation, RRelu};
+use crate::pass::{Pass, word_count};
 
 /// Training forward (the paper's equation 3): `y = keep ? σ(x) : x`. Gives the mask that the backward
 /// pass needs.
@@ -67,7 +67,7 @@ use crate::operation::{Activation, DropActivation, RRelu};
 /// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for x;
 /// [`Error::MaskMemory`](crate::Error::MaskMemory).
 pub fn forward<'a, T: Element>(op: &DropActivation, key: MaskKey, io: impl Into<InOut<'a, T>>) -> Result<PackedMask> {
-    let mut mask = empty_mask(op);
+    let mut mask = PackedMask::assemble(MaskOrigin::DropActivation(*op), 0, Vec::new());
     forward_into(op, key, io, &mut mask)?;
     Ok(mask)
 }
@@ -83,17 +83,7 @@ pub fn forward_into<'a, T: Element>(
     io: impl Into<InOut<'a, T>>,
     mask: &mut PackedMask,
 ) -> Result<()> {
-    let io = io.into();
-    let len = io.checked_len("y", "x")?;
-    check::key_covers(key, len)?;
-    let words = mask.renew(MaskOrigin::DropActivation(*op), len)?;
-    let stream = KeepStream::new(op, key);
-    let words = Words::DrawStore(&stream, words);
-    match op.activation() {
-        Activation::Relu => T::run(Pass::DropRelu, io, None, words),
-        activation => T::run(Pass::DropSigma(activation), io, None, words),
-    }
-    Ok(())
+    call(&Pass::Forward { op: *op, key }, tensors(io.into(), None), Mask::Make(mask))
 }
 
 /// [`forward`] for ReLU and a caller that keeps y anyway: stores no mask.
@@ -106,12 +96,7 @@ pub fn forward_without_mask<'a, T: Element>(
     key: MaskKey,
     io: impl Into<InOut<'a, T>>,
 ) -> Result<()> {
-    let io = io.into();
-    check::can_go_without_mask(op)?;
-    let len = io.checked_len("y", "x")?;
-    check::key_covers(key, len)?;
-    T::run(Pass::DropRelu, io, None, Words::Draw(&KeepStream::new(op, key)));
-    Ok(())
+    call(&Pass::ForwardWithoutMask { op: *op, key }, tensors(io.into(), None), Mask::None)
 }
 
 /// Training backward, from dy to dx: `dx = keep ? dy σ'(x) : dy`, and for ReLU `dx = pass ? dy : +0`,
@@ -128,16 +113,7 @@ pub fn backward<'a, T: Element>(
     x: Option<&[T]>,
     io: impl Into<InOut<'a, T>>,
 ) -> Result<()> {
-    let io = io.into();
-    let len = io.checked_len("dx", "dy")?;
-    check::mask_fits(op, mask.origin(), mask.len(), len)?;
-    let x = check::saved_input(op, x, |x| x.len(), len)?;
-    let words = Words::Load(mask.words());
-    match op.activation() {
-        Activation::Relu => T::run(Pass::Select, io, None, words),
-        activation => T::run(Pass::DropSigmaBackward(activation), io, x, words),
-    }
-    Ok(())
+    call(&Pass::Backward { op: *op }, tensors(io.into(), x), Mask::Made(mask))
 }
 
 /// ReLU's training backward for a caller that stored y and no mask: `dx = (y == 0) ? +0 : dy`.
@@ -148,12 +124,7 @@ pub fn backward<'a, T: Element>(
 /// [`Error::NeedsMask`](crate::Error::NeedsMask) for another nonlinearity;
 /// [`Error::Length`](crate::Error::Length) if y or dx is not as long as dy.
 pub fn backward_from_output<'a, T: Element>(op: &DropActivation, y: &[T], io: impl Into<InOut<'a, T>>) -> Result<()> {
-    let io = io.into();
-    check::can_go_without_mask(op)?;
-    let len = io.checked_len("dx", "dy")?;
-    check::same_length("y", y.len(), "dy", len)?;
-    T::run(Pass::SelectNonzero, io, Some(y), Words::None);
-    Ok(())
+    call(&Pass::BackwardFromOutput { op: *op }, tensors(io.into(), Some(y)), Mask::None)
 }
 
 /// Inference forward (the paper's equation 5): `y = (1-p) x + p σ(x)`; for ReLU the Leaky ReLU of
@@ -162,10 +133,7 @@ pub fn backward_from_output<'a, T: Element>(op: &DropActivation, y: &[T], io: im
 /// # Errors
 /// [`Error::Length`](crate::Error::Length) if y is not as long as x.
 pub fn infer<'a, T: Element>(op: &DropActivation, io: impl Into<InOut<'a, T>>) -> Result<()> {
-    let io = io.into();
-    io.checked_len("y", "x")?;
-    T::run(Pass::Infer(*op), io, None, Words::None);
-    Ok(())
+    call(&Pass::Infer { op: *op }, tensors(io.into(), None), Mask::None)
 }
 
 /// Inference backward, from dy to dx: `dx = dy ((1-p) + p σ'(x))`.
@@ -173,11 +141,7 @@ pub fn infer<'a, T: Element>(op: &DropActivation, io: impl Into<InOut<'a, T>>) -
 /// # Errors
 /// [`Error::Length`](crate::Error::Length) if x or dx is not as long as dy.
 pub fn infer_backward<'a, T: Element>(op: &DropActivation, x: &[T], io: impl Into<InOut<'a, T>>) -> Result<()> {
-    let io = io.into();
-    let len = io.checked_len("dx", "dy")?;
-    check::same_length("x", x.len(), "dy", len)?;
-    T::run(Pass::InferBackward(*op), io, Some(x), Words::None);
-    Ok(())
+    call(&Pass::InferBackward { op: *op }, tensors(io.into(), Some(x)), Mask::None)
 }
 
 /// RReLU's training forward (the paper's equation 6): `y = x >= 0 ? x : U x`. Gives the mask of
@@ -201,12 +165,7 @@ pub fn rrelu_forward_into<'a, T: Element>(
     io: impl Into<InOut<'a, T>>,
     mask: &mut PackedMask,
 ) -> Result<()> {
-    let io = io.into();
-    let len = io.checked_len("y", "x")?;
-    check::key_covers(key, len)?;
-    let words = mask.renew(MaskOrigin::RRelu(*op, key), len)?;
-    T::run(Pass::DropRRelu(*op, key), io, None, Words::Store(words));
-    Ok(())
+    call(&Pass::RreluForward { op: *op, key }, tensors(io.into(), None), Mask::Make(mask))
 }
 
 /// RReLU's training backward, from dy to dx: `dx = x >= 0 ? dy : U dy`, with U drawn again.
@@ -214,11 +173,8 @@ pub fn rrelu_forward_into<'a, T: Element>(
 /// # Errors
 /// Those of [`backward`].
 pub fn rrelu_backward<'a, T: Element>(op: &RRelu, mask: &PackedMask, io: impl Into<InOut<'a, T>>) -> Result<()> {
-    let io = io.into();
-    let len = io.checked_len("dx", "dy")?;
-    let key = check::rrelu_mask_fits(op, mask.origin(), mask.len(), len)?;
-    T::run(Pass::DropRReluBackward(*op, key), io, None, Words::Load(mask.words()));
-    Ok(())
+    let key = mask.origin().slopes_key(op)?;
+    call(&Pass::RreluBackward { op: *op, key }, tensors(io.into(), None), Mask::Made(mask))
 }
 
 /// RReLU at inference: `y = x >= 0 ? x : (lower + upper)/2 x`.
@@ -226,10 +182,7 @@ pub fn rrelu_backward<'a, T: Element>(op: &RRelu, mask: &PackedMask, io: impl In
 /// # Errors
 /// [`Error::Length`](crate::Error::Length) if y is not as long as x.
 pub fn rrelu_infer<'a, T: Element>(op: &RRelu, io: impl Into<InOut<'a, T>>) -> Result<()> {
-    let io = io.into();
-    io.checked_len("y", "x")?;
-    T::run(Pass::RReluInfer(*op), io, None, Words::None);
-    Ok(())
+    call(&Pass::RreluInfer { op: *op }, tensors(io.into(), None), Mask::None)
 }
 
 /// RReLU's inference backward, from dy to dx: `dx = x >= 0 ? dy : (lower + upper)/2 dy`.
@@ -237,11 +190,7 @@ pub fn rrelu_infer<'a, T: Element>(op: &RRelu, io: impl Into<InOut<'a, T>>) -> R
 /// # Errors
 /// [`Error::Length`](crate::Error::Length) if x or dx is not as long as dy.
 pub fn rrelu_infer_backward<'a, T: Element>(op: &RRelu, x: &[T], io: impl Into<InOut<'a, T>>) -> Result<()> {
-    let io = io.into();
-    let len = io.checked_len("dx", "dy")?;
-    check::same_length("x", x.len(), "dy", len)?;
-    T::run(Pass::RReluInferBackward(*op), io, Some(x), Words::None);
-    Ok(())
+    call(&Pass::RreluInferBackward { op: *op }, tensors(io.into(), Some(x)), Mask::None)
 }
 
 /// Plain ReLU: `y = x <= 0 ? +0 : x`.
@@ -249,10 +198,7 @@ pub fn rrelu_infer_backward<'a, T: Element>(op: &RRelu, x: &[T], io: impl Into<I
 /// # Errors
 /// [`Error::Length`](crate::Error::Length) if y is not as long as x.
 pub fn relu_forward<'a, T: Element>(io: impl Into<InOut<'a, T>>) -> Result<()> {
-    let io = io.into();
-    io.checked_len("y", "x")?;
-    T::run(Pass::Relu, io, None, Words::None);
-    Ok(())
+    call(&Pass::ReluForward, tensors(io.into(), None), Mask::None)
 }
 
 /// Plain ReLU's backward from its output, from dy to dx: `dx = y <= 0 ? +0 : dy`.
@@ -260,11 +206,7 @@ pub fn relu_forward<'a, T: Element>(io: impl Into<InOut<'a, T>>) -> Result<()> {
 /// # Errors
 /// [`Error::Length`](crate::Error::Length) if y or dx is not as long as dy.
 pub fn relu_backward<'a, T: Element>(y: &[T], io: impl Into<InOut<'a, T>>) -> Result<()> {
-    let io = io.into();
-    let len = io.checked_len("dx", "dy")?;
-    check::same_length("y", y.len(), "dy", len)?;
-    T::run(Pass::ReluBackward, io, Some(y), Words::None);
-    Ok(())
+    call(&Pass::ReluBackward, tensors(io.into(), Some(y)), Mask::None)
 }
 
 /// The instructions that this module runs with: `"avx512"`, `"avx2"` or `"portable"`, the best that the machine has.
@@ -281,12 +223,21 @@ pub fn instruction_set() -> &'static str {
 /// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for `len` elements;
 /// [`Error::MaskMemory`](crate::Error::MaskMemory).
 pub fn keep_mask(op: &DropActivation, key: MaskKey, len: usize) -> Result<Vec<u32>> {
-    check::key_covers(key, len)?;
+    key.check_covers(len)?;
     let mut words = zero_words(len)?;
     keep_words(op, key, len, &mut words)?;
     Ok(words)
 }
 
-fn empty_mask(op: &DropActivation) -> PackedMask {
-    PackedMask::assemble(MaskOrigin::DropActivation(*op), 0, Vec::new())
+/// The keep bits of `len` elements, as [`keep_mask`] gives them, into words of the caller's.
+///
+/// # Errors
+/// [`Error::WordCount`](crate::Error::WordCount) unless there are `ceil(len / 32)` words;
+/// [`Error::IndexRange`](crate::Error::IndexRange) if the key's `first` leaves no room for `len` elements.
+pub fn keep_words(op: &DropActivation, key: MaskKey, len: usize, words: &mut [u32]) -> Result<()> {
+    key.check_covers(len)?;
+    word_count(words.len(), len)?;
+    keep::fill(KeepStream::new(op, key), words);
+    clear_unused(words, len);
+    Ok(())
 }

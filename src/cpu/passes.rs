@@ -1,91 +1,79 @@
 //! The passes: what each does to a block of 32 elements.
 
-use std::hint::black_box;
-
+use crate::activation::Activation;
 use crate::cpu::job::{self, Bits, BlockPass, Words};
+use crate::cpu::keep::KeepStream;
+use crate::cpu::lane::{Lane, map};
 use crate::cpu::philox::Philox;
+use crate::cpu::run::MaskWords;
 use crate::cpu::simd::Simd;
 use crate::cpu::smooth::Smooth;
 use crate::element::Element;
 use crate::float_environment::DefaultEnvironment;
-use crate::io::InOut;
+use crate::io::{AnyTensors, Tensors};
 use crate::key::MaskKey;
-use crate::operation::{Activation, DropActivation, Mixture, RRelu};
+use crate::operation::{DropActivation, Mixture, RRelu};
+use crate::pass::Pass;
 use crate::real::Real;
 
-/// A pass with its parameters, as the doors name it. Which tensors and bits go with it: see the structures of
-/// the same names below.
-#[derive(Clone, Copy, Debug)]
-pub enum Pass {
-    DropRelu,
-    Select,
-    SelectNonzero,
-    Relu,
-    ReluBackward,
-    DropSigma(Activation),
-    DropSigmaBackward(Activation),
-    Infer(DropActivation),
-    InferBackward(DropActivation),
-    DropRRelu(RRelu, MaskKey),
-    DropRReluBackward(RRelu, MaskKey),
-    RReluInfer(RRelu),
-    RReluInferBackward(RRelu),
+/// Runs a checked pass. Words that it has no use for are not looked at.
+pub(crate) fn run(pass: &Pass, tensors: AnyTensors<'_>, mask: MaskWords<'_>) {
+    match tensors {
+        AnyTensors::F32(tensors) => run_on(pass, tensors, mask),
+        AnyTensors::F16(tensors) => run_on(pass, tensors, mask),
+        AnyTensors::Bf16(tensors) => run_on(pass, tensors, mask),
+        AnyTensors::F64(tensors) => run_on(pass, tensors, mask),
+    }
 }
 
-impl Pass {
-    /// Runs the pass over a tensor: see [`job::run`].
-    pub(crate) fn run<T: Element>(self, io: InOut<'_, T>, second: Option<&[T]>, words: Words<'_>) {
-        match self {
-            // These compare and choose by the elements' bits: see `Simd`.
-            Self::DropRelu => job::run(&DropRelu, io, second, words),
-            Self::Select => job::run(&Select, io, second, words),
-            Self::SelectNonzero => job::run(&SelectNonzero, io, second, words),
-            Self::Relu => job::run(&Relu, io, second, words),
-            Self::ReluBackward => job::run(&ReluBackward, io, second, words),
-            arithmetic => {
-                let _environment = DefaultEnvironment::enter();
-                arithmetic.compute(io, second, words);
-            }
+/// The passes that compare and select elements by their bits; they need no floating-point environment.
+fn run_on<T: Lane>(pass: &Pass, tensors: Tensors<'_, T>, mask: MaskWords<'_>) {
+    let Tensors { io, saved } = tensors;
+    match *pass {
+        Pass::Forward { op, key } if op.activation() == Activation::Relu => {
+            job::run(&DropRelu, io, None, Words::drawn(&KeepStream::new(&op, key), mask));
         }
-    }
-
-    /// Runs a pass that does arithmetic, in the default floating-point environment. Parameters need not be in memory,
-    /// so they go through a black box: see [`in_default`](crate::float_environment::in_default).
-    fn compute<T: Element>(self, io: InOut<'_, T>, second: Option<&[T]>, words: Words<'_>) {
-        match self {
-            Self::DropRelu | Self::Select | Self::SelectNonzero | Self::Relu | Self::ReluBackward => {
-                unreachable!("no arithmetic")
-            }
-            Self::DropSigma(activation) => job::run(&DropSigma(activation), io, second, words),
-            Self::DropSigmaBackward(activation) => job::run(&DropSigmaBackward(activation), io, second, words),
-            Self::Infer(op) => match (black_box(op).mixture::<T::Real>(), op.activation()) {
-                (Mixture::Sigma, Activation::Relu) => job::run(&Relu, io, second, words),
-                (Mixture::Mixed { slope, .. }, Activation::Relu) => {
-                    job::run(&LeakyRelu(T::Real::from_f64(slope)), io, second, words);
-                }
-                _ => job::run(&Infer(black_box(op)), io, second, words),
-            },
-            Self::InferBackward(op) => job::run(&InferBackward(black_box(op)), io, second, words),
-            Self::DropRRelu(op, key) => job::run(&DropRRelu(Slopes::new(&black_box(op), key)), io, second, words),
-            Self::DropRReluBackward(op, key) => {
-                job::run(&DropRReluBackward(Slopes::new(&black_box(op), key)), io, second, words);
-            }
-            Self::RReluInfer(op) => {
-                job::run(&LeakyRelu(T::Real::from_f64(op.inference_slope())), io, second, words);
-            }
-            Self::RReluInferBackward(op) => job::run(&RReluInferBackward(black_box(op)), io, second, words),
+        Pass::ForwardWithoutMask { op, key } => {
+            job::run(&DropRelu, io, None, Words::Draw(&KeepStream::new(&op, key)));
+        }
+        Pass::Backward { op } if op.activation() == Activation::Relu => job::run(&Select, io, None, mask.into()),
+        Pass::BackwardFromOutput { .. } => job::run(&SelectNonzero, io, saved, Words::None),
+        Pass::ReluForward => job::run(&Relu, io, None, Words::None),
+        Pass::ReluBackward => job::run(&ReluBackward, io, saved, Words::None),
+        _ => {
+            let _environment = DefaultEnvironment::enter();
+            compute(pass, Tensors { io, saved }, mask);
         }
     }
 }
 
-/// Applies `f` to the values of a block, in the type of the arithmetic.
-#[inline(always)]
-pub(crate) fn map<S: Simd, T: Element>(simd: S, x: &[T; 32], f: impl Fn(usize, T::Real) -> T::Real) -> [T; 32] {
-    let mut values = T::to_reals(simd, x);
-    for (i, value) in values.iter_mut().enumerate() {
-        *value = f(i, *value);
+/// The passes that do arithmetic, in the default floating-point environment. Not inlined: a compiler that saw both this
+/// and the caller might compute a parameter before the environment is entered.
+#[inline(never)]
+fn compute<T: Lane>(pass: &Pass, Tensors { io, saved }: Tensors<'_, T>, mask: MaskWords<'_>) {
+    match *pass {
+        Pass::Forward { op, key } => {
+            job::run(&DropSigma(op.activation()), io, None, Words::drawn(&KeepStream::new(&op, key), mask));
+        }
+        Pass::Backward { op } => job::run(&DropSigmaBackward(op.activation()), io, saved, mask.into()),
+        Pass::Infer { op } => match (op.mixture::<T::Real>(), op.activation()) {
+            (Mixture::Sigma, Activation::Relu) => job::run(&Relu, io, None, Words::None),
+            (Mixture::Mixed { slope, .. }, Activation::Relu) => {
+                job::run(&LeakyRelu(T::Real::from_f64(slope)), io, None, Words::None);
+            }
+            _ => job::run(&Infer(op), io, None, Words::None),
+        },
+        Pass::InferBackward { op } => job::run(&InferBackward(op), io, saved, Words::None),
+        Pass::RreluForward { op, key } => job::run(&DropRRelu(Slopes::new(&op, key)), io, None, mask.into()),
+        Pass::RreluBackward { op, key } => job::run(&DropRReluBackward(Slopes::new(&op, key)), io, None, mask.into()),
+        Pass::RreluInfer { op } => {
+            job::run(&LeakyRelu(T::Real::from_f64(op.inference_slope())), io, None, Words::None);
+        }
+        Pass::RreluInferBackward { op } => job::run(&RReluInferBackward(op), io, saved, Words::None),
+        Pass::ForwardWithoutMask { .. } | Pass::BackwardFromOutput { .. } | Pass::ReluForward | Pass::ReluBackward => {
+            unreachable!("no arithmetic")
+        }
     }
-    T::from_reals(simd, &values)
 }
 
 /// Bit i: element i is at least zero (and so not NaN).
@@ -100,7 +88,7 @@ fn at_least_zero<S: Simd, T: Element>(simd: S, x: &[T; 32]) -> u32 {
 
 /// σ of a block, in the type of the arithmetic.
 #[inline(always)]
-fn sigma<S: Simd, T: Element>(simd: S, activation: Activation, x: &[T; 32]) -> [T::Real; 32] {
+fn sigma<S: Simd, T: Lane>(simd: S, activation: Activation, x: &[T; 32]) -> [T::Real; 32] {
     let mut values = T::to_reals(simd, x);
     simd.evaluate(Smooth::Value(activation), &mut values);
     values
@@ -108,7 +96,7 @@ fn sigma<S: Simd, T: Element>(simd: S, activation: Activation, x: &[T; 32]) -> [
 
 /// σ' of a block.
 #[inline(always)]
-fn derivative<S: Simd, T: Element>(simd: S, activation: Activation, x: &[T; 32]) -> [T::Real; 32] {
+fn derivative<S: Simd, T: Lane>(simd: S, activation: Activation, x: &[T; 32]) -> [T::Real; 32] {
     let mut values = T::to_reals(simd, x);
     simd.evaluate(Smooth::Derivative(activation), &mut values);
     values
@@ -122,13 +110,13 @@ fn select<S: Simd, T: Element>(simd: S, x: &[T; 32], pass: u32) -> [T; 32] {
 
 /// `slope v`; a NaN stays the NaN it was.
 #[inline(always)]
-fn scaled<S: Simd, T: Element>(simd: S, v: &[T; 32], slope: T::Real) -> [T; 32] {
+fn scaled<S: Simd, T: Lane>(simd: S, v: &[T; 32], slope: T::Real) -> [T; 32] {
     simd.blend(numbers(simd, v), &simd.hide(T::scale(simd, v, slope)), v)
 }
 
 /// [`scaled`], each by a slope of its own.
 #[inline(always)]
-fn scaled_each<S: Simd, T: Element>(simd: S, v: &[T; 32], slopes: &[T::Real; 32]) -> [T; 32] {
+fn scaled_each<S: Simd, T: Lane>(simd: S, v: &[T; 32], slopes: &[T::Real; 32]) -> [T; 32] {
     simd.blend(numbers(simd, v), &simd.hide(map(simd, v, |i, value| slopes[i] * value)), v)
 }
 
@@ -141,7 +129,7 @@ fn numbers<S: Simd, T: Element>(simd: S, v: &[T; 32]) -> u32 {
 /// Drop-Activation with ReLU, training forward: keep bits in, pass bits out.
 struct DropRelu;
 
-impl<T: Element> BlockPass<T> for DropRelu {
+impl<T: Lane> BlockPass<T> for DropRelu {
     const BITS: Bits = Bits::Draw;
     const STREAMS: bool = true;
 
@@ -155,7 +143,7 @@ impl<T: Element> BlockPass<T> for DropRelu {
 /// Its backward: pass bits in.
 struct Select;
 
-impl<T: Element> BlockPass<T> for Select {
+impl<T: Lane> BlockPass<T> for Select {
     const BITS: Bits = Bits::Read;
     const STREAMS: bool = true;
 
@@ -168,7 +156,7 @@ impl<T: Element> BlockPass<T> for Select {
 /// Its backward from y, where no mask was stored: `y == 0` is blocked.
 struct SelectNonzero;
 
-impl<T: Element> BlockPass<T> for SelectNonzero {
+impl<T: Lane> BlockPass<T> for SelectNonzero {
     const BITS: Bits = Bits::None;
     const SECOND: bool = true;
     const STREAMS: bool = true;
@@ -182,7 +170,7 @@ impl<T: Element> BlockPass<T> for SelectNonzero {
 /// Plain ReLU, forward.
 struct Relu;
 
-impl<T: Element> BlockPass<T> for Relu {
+impl<T: Lane> BlockPass<T> for Relu {
     const BITS: Bits = Bits::None;
     const STREAMS: bool = true;
 
@@ -195,7 +183,7 @@ impl<T: Element> BlockPass<T> for Relu {
 /// Plain ReLU, backward from y.
 struct ReluBackward;
 
-impl<T: Element> BlockPass<T> for ReluBackward {
+impl<T: Lane> BlockPass<T> for ReluBackward {
     const BITS: Bits = Bits::None;
     const SECOND: bool = true;
     const STREAMS: bool = true;
@@ -209,7 +197,7 @@ impl<T: Element> BlockPass<T> for ReluBackward {
 /// Drop-Activation with another nonlinearity, training forward: keep bits in and out.
 struct DropSigma(Activation);
 
-impl<T: Element> BlockPass<T> for DropSigma {
+impl<T: Lane> BlockPass<T> for DropSigma {
     const BITS: Bits = Bits::Draw;
 
     #[inline(always)]
@@ -221,7 +209,7 @@ impl<T: Element> BlockPass<T> for DropSigma {
 /// Its backward: keep bits in, x second.
 struct DropSigmaBackward(Activation);
 
-impl<T: Element> BlockPass<T> for DropSigmaBackward {
+impl<T: Lane> BlockPass<T> for DropSigmaBackward {
     const BITS: Bits = Bits::Read;
     const SECOND: bool = true;
 
@@ -236,7 +224,7 @@ impl<T: Element> BlockPass<T> for DropSigmaBackward {
 /// zero on the other side, for a zero times the slope is that zero.
 struct LeakyRelu<R>(R);
 
-impl<T: Element> BlockPass<T> for LeakyRelu<T::Real> {
+impl<T: Lane> BlockPass<T> for LeakyRelu<T::Real> {
     const BITS: Bits = Bits::None;
     const STREAMS: bool = true;
 
@@ -249,7 +237,7 @@ impl<T: Element> BlockPass<T> for LeakyRelu<T::Real> {
 /// Inference with another nonlinearity, forward, and with none that is ever kept.
 struct Infer(DropActivation);
 
-impl<T: Element> BlockPass<T> for Infer {
+impl<T: Lane> BlockPass<T> for Infer {
     const BITS: Bits = Bits::None;
     const STREAMS: bool = true;
 
@@ -271,7 +259,7 @@ impl<T: Element> BlockPass<T> for Infer {
 /// Inference, backward, x second.
 struct InferBackward(DropActivation);
 
-impl<T: Element> BlockPass<T> for InferBackward {
+impl<T: Lane> BlockPass<T> for InferBackward {
     const BITS: Bits = Bits::None;
     const SECOND: bool = true;
 
@@ -328,7 +316,7 @@ impl Slopes {
 /// RReLU, training forward: sign bits out.
 struct DropRRelu(Slopes);
 
-impl<T: Element> BlockPass<T> for DropRRelu {
+impl<T: Lane> BlockPass<T> for DropRRelu {
     const BITS: Bits = Bits::Write;
 
     #[inline(always)]
@@ -342,7 +330,7 @@ impl<T: Element> BlockPass<T> for DropRRelu {
 /// Its backward: sign bits in.
 struct DropRReluBackward(Slopes);
 
-impl<T: Element> BlockPass<T> for DropRReluBackward {
+impl<T: Lane> BlockPass<T> for DropRReluBackward {
     const BITS: Bits = Bits::Read;
 
     #[inline(always)]
@@ -355,7 +343,7 @@ impl<T: Element> BlockPass<T> for DropRReluBackward {
 /// RReLU at inference, backward, x second.
 struct RReluInferBackward(RRelu);
 
-impl<T: Element> BlockPass<T> for RReluInferBackward {
+impl<T: Lane> BlockPass<T> for RReluInferBackward {
     const BITS: Bits = Bits::None;
     const SECOND: bool = true;
 

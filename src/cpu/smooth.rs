@@ -1,7 +1,7 @@
 //! σ and σ' of a block: one loop for each formula, so that it becomes vector code, and one copy of it for each
 //! type and instruction set, which all passes share.
 
-use crate::operation::Activation;
+use crate::activation::Activation;
 use crate::real::Real;
 
 /// What is evaluated.

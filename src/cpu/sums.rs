@@ -12,24 +12,25 @@
 
 use std::ops::Range;
 
+use crate::activation::Activation;
+use crate::cpu::lane::Lane;
 use crate::cpu::pool::Pool;
 use crate::cpu::share::share;
 use crate::cpu::simd::{self, Simd, Task};
 use crate::cpu::smooth::Smooth;
 use crate::cpu::tuning::TASK;
-use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::float_environment::DefaultEnvironment;
 use crate::fused::order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
 use crate::fused::{Centred, Gradient, Preactivation, Shape, Statistics, Sums};
-use crate::operation::{Activation, DropActivation, Mixture};
+use crate::operation::{DropActivation, Mixture};
 use crate::real::Real;
 
 /// Channels whose chunks are summed together, where a tensor has more: their accumulators fit the first cache.
 const CHANNELS: usize = 64;
 
 /// Mean and biased variance of each channel: [`reference::statistics`](crate::fused::reference::statistics).
-pub fn statistics<T: Element>(shape: Shape, x: &[T]) -> Result<Statistics<T::Real>> {
+pub(crate) fn statistics<T: Lane>(shape: Shape, x: &[T]) -> Result<Statistics<T::Real>> {
     shape.holds("x", x.len())?;
     shape.has_elements()?;
     let _environment = DefaultEnvironment::enter();
@@ -43,7 +44,7 @@ pub fn statistics<T: Element>(shape: Shape, x: &[T]) -> Result<Statistics<T::Rea
 
 /// `Σ dz` and, where `centred` is given, `Σ dz (x - μ)`: those of
 /// [`reference::reduce`](crate::fused::reference::reduce).
-pub fn reduce<T: Element>(
+pub(crate) fn reduce<T: Lane>(
     shape: Shape,
     dy: &[T],
     by: &Gradient<'_, T>,
@@ -63,7 +64,7 @@ pub fn reduce<T: Element>(
     }
 }
 
-fn reduce_by<T: Element, G: Gradients<T>>(
+fn reduce_by<T: Lane, G: Gradients<T>>(
     shape: Shape,
     gradients: &G,
     centred: Option<&Centred<'_, T>>,
@@ -83,7 +84,7 @@ fn reduce_by<T: Element, G: Gradients<T>>(
 // ---- What is summed.
 
 /// What is summed, in N sums that go together.
-trait Summand<T: Element, const N: usize>: Sync {
+trait Summand<T: Lane, const N: usize>: Sync {
     /// The vectors with a value for each channel that it looks at: mean, scale and shift.
     fn vectors(&self) -> [Option<&[T::Real]>; 3];
 
@@ -107,7 +108,7 @@ trait Summand<T: Element, const N: usize>: Sync {
 
 /// The block behind `here.start`; where it is shorter, zeros.
 #[inline(always)]
-fn block<T: Element>(tensor: &[T], here: &Range<usize>) -> [T; 32] {
+fn block<T: Lane>(tensor: &[T], here: &Range<usize>) -> [T; 32] {
     let part = &tensor[here.clone()];
     match part.first_chunk() {
         Some(block) => *block,
@@ -132,7 +133,7 @@ struct Distances<'a, T> {
     x: &'a [T],
 }
 
-impl<T: Element> Summand<T, 3> for Distances<'_, T> {
+impl<T: Lane> Summand<T, 3> for Distances<'_, T> {
     fn vectors(&self) -> [Option<&[T::Real]>; 3] {
         [None; 3]
     }
@@ -224,12 +225,12 @@ struct Plain<'a, G> {
 }
 
 /// Sums of dz and of its products with x - μ.
-struct Products<'a, T: Element, G> {
+struct Products<'a, T: Lane, G> {
     gradients: &'a G,
     centred: &'a Centred<'a, T>,
 }
 
-impl<T: Element, G: Gradients<T>> Summand<T, 1> for Plain<'_, G> {
+impl<T: Lane, G: Gradients<T>> Summand<T, 1> for Plain<'_, G> {
     fn vectors(&self) -> [Option<&[T::Real]>; 3] {
         let [scale, shift] = self.gradients.vectors();
         [None, scale, shift]
@@ -260,7 +261,7 @@ impl<T: Element, G: Gradients<T>> Summand<T, 1> for Plain<'_, G> {
     }
 }
 
-impl<T: Element, G: Gradients<T>> Summand<T, 2> for Products<'_, T, G> {
+impl<T: Lane, G: Gradients<T>> Summand<T, 2> for Products<'_, T, G> {
     fn vectors(&self) -> [Option<&[T::Real]>; 3] {
         let [scale, shift] = self.gradients.vectors();
         [Some(self.centred.mean), scale, shift]
@@ -308,7 +309,7 @@ fn total_of_sums<R: Real, const N: usize>(chunks: impl Iterator<Item = [R; N]>) 
 }
 
 /// Where dz comes from.
-trait Gradients<T: Element>: Sync {
+trait Gradients<T: Lane>: Sync {
     /// Scale and shift, where it looks at z.
     fn vectors(&self) -> [Option<&[T::Real]>; 2];
 
@@ -320,7 +321,7 @@ struct Given<'a, T> {
     dy: &'a [T],
 }
 
-impl<T: Element> Gradients<T> for Given<'_, T> {
+impl<T: Lane> Gradients<T> for Given<'_, T> {
     fn vectors(&self) -> [Option<&[T::Real]>; 2] {
         [None; 2]
     }
@@ -337,7 +338,7 @@ struct Selected<'a, T> {
     words: &'a [u32],
 }
 
-impl<T: Element> Gradients<T> for Selected<'_, T> {
+impl<T: Lane> Gradients<T> for Selected<'_, T> {
     fn vectors(&self) -> [Option<&[T::Real]>; 2] {
         [None; 2]
     }
@@ -350,14 +351,14 @@ impl<T: Element> Gradients<T> for Selected<'_, T> {
 }
 
 /// Another nonlinearity in training.
-struct Kept<'a, T: Element> {
+struct Kept<'a, T: Lane> {
     dy: &'a [T],
     words: &'a [u32],
     z: Preactivation<'a, T>,
     activation: Activation,
 }
 
-impl<T: Element> Gradients<T> for Kept<'_, T> {
+impl<T: Lane> Gradients<T> for Kept<'_, T> {
     fn vectors(&self) -> [Option<&[T::Real]>; 2] {
         [self.z.scale, self.z.shift]
     }
@@ -376,13 +377,13 @@ impl<T: Element> Gradients<T> for Kept<'_, T> {
 }
 
 /// At inference.
-struct Mixed<'a, T: Element> {
+struct Mixed<'a, T: Lane> {
     dy: &'a [T],
     z: Preactivation<'a, T>,
     op: &'a DropActivation,
 }
 
-impl<T: Element> Gradients<T> for Mixed<'_, T> {
+impl<T: Lane> Gradients<T> for Mixed<'_, T> {
     fn vectors(&self) -> [Option<&[T::Real]>; 2] {
         [self.z.scale, self.z.shift]
     }
@@ -414,7 +415,7 @@ impl<T: Element> Gradients<T> for Mixed<'_, T> {
 
 /// z of a block.
 #[inline(always)]
-fn preactivation<S: Simd, T: Element, V: Values<T::Real>>(
+fn preactivation<S: Simd, T: Lane, V: Values<T::Real>>(
     simd: S,
     z: &Preactivation<'_, T>,
     here: &Range<usize>,
@@ -600,7 +601,7 @@ struct Part<'a, R, const N: usize> {
 }
 
 /// Sums all channels and hands over their results.
-fn sum<T: Element, const N: usize>(
+fn sum<T: Lane, const N: usize>(
     shape: Shape,
     summand: &impl Summand<T, N>,
     mut result: impl FnMut(usize, [T::Real; N]),
@@ -652,13 +653,13 @@ fn sum<T: Element, const N: usize>(
 }
 
 /// The way through a part.
-struct Walk<'a, T: Element, P, const N: usize> {
+struct Walk<'a, T: Lane, P, const N: usize> {
     shape: Shape,
     summand: &'a P,
     part: Part<'a, T::Real, N>,
 }
 
-impl<T: Element, P: Summand<T, N>, const N: usize> Task for Walk<'_, T, P, N> {
+impl<T: Lane, P: Summand<T, N>, const N: usize> Task for Walk<'_, T, P, N> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { shape, summand, part: Part { channels, chunks, out } } = self;
@@ -688,7 +689,7 @@ struct Chunk<'a, R, P, const N: usize> {
 impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
     /// Where a row of the tensor has the channels next to each other.
     #[inline(always)]
-    fn rows<T: Element<Real = R>, S: Simd>(&mut self, simd: S, chunk: Range<usize>, values: &OfRows<R>)
+    fn rows<T: Lane<Real = R>, S: Simd>(&mut self, simd: S, chunk: Range<usize>, values: &OfRows<R>)
     where
         P: Summand<T, N>,
     {
@@ -722,7 +723,7 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
 
     /// Where a row of the tensor has the elements of a channel next to each other.
     #[inline(always)]
-    fn planes<T: Element<Real = R>, S: Simd>(&mut self, simd: S, chunk: Range<usize>)
+    fn planes<T: Lane<Real = R>, S: Simd>(&mut self, simd: S, chunk: Range<usize>)
     where
         P: Summand<T, N>,
     {
@@ -746,7 +747,7 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
 
     /// Elements of a channel, of which the first is its `t`th, into its accumulators from `place` on.
     #[inline(always)]
-    fn ring<T: Element<Real = R>, S: Simd, const FIRST: bool>(
+    fn ring<T: Lane<Real = R>, S: Simd, const FIRST: bool>(
         &mut self,
         simd: S,
         mut elements: Range<usize>,
@@ -780,7 +781,7 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
 
     /// Elements into as many accumulators from `at` on.
     #[inline(always)]
-    fn blocks<T: Element<Real = R>, S: Simd, V: Values<R>, const FIRST: bool>(
+    fn blocks<T: Lane<Real = R>, S: Simd, V: Values<R>, const FIRST: bool>(
         &mut self,
         simd: S,
         mut elements: Range<usize>,
@@ -815,7 +816,7 @@ mod tests {
     use crate::fused::reference;
     use crate::key::MaskKey;
 
-    fn numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {
+    fn numbers<T: Lane>(len: usize, seed: u64) -> Vec<T> {
         let mut state = seed;
         let mut next = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -856,7 +857,7 @@ mod tests {
         assert_eq!(product(given), product(expected), "{what}: s2");
     }
 
-    fn like_the_reference<T: Element>() {
+    fn like_the_reference<T: Lane>() {
         for shape in shapes() {
             let (x, dy, r): (Vec<T>, Vec<T>, Vec<T>) =
                 (numbers(shape.len(), 1), numbers(shape.len(), 2), numbers(shape.len(), 3));

@@ -1,17 +1,17 @@
 //! A mask drawn in the usual way, from one 32-bit number for each element: what `keep_words` is measured against.
 //! No pass uses it.
 
-use crate::check;
 use crate::cpu::philox::Philox;
 use crate::cpu::pool::Pool;
 use crate::cpu::share::share;
 use crate::cpu::simd::{self, Simd, Task};
 use crate::cpu::tuning::TASK;
-use crate::cpu::words;
 use crate::error::Result;
 use crate::float_environment::DefaultEnvironment;
 use crate::key::MaskKey;
+use crate::mask::clear_unused;
 use crate::operation::DropActivation;
+use crate::pass::word_count;
 
 /// Bit i: the upper 24 bits of element i's number, of those that an [`RRelu`](crate::RRelu) makes its slopes of, are at
 /// most p as a fraction, p being rounded to f32.
@@ -20,8 +20,8 @@ use crate::operation::DropActivation;
 /// As [`keep_words`](super::keep_words) has them.
 pub fn uniform_words(op: &DropActivation, key: MaskKey, len: usize, words: &mut [u32]) -> Result<()> {
     const WORDS: usize = TASK / 32;
-    check::key_covers(key, len)?;
-    words::enough(words, len)?;
+    key.check_covers(len)?;
+    word_count(words.len(), len)?;
     let _environment = DefaultEnvironment::enter();
     let philox = Philox::new(key.seed(), key.offset());
     let count = words.len().div_ceil(WORDS);
@@ -29,7 +29,7 @@ pub fn uniform_words(op: &DropActivation, key: MaskKey, len: usize, words: &mut 
         let first = key.first() + (i * TASK) as u64;
         simd::dispatch(Uniform { philox, first, p: op.p() as f32, words });
     });
-    words::clear_unused(words, len);
+    clear_unused(words, len);
     Ok(())
 }
 

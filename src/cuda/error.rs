@@ -65,10 +65,10 @@ pub enum CudaError {
     },
 
     /// The stream is being captured into a graph, and what was asked cannot be captured.
-    #[error("the stream is being captured into a graph, {so}")]
+    #[error("the stream is being captured into a graph, {reason}")]
     Capturing {
         /// Why that is in the way, and what to do.
-        so: &'static str,
+        reason: &'static str,
     },
 
     /// A raw pointer that the pass needs is null.

@@ -1,14 +1,10 @@
 //! The device tensor that a pass reads and the one it writes, which may be the same.
 
-use std::sync::Arc;
+use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, CudaView, CudaViewMut};
 
-use cudarc::driver::sys::CUstreamCaptureStatus;
-use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceSlice};
-
-use super::error::{CudaError, Result as CudaResult, while_doing};
+use super::error::Result as CudaResult;
 use super::order::Turn;
-use crate::check::same_length;
-use crate::error::Result;
+use super::stream_checks::same_context;
 
 /// A pass's input and output in device memory: two slices of the same length, or one that is
 /// overwritten.
@@ -37,18 +33,27 @@ impl<'a, T> InOut<'a, T> {
         self.len() == 0
     }
 
-    /// The output must be as long as the input, and both must belong to the stream's context; gives the
-    /// length.
-    pub(super) fn checked_len(&self, stream: &CudaStream, output: &'static str, input: &'static str) -> Result<usize> {
+    /// Elements of the output, which may be another number before a call has been checked.
+    pub(super) fn output_len(&self) -> usize {
+        match self {
+            Self::OutOfPlace(_, output) | Self::InPlace(output) => output.len(),
+        }
+    }
+
+    /// Both must belong to the stream's context.
+    pub(super) fn same_context(
+        &self,
+        stream: &CudaStream,
+        output: &'static str,
+        input: &'static str,
+    ) -> CudaResult<()> {
         match self {
             Self::OutOfPlace(from, to) => {
-                same_length(output, to.len(), input, from.len())?;
                 same_context(stream, input, from)?;
-                same_context(stream, output, to)?;
+                same_context(stream, output, to)
             }
-            Self::InPlace(both) => same_context(stream, input, both)?,
+            Self::InPlace(both) => same_context(stream, input, both),
         }
-        Ok(self.len())
     }
 
     /// The addresses of input and output, in that order, and their events.
@@ -101,40 +106,6 @@ mod sealed {
 impl<T> Saved<T> for CudaSlice<T> {}
 impl<T> Saved<T> for CudaView<'_, T> {}
 impl<T> Saved<T> for CudaViewMut<'_, T> {}
-
-/// A slice must come from the stream's own [`CudaContext`](cudarc::driver::CudaContext) object: another one of
-/// the same device is the same to the driver, but cudarc's event tracking orders the streams of one object
-/// only.
-pub(super) fn same_context<T>(
-    stream: &CudaStream,
-    argument: &'static str,
-    slice: &impl DeviceSlice<T>,
-) -> CudaResult<()> {
-    if Arc::ptr_eq(slice.stream().context(), stream.context()) { Ok(()) } else { Err(CudaError::Context { argument }) }
-}
-
-/// Refuses a stream that is being captured into a graph; says why and what to do, after "which is being captured, ".
-pub(super) fn not_capturing(stream: &CudaStream, so: &'static str) -> CudaResult<()> {
-    let status = stream.capture_status().map_err(while_doing("asking whether the stream is being captured"))?;
-    if status == CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
-        Ok(())
-    } else {
-        Err(CudaError::Capturing { so })
-    }
-}
-
-/// Refuses a stream that is being captured, unless cudarc's event tracking was turned off. Events of work outside the
-/// capture would spoil it, and the error show later and elsewhere; and a graph can be replayed when its memory was
-/// freed, against which nothing helps but the promise that `disable_event_tracking` takes.
-pub(super) fn not_tracking_a_capture(stream: &CudaStream) -> CudaResult<()> {
-    if stream.context().is_event_tracking() {
-        not_capturing(
-            stream,
-            "where waiting for cudarc's events does harm: call disable_event_tracking on its context",
-        )?;
-    }
-    Ok(())
-}
 
 macro_rules! out_of_place {
     ($($input:ty, $output:ty;)+) => {$(

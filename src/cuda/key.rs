@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::error::{CudaError, Result as CudaResult, while_doing};
-use super::io::{not_capturing, not_tracking_a_capture, same_context};
-use super::kernels::Kernels;
 use super::launch;
+use super::loader::Kernels;
 use super::order::{self, Turn};
+use super::stream_checks::{not_capturing, not_tracking_a_capture, same_context};
 use crate::error::Result;
 use crate::key::MaskKey;
 
@@ -156,7 +156,7 @@ impl DeviceKeySequence {
         let launch = launch::plan_advance(address, value, on_top)?;
         // SAFETY: 1: the base is of the kernels' context, and the stream of the base's. 2: it is one word, borrowed
         // mutably. 3: the turn orders the work.
-        unsafe { self.kernels.launch(stream.context(), stream.cu_stream(), launch) }?;
+        unsafe { self.kernels.enqueue_kernel(stream.context(), stream.cu_stream(), launch) }?;
         turn.record([written]);
         self.handed_out = AtomicU64::new(0);
         Ok(())

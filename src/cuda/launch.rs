@@ -7,16 +7,35 @@ use std::ffi::c_void;
 
 use super::error::{CudaError, Result as CudaResult};
 use super::geometry;
-use super::images::Image;
 pub use super::layout::da_args;
 use super::layout::{DA_MIXTURE_IDENTITY, DA_MIXTURE_MIXED, DA_MIXTURE_SIGMA, DA_PACK_BYTES, DA_TILE_ELEMENTS};
-use super::raw::Addresses;
+use super::modules::Module;
+use crate::activation::Activation;
 use crate::element::Dtype;
 use crate::error::Result;
 use crate::float_environment::in_default;
 use crate::key::MaskKey;
-use crate::operation::{Activation, DropActivation, Mixture};
+use crate::operation::{DropActivation, Mixture};
 use crate::pass::Pass;
+
+/// Device addresses for one pass; 0 is a null pointer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// What the pass reads: x forward, dy backward.
+    pub input: u64,
+    /// What a backward pass reads besides, if it does: x or y of the forward pass, as [`Pass`] says.
+    pub saved: u64,
+    /// What the pass writes: y forward, dx backward.
+    pub output: u64,
+    /// The mask, if the pass has one: `ceil(n / 32)` words of 32 bits, written forward, read backward.
+    pub mask: u64,
+    /// A base in device memory that the offset of the pass's key is counted from, modulo 2^64: one word of 64 bits, read
+    /// when the kernel runs. Without one the key's offset is the whole.
+    pub offset_at: u64,
+    /// Where RReLU's forward stores the offset that it drew with, one word of 64 bits, if that is wanted. Its backward
+    /// pass finds it there whatever has become of the base: by a key of offset 0, with this as `offset_at`.
+    pub offset_out: u64,
+}
 
 /// A kernel launch, ready to be made: one-dimensional, without dynamic shared memory, with `args` as the
 /// kernel's one argument.
@@ -35,7 +54,7 @@ pub struct Launch {
 /// Plans `pass` over `n` elements of type `dtype` at the addresses `at`; `None` if there is nothing to do.
 /// Addresses that the pass has no use for are not looked at.
 pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option<Launch>> {
-    pass.check(n)?;
+    pass.check_without_tensors(n)?;
     if n == 0 {
         return Ok(None);
     }
@@ -98,14 +117,14 @@ pub const NOTHING: da_args = da_args {
     dy: std::ptr::null(),
     out: std::ptr::null_mut(),
     mask: std::ptr::null_mut(),
-    first: 0,
+    shard_start: 0,
     round_keys: [0; 20],
     offset: 0,
     offset_at: std::ptr::null(),
     offset_out: std::ptr::null_mut(),
     threshold: 0,
     planes: 0,
-    settled: 0,
+    constant_word: 0,
     mixture: 0,
     plane_masks: [0; 12],
     p: 0.0,
@@ -147,7 +166,7 @@ fn checked(argument: &'static str, address: u64, alignment: usize) -> CudaResult
 }
 
 fn set_key(args: &mut da_args, key: MaskKey, offset_at: u64) {
-    args.first = key.first();
+    args.shard_start = key.first();
     args.round_keys = round_keys(key.seed());
     args.offset = key.offset();
     args.offset_at = offset_at as *const u64;
@@ -170,13 +189,13 @@ fn plane_masks(threshold: u32) -> [u32; 12] {
 /// lowest set one decide nothing.
 fn set_threshold(args: &mut da_args, threshold: u64) {
     match u32::try_from(threshold) {
-        Ok(0) => args.settled = 0,
+        Ok(0) => args.constant_word = 0,
         Ok(threshold) => {
             args.threshold = threshold;
             args.planes = u32::BITS - threshold.trailing_zeros();
             args.plane_masks = plane_masks(threshold);
         }
-        Err(_) => args.settled = u32::MAX,
+        Err(_) => args.constant_word = u32::MAX,
     }
 }
 
@@ -202,13 +221,13 @@ fn set_slope(args: &mut da_args, slope: f64) {
 
 /// Declares the kernels by the stems of their names: an enumeration, and a table of what each is.
 macro_rules! routines {
-    ($($image:ident { $($routine:ident $stem:literal)+ })+) => {
+    ($($module:ident { $($routine:ident $stem:literal)+ })+) => {
         /// A kernel, for all element types.
         #[derive(Clone, Copy)]
         enum Routine { $($($routine),+),+ }
 
         /// For each routine its module and its names, in the order of [`Dtype`].
-        const ROUTINES: &[(Image, [&str; 4])] = &[$($((Image::$image, [
+        const ROUTINES: &[(Module, [&str; 4])] = &[$($((Module::$module, [
             concat!("da_", $stem, "_f32"),
             concat!("da_", $stem, "_f16"),
             concat!("da_", $stem, "_bf16"),
@@ -218,27 +237,29 @@ macro_rules! routines {
 }
 
 routines! {
-    Train {
+    Relu {
+        ReluForward "relu_forward"
+        ReluBackward "relu_backward"
         ForwardRelu "train_forward_relu"
+        ForwardReluNoMask "train_forward_relu_nomask"
+        BackwardRelu "train_backward_relu"
+        BackwardReluFromOutput "train_backward_relu_from_output"
+        InferRelu "infer_forward_relu"
+        InferBackwardRelu "infer_backward_relu"
+    }
+    Smooth {
         ForwardSigmoid "train_forward_sigmoid"
         ForwardTanh "train_forward_tanh"
         ForwardGelu "train_forward_gelu"
         ForwardSilu "train_forward_silu"
-        ForwardReluNoMask "train_forward_relu_nomask"
-        BackwardRelu "train_backward_relu"
         BackwardSigmoid "train_backward_sigmoid"
         BackwardTanh "train_backward_tanh"
         BackwardGelu "train_backward_gelu"
         BackwardSilu "train_backward_silu"
-        BackwardReluFromOutput "train_backward_relu_from_output"
-    }
-    Infer {
-        InferRelu "infer_forward_relu"
         InferSigmoid "infer_forward_sigmoid"
         InferTanh "infer_forward_tanh"
         InferGelu "infer_forward_gelu"
         InferSilu "infer_forward_silu"
-        InferBackwardRelu "infer_backward_relu"
         InferBackwardSigmoid "infer_backward_sigmoid"
         InferBackwardTanh "infer_backward_tanh"
         InferBackwardGelu "infer_backward_gelu"
@@ -250,14 +271,10 @@ routines! {
         RreluInfer "rrelu_infer_forward"
         RreluInferBackward "rrelu_infer_backward"
     }
-    Relu {
-        ReluForward "relu_forward"
-        ReluBackward "relu_backward"
-    }
 }
 
 /// The one place where passes and activations are told apart. Those without a mask exist for ReLU alone,
-/// as [`Pass::check`] has made sure.
+/// as [`Pass::check_without_tensors`] has made sure.
 fn routine(pass: &Pass) -> Routine {
     use Activation::{Gelu, Relu, Sigmoid, Silu, Tanh};
     match pass {
@@ -349,8 +366,8 @@ impl Entry {
     }
 
     /// The module that it is in.
-    pub(crate) const fn image(self) -> Image {
-        if self.index() == Self::OF_PASSES { Image::Advance } else { ROUTINES[self.index() / 4].0 }
+    pub(crate) const fn module(self) -> Module {
+        if self.index() == Self::OF_PASSES { Module::Advance } else { ROUTINES[self.index() / 4].0 }
     }
 
     /// Its place in [`Entry::ALL`].
@@ -444,29 +461,32 @@ mod tests {
         let advance = include_str!("../../kernels/advance.cu");
         assert_eq!(advance.matches("__global__").count(), 1);
         assert!(advance.contains(" da_advance("));
-        defined.insert((Image::Advance, "da_advance".to_owned()));
-        for (image, file) in
-            [(Image::Train, "train"), (Image::Infer, "infer"), (Image::Rrelu, "rrelu"), (Image::Relu, "relu")]
-        {
+        defined.insert((Module::Advance, "da_advance".to_owned()));
+        for (module, file) in [(Module::Relu, "relu"), (Module::Smooth, "smooth"), (Module::Rrelu, "rrelu")] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(file).with_extension("cu");
             let text = std::fs::read_to_string(&path).unwrap();
             for line in text.lines() {
                 if let Some(stem) = line.strip_prefix("DA_ENTRIES(").and_then(|rest| rest.split_once(',')) {
-                    defined.extend(DTYPES.map(|dtype| (image, format!("{}_{}", stem.0, dtype.name()))));
+                    defined.extend(DTYPES.map(|dtype| (module, format!("{}_{}", stem.0, dtype.name()))));
                 } else if let Some(name) = line.strip_prefix("DA_ENTRY(").and_then(|rest| rest.split_once(',')) {
-                    defined.insert((image, name.0.to_owned()));
+                    defined.insert((module, name.0.to_owned()));
                 }
             }
         }
-        let known: HashSet<_> = Entry::ALL.map(|entry| (entry.image(), entry.name().to_owned())).into();
+        let known: HashSet<_> = Entry::ALL.map(|entry| (entry.module(), entry.name().to_owned())).into();
         assert_eq!(defined, known);
     }
 
     /// The fields that hold numbers, in the order of the header.
     fn numbers(args: &da_args) -> ([u64; 4], [u32; 4], [f64; 2], [f32; 4]) {
         (
-            [args.n, args.first, u64::from(args.round_keys[1]) << 32 | u64::from(args.round_keys[0]), args.offset],
-            [args.threshold, args.planes, args.settled, args.mixture],
+            [
+                args.n,
+                args.shard_start,
+                u64::from(args.round_keys[1]) << 32 | u64::from(args.round_keys[0]),
+                args.offset,
+            ],
+            [args.threshold, args.planes, args.constant_word, args.mixture],
             [args.p, args.slope],
             [args.p_f32, args.slope_f32, args.lower, args.upper],
         )
@@ -494,9 +514,9 @@ mod tests {
     fn thresholds_at_the_edges() {
         let of = |p: f64| {
             let pass = Pass::Forward { op: op(Activation::Relu, p), key: key() };
-            let (_, [threshold, planes, settled, mixture], p, p_f32) = numbers(&planned(&pass, Dtype::F32).args);
+            let (_, [threshold, planes, constant, mixture], p, p_f32) = numbers(&planned(&pass, Dtype::F32).args);
             assert_eq!((mixture, p, p_f32), (0, [0.0; 2], [0.0; 4]), "unused fields are zero");
-            (threshold, planes, settled)
+            (threshold, planes, constant)
         };
         let step = 2f64.powi(-32);
         assert_eq!(of(0.0), (0, 0, 0));
@@ -515,9 +535,9 @@ mod tests {
     fn mixtures_at_the_edges() {
         let of = |p: f64| {
             let pass = Pass::Infer { op: op(Activation::Gelu, p) };
-            let (of_stream, [threshold, planes, settled, mixture], p, p_f32) =
+            let (of_stream, [threshold, planes, constant, mixture], p, p_f32) =
                 numbers(&planned(&pass, Dtype::F64).args);
-            assert_eq!((of_stream, threshold, planes, settled), ([5, 0, 0, 0], 0, 0, 0), "unused fields are zero");
+            assert_eq!((of_stream, threshold, planes, constant), ([5, 0, 0, 0], 0, 0, 0), "unused fields are zero");
             (mixture, p, p_f32)
         };
         assert_eq!(of(0.0), (DA_MIXTURE_IDENTITY, [0.0, 1.0], [0.0, 1.0, 0.0, 0.0]));

@@ -1,4 +1,4 @@
-//! What host and device share, made by bindgen from kernels/drop_activation.h (ea105d84c9d1f0c8).
+//! What host and device share, made by bindgen from kernels/drop_activation.h (e6126f9427929f64).
 //! `BLESS=1 cargo test -p layout` makes it anew.
 #![allow(dead_code, non_camel_case_types)]
 
@@ -24,13 +24,13 @@ pub struct da_args {
     pub dy: *const ::core::ffi::c_void,
     pub out: *mut ::core::ffi::c_void,
     pub mask: *mut u32,
-    pub first: u64,
+    pub shard_start: u64,
     pub offset: u64,
     pub offset_at: *const u64,
     pub offset_out: *mut u64,
     pub threshold: u32,
     pub planes: u32,
-    pub settled: u32,
+    pub constant_word: u32,
     pub mixture: u32,
     pub p: f64,
     pub slope: f64,
@@ -66,13 +66,13 @@ const _: () = {
     ["Offset of field: da_args::dy"][::core::mem::offset_of!(da_args, dy) - 32usize];
     ["Offset of field: da_args::out"][::core::mem::offset_of!(da_args, out) - 40usize];
     ["Offset of field: da_args::mask"][::core::mem::offset_of!(da_args, mask) - 48usize];
-    ["Offset of field: da_args::first"][::core::mem::offset_of!(da_args, first) - 56usize];
+    ["Offset of field: da_args::shard_start"][::core::mem::offset_of!(da_args, shard_start) - 56usize];
     ["Offset of field: da_args::offset"][::core::mem::offset_of!(da_args, offset) - 64usize];
     ["Offset of field: da_args::offset_at"][::core::mem::offset_of!(da_args, offset_at) - 72usize];
     ["Offset of field: da_args::offset_out"][::core::mem::offset_of!(da_args, offset_out) - 80usize];
     ["Offset of field: da_args::threshold"][::core::mem::offset_of!(da_args, threshold) - 88usize];
     ["Offset of field: da_args::planes"][::core::mem::offset_of!(da_args, planes) - 92usize];
-    ["Offset of field: da_args::settled"][::core::mem::offset_of!(da_args, settled) - 96usize];
+    ["Offset of field: da_args::constant_word"][::core::mem::offset_of!(da_args, constant_word) - 96usize];
     ["Offset of field: da_args::mixture"][::core::mem::offset_of!(da_args, mixture) - 100usize];
     ["Offset of field: da_args::p"][::core::mem::offset_of!(da_args, p) - 104usize];
     ["Offset of field: da_args::slope"][::core::mem::offset_of!(da_args, slope) - 112usize];

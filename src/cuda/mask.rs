@@ -5,9 +5,8 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, result};
 
 use super::error::{Result as CudaResult, while_doing};
-use super::io::{not_capturing, same_context};
 use super::order;
-use crate::check;
+use super::stream_checks::{not_capturing, same_context};
 use crate::error::{Error, Result};
 use crate::key::MaskKey;
 use crate::mask::{MaskKind, MaskOrigin, PackedMask, resize, words_for};
@@ -136,7 +135,7 @@ impl DeviceMask {
             return Err(Error::MaskWords { len, reason });
         }
         if let MaskOrigin::RRelu(_, key) = origin {
-            check::key_covers(key, len)?;
+            key.check_covers(len)?;
         }
         Ok(Self::assemble(Origin::Known(origin), len, words))
     }

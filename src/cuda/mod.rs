@@ -87,30 +87,32 @@ pub use cudarc;
 mod driver;
 mod error;
 mod geometry;
-mod images;
 mod io;
-mod kernels;
 mod key;
 #[doc(hidden)]
 pub mod launch;
 #[doc(hidden)]
 mod layout;
+mod loader;
 mod mask;
+mod modules;
 mod order;
 mod raw;
+mod slices;
+mod stream_checks;
 
 pub use crate::pass::Pass;
 pub use driver::{available, context, device_count};
 pub use error::CudaError;
 pub use io::{InOut, Saved};
-pub use kernels::Kernels;
 pub use key::{DeviceKey, DeviceKeySequence, Key};
+pub use launch::Addresses;
+pub use loader::Kernels;
 pub use mask::DeviceMask;
-pub use raw::Addresses;
 
 /// The device code that is embedded in this library: who compiled it, for which devices.
 pub const fn device_code() -> &'static str {
-    images::ORIGIN
+    modules::ORIGIN
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use cudarc::driver::{
 };
 
 use super::error::{Result as CudaResult, while_doing};
-use super::io::not_tracking_a_capture;
+use super::stream_checks::not_tracking_a_capture;
 
 /// For each CUDA context an object that nobody else has, so that its pending error is that of whoever holds the lock.
 /// They own nothing, and each stands for any context that has this handle, also later.

@@ -1,34 +1,15 @@
-//! The door for raw device pointers, and the way to the GPU that all passes take.
+//! The entry point for raw device pointers, and the one call that launches a kernel.
 
 use std::ffi::c_void;
 
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::error::{Result as CudaResult, while_doing};
-use super::kernels::Kernels;
-use super::launch::{self, Launch};
+use super::launch::{self, Addresses, Launch};
+use super::loader::Kernels;
 use crate::element::Dtype;
 use crate::error::Result;
 use crate::pass::Pass;
-
-/// Device addresses for one pass; 0 is a null pointer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
-    /// What the pass reads: x forward, dy backward.
-    pub input: u64,
-    /// What a backward pass reads besides, if it does: x or y of the forward pass, as [`Pass`] says.
-    pub saved: u64,
-    /// What the pass writes: y forward, dx backward.
-    pub output: u64,
-    /// The mask, if the pass has one: `ceil(n / 32)` words of 32 bits, written forward, read backward.
-    pub mask: u64,
-    /// A base in device memory that the offset of the pass's key is counted from, modulo 2^64: one word of 64 bits, read
-    /// when the kernel runs. Without one the key's offset is the whole.
-    pub offset_at: u64,
-    /// Where RReLU's forward stores the offset that it drew with, one word of 64 bits, if that is wanted. Its backward
-    /// pass finds it there whatever has become of the base: by a key of offset 0, with this as `offset_at`.
-    pub offset_out: u64,
-}
 
 impl Kernels {
     /// Enqueues `pass` over `n` elements of type `dtype` on `stream`: the way in for adapters whose tensors
@@ -68,14 +49,14 @@ impl Kernels {
         at: Addresses,
     ) -> Result<()> {
         // SAFETY: lines 1 to 6 are the caller's promise.
-        unsafe { self.enqueue(self.context(), stream, pass, dtype, n, at) }
+        unsafe { self.enqueue_pass(self.context(), stream, pass, dtype, n, at) }
     }
 
     /// The one way to a launch. `context` is the handle of the kernels' context whose pending errors count.
     ///
     /// # Safety
     /// As for [`Kernels::launch_raw`].
-    pub(super) unsafe fn enqueue(
+    pub(super) unsafe fn enqueue_pass(
         &self,
         context: &CudaContext,
         stream: sys::CUstream,
@@ -87,7 +68,7 @@ impl Kernels {
         let Some(launch) = launch::plan(pass, dtype, n, at)? else { return Ok(()) };
         // SAFETY: what the kernel accesses are the elements and words of lines 2, 3 and 6, on the stream of line 1, in an
         // order that lines 4 and 5 make safe.
-        Ok(unsafe { self.launch(context, stream, launch) }?)
+        Ok(unsafe { self.enqueue_kernel(context, stream, launch) }?)
     }
 
     /// Enqueues on `stream` what adds `count` to the base of offsets at `base`, modulo 2^64: the end of a step whose keys
@@ -107,7 +88,7 @@ impl Kernels {
     pub unsafe fn advance_raw(&self, stream: sys::CUstream, base: u64, count: u64) -> Result<()> {
         let launch = launch::plan_advance(base, count, true)?;
         // SAFETY: lines 1 to 3 are the caller's promise.
-        Ok(unsafe { self.launch(self.context(), stream, launch) }?)
+        Ok(unsafe { self.enqueue_kernel(self.context(), stream, launch) }?)
     }
 
     /// Makes a planned launch.
@@ -115,7 +96,7 @@ impl Kernels {
     /// # Safety
     /// `stream` is a stream of the context of these kernels, and what the planned kernel accesses may be accessed, in the
     /// order of that stream.
-    pub(super) unsafe fn launch(
+    pub(super) unsafe fn enqueue_kernel(
         &self,
         context: &CudaContext,
         stream: sys::CUstream,

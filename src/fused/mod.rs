@@ -8,15 +8,13 @@ mod shape;
 pub use shape::Shape;
 
 /// The rayon backend's.
-pub mod cpu {
-    pub use crate::cpu::sums::{reduce, statistics};
-}
+pub mod cpu;
 
-use crate::check;
+use crate::activation::Activation;
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::mask::PackedMask;
-use crate::operation::{Activation, DropActivation};
+use crate::mask::{MaskOrigin, PackedMask};
+use crate::operation::DropActivation;
 
 /// What the activation is applied to: `z = scale[c] x + shift[c]`, fused, and the residual added to that.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +59,13 @@ impl<T: Element> Gradient<'_, T> {
         match self {
             Self::Given => Ok(()),
             Self::Training(op, mask, z) => {
-                check::mask_fits(op, mask.origin(), mask.len(), shape.len())?;
+                let (given, expected) = (mask.origin(), MaskOrigin::DropActivation(**op));
+                if given != expected {
+                    return Err(Error::MaskOrigin { given, expected: expected.to_string() });
+                }
+                if mask.len() != shape.len() {
+                    return Err(Error::MaskLength { given: mask.len(), other: "dy", expected: shape.len() });
+                }
                 match z {
                     Some(z) => z.check(shape),
                     None if op.activation() == Activation::Relu => Ok(()),

@@ -2,12 +2,13 @@
 
 use super::order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
 use super::{Centred, Gradient, Linear, Preactivation, Shape, Statistics, Sums};
+use crate::activation::Activation;
 use crate::element::Element;
 use crate::error::Result;
 use crate::float_environment::DefaultEnvironment;
 use crate::key::MaskKey;
 use crate::mask::{MaskOrigin, PackedMask};
-use crate::operation::{Activation, DropActivation, Mixture};
+use crate::operation::{DropActivation, Mixture};
 use crate::real::Real;
 use crate::reference::keep_mask;
 

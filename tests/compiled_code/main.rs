@@ -2,8 +2,8 @@
 //! machine code where there was an nvcc to make it, and PTX always.
 //!
 //! `cargo test --test compiled_code -- --nocapture` prints registers and instruction counts.
-//! `BLESS=1` rewrites `tests/data/instruction-counts.csv` and the tables of `docs/gpu-prediction.md`, after a change
-//! of the kernels that is meant.
+//! `BLESS=1` rewrites `tests/data/instruction-counts.csv` and `compiled-passes.csv`, after a change of the kernels that is
+//! meant; `scripts/report` then makes the tables of `docs/gpu-prediction.md` anew.
 #![cfg(feature = "cuda")]
 
 #[path = "../../build/nvcc.rs"]
@@ -13,6 +13,8 @@ mod path;
 mod prediction;
 mod sass;
 mod shape;
+#[path = "../shipped/mod.rs"]
+mod shipped;
 mod tools;
 
 use std::{
@@ -26,20 +28,11 @@ use drop_activation::cuda::{device_code, launch::Entry};
 use sass::Kernel;
 use shape::{FIRST_VOTE, Kind, Shape, mean_calls};
 
-const IMAGES: [(&str, &[u8]); 5] = [
-    ("train.image", include_bytes!(concat!(env!("OUT_DIR"), "/train.image"))),
-    ("infer.image", include_bytes!(concat!(env!("OUT_DIR"), "/infer.image"))),
-    ("rrelu.image", include_bytes!(concat!(env!("OUT_DIR"), "/rrelu.image"))),
+const IMAGES: [(&str, &[u8]); 4] = [
     ("relu.image", include_bytes!(concat!(env!("OUT_DIR"), "/relu.image"))),
+    ("smooth.image", include_bytes!(concat!(env!("OUT_DIR"), "/smooth.image"))),
+    ("rrelu.image", include_bytes!(concat!(env!("OUT_DIR"), "/rrelu.image"))),
     ("advance.image", include_bytes!(concat!(env!("OUT_DIR"), "/advance.image"))),
-];
-
-const PTX: [&str; 5] = [
-    include_str!("../../kernels/prebuilt/train.ptx"),
-    include_str!("../../kernels/prebuilt/infer.ptx"),
-    include_str!("../../kernels/prebuilt/rrelu.ptx"),
-    include_str!("../../kernels/prebuilt/relu.ptx"),
-    include_str!("../../kernels/prebuilt/advance.ptx"),
 ];
 
 /// Instruction counts, and the nvcc that they are of.
@@ -214,10 +207,9 @@ fn double_precision_is_for_f64() {
 /// The capabilities that are counted: the code for others is like one of these.
 const COUNTED: [u32; 3] = [80, 90, 100];
 
-/// Lane slots that a GPU has for each byte that it moves: 132 multiprocessors with 4 schedulers issue 33.4 10^12 in a second
-/// at 1.98 GHz, while an H200 moves 4.3 10^12 bytes and an H100 3.0.
+/// Lane slots that an H200 has for each byte that it moves: 132 multiprocessors with 4 schedulers issue 33.4 10^12 in a
+/// second at 1.98 GHz, while it moves 4.3 10^12 bytes.
 const SLOTS_PER_BYTE: f64 = 33.4 / 4.3;
-const SLOTS_PER_BYTE_OF_H100: f64 = 33.4 / 3.0;
 
 /// A full tile of 1024 elements, 32 of each lane.
 struct Count {
@@ -337,21 +329,22 @@ fn instructions_of_a_full_tile() {
     );
 }
 
-/// The page of predictions shows this code, and the code reaches the aims.
+/// The page of predictions is made of this code's facts, and the code reaches the aims.
 #[test]
 fn predictions_are_of_this_code() {
     let Some(kernels) = of_passes() else { return };
     let kernels: Vec<_> = kernels.filter(|kernel| kernel.capability == prediction::CAPABILITY).collect();
     let bless = env::var_os("BLESS").is_some();
-    // The page is about one capability and the nvcc of the record; that there is another was said with the counts.
+    // The facts are of one capability and the nvcc of the record; that there is another was said with the counts.
     if kernels.is_empty() || !(is_recorded() || bless) {
         return;
     }
-    let page = prediction::page(&kernels).unwrap_or_else(|missed| panic!("{}", missed.join("\n")));
+    let record = prediction::record(&kernels, nvcc_version(device_code()));
+    let record = record.unwrap_or_else(|missed| panic!("{}", missed.join("\n")));
     if bless {
-        return fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/gpu-prediction.md"), page).unwrap();
+        return fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/compiled-passes.csv"), record).unwrap();
     }
-    assert!(page == prediction::PAGE, "the page is out of date; BLESS=1 writes it anew:\n{page}");
+    assert!(record == prediction::RECORD, "the record is out of date; BLESS=1 writes it anew:\n{record}");
 }
 
 // ---------------------------------------------------------------------------------------------------
@@ -362,7 +355,7 @@ fn predictions_are_of_this_code() {
 fn prebuilt_ptx() {
     let mut complaints = Vec::new();
     let mut names = BTreeSet::new();
-    for entry in PTX.iter().flat_map(|text| text.split(".visible .entry ").skip(1)) {
+    for entry in shipped::PTX.iter().flat_map(|(_, text)| text.split(".visible .entry ").skip(1)) {
         let (name, body) = entry.split_once('(').expect("parameters");
         let name: &'static str = name;
         names.insert(name);

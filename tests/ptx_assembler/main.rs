@@ -17,6 +17,8 @@ mod nvcc;
 mod paraphrase;
 mod ptx;
 mod sass;
+#[path = "../shipped/mod.rs"]
+mod shipped;
 mod table;
 #[path = "../compiled_code/tools.rs"]
 mod tools;
@@ -39,14 +41,6 @@ use nvcc::Nvcc;
 use sass::Stores;
 use table::{Case, Expected};
 use tools::{run, tool};
-
-const PTX: [&str; 5] = [
-    include_str!("../../kernels/prebuilt/train.ptx"),
-    include_str!("../../kernels/prebuilt/infer.ptx"),
-    include_str!("../../kernels/prebuilt/rrelu.ptx"),
-    include_str!("../../kernels/prebuilt/relu.ptx"),
-    include_str!("../../kernels/prebuilt/advance.ptx"),
-];
 
 /// What was confirmed by which tool, and by which version.
 const RECORD: &str = include_str!("../data/ptx-confirmed.txt");
@@ -176,7 +170,7 @@ fn the_table_has_the_kernels_instructions() {
     const OTHERS: [&str; 10] = ["bra", "ret", "ld", "st", "mov", "cvta", "shfl", "vote", "bar", "call"];
     let known: BTreeSet<_> = table::cases().iter().map(|case| case.instruction).collect();
     let mut missing = BTreeSet::new();
-    for text in PTX {
+    for (_, text) in shipped::PTX {
         for line in text.lines() {
             let mut words = line.split_whitespace().skip_while(|word| word.starts_with(['{', '@']));
             let Some(opcode) = words.next().filter(|_| line.contains(';')) else { continue };

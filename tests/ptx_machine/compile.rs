@@ -18,33 +18,28 @@ mod fingerprint;
 mod nvcc;
 #[path = "../../build/prebuilt.rs"]
 mod prebuilt;
+#[path = "../shipped/mod.rs"]
+mod shipped;
 
 use super::Ptx;
 use crate::emulator::root;
 use nvcc::Nvcc;
-
-const SHIPPED: [(&str, &str); 5] = [
-    ("advance.ptx", include_str!("../../kernels/prebuilt/advance.ptx")),
-    ("infer.ptx", include_str!("../../kernels/prebuilt/infer.ptx")),
-    ("relu.ptx", include_str!("../../kernels/prebuilt/relu.ptx")),
-    ("rrelu.ptx", include_str!("../../kernels/prebuilt/rrelu.ptx")),
-    ("train.ptx", include_str!("../../kernels/prebuilt/train.ptx")),
-];
+use shipped::PTX;
 
 /// The PTX that is shipped, which is what users run who have no nvcc; or, where `DROP_ACTIVATION_PTX` names a folder, the
 /// files of the same names in it, which another compiler may have made.
 pub fn shipped() -> &'static Ptx {
-    static SHIPPED_PTX: OnceLock<Ptx> = OnceLock::new();
-    SHIPPED_PTX.get_or_init(|| {
+    static FOUND: OnceLock<Ptx> = OnceLock::new();
+    FOUND.get_or_init(|| {
         let ptx = match env::var_os("DROP_ACTIVATION_PTX").filter(|folder| !folder.is_empty()) {
-            None => Ptx::new(SHIPPED),
+            None => Ptx::new(PTX),
             Some(folder) => {
                 let read = |(name, _): &(&'static str, _)| {
                     let path = Path::new(&folder).join(name);
                     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
                     (*name, text)
                 };
-                let texts: Vec<_> = SHIPPED.iter().map(read).collect();
+                let texts: Vec<_> = PTX.iter().map(read).collect();
                 Ptx::new(texts.iter().map(|(name, text)| (*name, text.as_str())))
             }
         };

@@ -12,6 +12,7 @@ use drop_activation::cuda::cudarc::nvrtc::Ptx;
 use drop_activation::cuda::{self, Addresses, Kernels, launch};
 
 use crate::cases::{Case, N};
+use crate::shipped::PTX;
 
 /// Which device code.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,20 +54,12 @@ type Outcome<T> = Result<T, Failure>;
 const GUARD: usize = 512;
 const SENTINEL: u8 = 0xA5;
 
-const PREBUILT: [&str; 5] = [
-    include_str!("../../kernels/prebuilt/train.ptx"),
-    include_str!("../../kernels/prebuilt/infer.ptx"),
-    include_str!("../../kernels/prebuilt/rrelu.ptx"),
-    include_str!("../../kernels/prebuilt/relu.ptx"),
-    include_str!("../../kernels/prebuilt/advance.ptx"),
-];
-
 pub struct Device {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     kernels: Arc<Kernels>,
-    /// In the order of [`PREBUILT`], each once it was asked for.
-    prebuilt: [Option<Arc<CudaModule>>; PREBUILT.len()],
+    /// In the order of [`PTX`], each once it was asked for.
+    prebuilt: [Option<Arc<CudaModule>>; PTX.len()],
     patience: Duration,
 }
 
@@ -148,13 +141,13 @@ impl Device {
 
     fn launch_prebuilt(&mut self, mut planned: launch::Launch) -> Outcome<()> {
         let entry = format!(".entry {}(", planned.entry.name());
-        let Some(place) = PREBUILT.iter().position(|text| text.contains(&entry)) else {
+        let Some(place) = PTX.iter().position(|(_, text)| text.contains(&entry)) else {
             return Err(Failure::Here("no prebuilt PTX has it".into()));
         };
         let module = match &self.prebuilt[place] {
             Some(module) => module.clone(),
             None => {
-                let module = self.context.load_module(Ptx::from_src(PREBUILT[place])).map_err(|e| self.refused(e))?;
+                let module = self.context.load_module(Ptx::from_src(PTX[place].1)).map_err(|e| self.refused(e))?;
                 self.prebuilt[place].insert(module).clone()
             }
         };

@@ -18,6 +18,8 @@ mod cases;
 mod device;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod rehearsal;
+#[path = "../shipped/mod.rs"]
+mod shipped;
 
 use std::io::Write;
 use std::process::Command;

@@ -58,10 +58,11 @@ fn slopes() {
 
 #[test]
 fn activation_names() {
+    let allowed = Activation::ALL.map(Activation::name).join(", ");
     for name in ["", "ReLU", "relu ", "swish", "leaky_relu"] {
         let error = name.parse::<Activation>().unwrap_err();
         assert_eq!(error, Error::UnknownActivation { name: name.to_owned() });
-        says(&error, &[name, "relu, sigmoid, tanh, gelu, silu"]);
+        says(&error, &[name, &allowed]);
     }
     for activation in Activation::ALL {
         assert_eq!(activation.name().parse(), Ok(activation));
@@ -82,14 +83,7 @@ fn shards_that_split_a_word() {
 
 /// `call` must fail with `expected` and leave the output, of `output_len` elements, as it was; in place
 /// too, where input and output are equally long.
-fn refuses(
-    backend: &impl Backend,
-    call: Call<f32>,
-    input: &[f32],
-    output_len: usize,
-    expected: &Error,
-    parts: &[&str],
-) {
+fn refuses(backend: &dyn Backend, call: Call<f32>, input: &[f32], output_len: usize, expected: &Error, parts: &[&str]) {
     let untouched = Guarded::<f32>::garbage(output_len, 0);
     let mut output = untouched.slice().to_vec();
     let check = |result: drop_activation::Result<_>, now: &[f32], before: &[f32]| {
@@ -112,7 +106,7 @@ fn forward_mask(op: DropActivation, len: usize) -> PackedMask {
     reference::forward(&op, KEY, &vec![-1.0f32; len]).unwrap().1
 }
 
-pub fn lengths_of_outputs<B: Backend>(backend: &B) {
+pub fn lengths_of_outputs(backend: &dyn Backend) {
     let x = [-1.0; LEN];
     let (relu, rrelu) = (DropActivation::default(), RRelu::default());
     let mask = forward_mask(relu, LEN);
@@ -150,7 +144,7 @@ pub fn lengths_of_outputs<B: Backend>(backend: &B) {
     }
 }
 
-pub fn lengths_of_saved_tensors<B: Backend>(backend: &B) {
+pub fn lengths_of_saved_tensors(backend: &dyn Backend) {
     let dy = [1.0; LEN];
     let (relu, gelu, rrelu) = (DropActivation::default(), op(Activation::Gelu, 0.5), RRelu::default());
     let (mask, gelu_mask) = (forward_mask(relu, LEN), forward_mask(gelu, LEN));
@@ -171,7 +165,7 @@ pub fn lengths_of_saved_tensors<B: Backend>(backend: &B) {
     }
 }
 
-pub fn masks_of_other_lengths<B: Backend>(backend: &B) {
+pub fn masks_of_other_lengths(backend: &dyn Backend) {
     let dy = [1.0; LEN];
     let (relu, gelu, rrelu) = (DropActivation::default(), op(Activation::Gelu, 0.5), RRelu::default());
     // 33 and 64 elements have as many words as 40.
@@ -186,7 +180,7 @@ pub fn masks_of_other_lengths<B: Backend>(backend: &B) {
     }
 }
 
-pub fn masks_of_other_operations<B: Backend>(backend: &B) {
+pub fn masks_of_other_operations(backend: &dyn Backend) {
     let dy = [1.0; LEN];
     let relu = DropActivation::default();
     let rrelu = RRelu::default();
@@ -218,7 +212,7 @@ pub fn masks_of_other_operations<B: Backend>(backend: &B) {
     }
 }
 
-pub fn missing_inputs<B: Backend>(backend: &B) {
+pub fn missing_inputs(backend: &dyn Backend) {
     let dy = [1.0; LEN];
     for activation in Activation::ALL.into_iter().filter(|a| a.backward_needs_input()) {
         let op = op(activation, 0.95);
@@ -228,7 +222,7 @@ pub fn missing_inputs<B: Backend>(backend: &B) {
     }
 }
 
-pub fn activations_that_need_a_mask<B: Backend>(backend: &B) {
+pub fn activations_that_need_a_mask(backend: &dyn Backend) {
     let x = [1.0; LEN];
     for activation in Activation::ALL.into_iter().filter(|a| *a != Activation::Relu) {
         let error = Error::NeedsMask { activation };
@@ -238,7 +232,7 @@ pub fn activations_that_need_a_mask<B: Backend>(backend: &B) {
     }
 }
 
-pub fn indices_beyond_64_bits<B: Backend>(backend: &B) {
+pub fn indices_beyond_64_bits(backend: &dyn Backend) {
     for (back, len) in [(32, 33), (64, 65), (1024, 1056)] {
         let first = 0u64.wrapping_sub(back);
         let key = KEY.shard(first).unwrap();
@@ -284,7 +278,7 @@ fn a_failed_call_leaves_the_mask_alone() {
 }
 
 /// Empty tensors are no errors, whatever else is odd about the call.
-pub fn nothing_to_do<B: Backend>(backend: &B) {
+pub fn nothing_to_do(backend: &dyn Backend) {
     let op = DropActivation::default();
     let key = KEY.shard(u64::MAX - 31).unwrap();
     let mask = backend.run(&Call::Forward(op, key), InOut::<f32>::InPlace(&mut [])).unwrap().unwrap();

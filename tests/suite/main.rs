@@ -7,19 +7,25 @@
 //!     ptx_90      the same of a fresh compile for sm_90
 //!     gpu         the CUDA kernels on a GPU
 //!
-//! A test that is generic over the backend is listed in `backend!` below; the others stand in their
-//! files with `#[test]`. Statistical tests draw from fixed seeds, so they pass always or never; each
-//! states the probability that a perfect generator would have had to fail it.
+//! `backends!` below lists the backends and `table!` the tests that they share: `cpu::lengths::f32` is `lengths` in
+//! `passes.rs`, for the backend `cpu` and the element type f32. Tests of a single backend have `#[test]` in their files.
+//! Statistical tests draw from fixed seeds, so they pass always or never; each states the probability that a perfect
+//! generator would have had to fail it.
+//!
+//! To add a test, write `pub fn name(backend: &dyn Backend)`, or `name<T: Tested>` if it depends on the element type,
+//! and name it in `table!`. To add a backend, implement [`backend::Backend`] in a file of `backend/` and name it in
+//! `backends!`.
 
+mod accuracy;
 mod backend;
-mod data;
 mod determinism;
+#[cfg(feature = "cuda")]
+mod device_offset;
 #[cfg(feature = "cuda")]
 #[path = "../emulator/mod.rs"]
 mod emulator;
 mod errors;
 mod gradients;
-mod guarded;
 mod hostile;
 mod huge;
 mod masks;
@@ -32,91 +38,122 @@ mod ptx_machine;
 mod random;
 mod sigma;
 mod statistics;
+#[path = "../support/mod.rs"]
+mod support;
 mod vectors;
 
-/// What every backend must do, and what those named beside it must do as well.
-macro_rules! backend {
-    ($name:ident, $load:expr $(, $more:ident)*) => {
-        mod $name {
-            #[allow(unused_imports)]
-            use crate::backend::*;
+use support::{data, guarded};
 
-            plain!($load; vectors: keep_words philox_in_masks);
-            typed!($load; passes: lengths alignments saved_alignments probabilities special_values shards);
-            types!($load; passes all_values: f16 bf16);
-            typed!($load; sigma: equations equations_at_special_values limits vanishing_p);
-            types!($load; sigma mixture_bounds: f32 f64);
-            plain!($load; sigma: f32_bounds f64_bounds);
-            plain!($load; gradients: drop_activation relu_and_rrelu);
-            typed!($load; properties: exact_passes smooth_passes parts);
-            plain!($load; errors: activations_that_need_a_mask indices_beyond_64_bits nothing_to_do);
-            $($more!($load);)*
+/// The tests, in sections: a backend names those that it has to pass. A row is `file::test`, with the element types that
+/// it is run for where it depends on one.
+macro_rules! table {
+    // Every backend.
+    (every) => {
+        tests! {
+            vectors::keep_words;
+            vectors::philox_in_masks;
+            passes::lengths: f32 f64 f16 bf16;
+            passes::alignments: f32 f64 f16 bf16;
+            passes::saved_alignments: f32 f64 f16 bf16;
+            passes::probabilities: f32 f64 f16 bf16;
+            passes::special_values: f32 f64 f16 bf16;
+            passes::shards: f32 f64 f16 bf16;
+            passes::all_values: f16 bf16;
+            sigma::equations: f32 f64 f16 bf16;
+            sigma::equations_at_special_values: f32 f64 f16 bf16;
+            sigma::limits: f32 f64 f16 bf16;
+            sigma::vanishing_p: f32 f64 f16 bf16;
+            sigma::mixture_bounds: f32 f64;
+            sigma::f32_bounds;
+            sigma::f64_bounds;
+            gradients::drop_activation;
+            gradients::relu_and_rrelu;
+            properties::exact_passes: f32 f64 f16 bf16;
+            properties::smooth_passes: f32 f64 f16 bf16;
+            properties::parts: f32 f64 f16 bf16;
+            errors::activations_that_need_a_mask;
+            errors::indices_beyond_64_bits;
+            errors::nothing_to_do;
+        }
+    };
+    // Those that are called with tensors of any length and any mask, and have to refuse what does not fit.
+    (checks_arguments) => {
+        tests! {
+            errors::lengths_of_saved_tensors;
+            errors::masks_of_other_lengths;
+            errors::masks_of_other_operations;
+            errors::missing_inputs;
+        }
+    };
+    // Those that write into the caller's slices, and do tensors of real size in no time.
+    (production) => {
+        tests! {
+            errors::lengths_of_outputs;
+            passes::large: f32 bf16;
+        }
+    };
+    // Those whose σ and σ' are the reference's, bit for bit. The others' are within the bounds.
+    (same_sigma) => {
+        tests! {
+            sigma::sigma_is_the_reference_s: f32 f64 f16 bf16;
         }
     };
 }
 
-/// It takes tensors of any length and any mask, and so has to refuse what does not fit.
-macro_rules! door {
-    ($load:expr) => {
-        plain!($load; errors: lengths_of_saved_tensors masks_of_other_lengths masks_of_other_operations missing_inputs);
-    };
-}
+/// For each backend a module of its tests: how the backend is loaded, and its sections of `table!`.
+macro_rules! backends {
+    ($($(#[$condition:meta])* $name:ident = $load:expr, $($section:ident)+;)*) => {$(
+        $(#[$condition])*
+        mod $name {
+            use crate::backend::*;
+            use drop_activation::half::{bf16, f16};
 
-/// It writes into the caller's slices, and tensors of real size in no time.
-macro_rules! production {
-    ($load:expr) => {
-        plain!($load; errors: lengths_of_outputs);
-        types!($load; passes large: f32 bf16);
-    };
-}
-
-/// Its σ and σ' are the reference's, bit for bit; elsewhere they are within the bounds.
-macro_rules! same_sigma {
-    ($load:expr) => {
-        typed!($load; sigma: sigma_is_the_reference_s);
-    };
-}
-
-macro_rules! plain {
-    ($load:expr; $file:ident: $($test:ident)*) => {$(
-        #[test]
-        fn $test() {
-            if let Some(backend) = $load {
-                crate::$file::$test(&backend);
+            /// `None` where the machine lacks what the backend needs, which has then been told.
+            fn load() -> Option<impl Backend> {
+                $load
             }
+
+            $(table!($section);)+
         }
     )*};
 }
 
-macro_rules! typed {
-    ($load:expr; $file:ident: $($test:ident)*) => {
-        $(types!($load; $file $test: f32 f64 f16 bf16);)*
+/// A `#[test]` function for each row of `table!`, or for each of its types.
+macro_rules! tests {
+    ($($file:ident::$test:ident $(: $($type:ident)+)?;)*) => {
+        $(tests!(@row $file $test $($($type)+)?);)*
     };
-}
-
-macro_rules! types {
-    ($load:expr; $file:ident $test:ident: $($type:ident)*) => {
+    (@row $file:ident $test:ident) => {
+        #[test]
+        fn $test() {
+            if let Some(backend) = load() {
+                crate::$file::$test(&backend);
+            }
+        }
+    };
+    (@row $file:ident $test:ident $($type:ident)+) => {
         mod $test {
-            #[allow(unused_imports)]
-            use {super::*, drop_activation::half::{bf16, f16}};
+            use super::*;
 
             $(#[test]
             fn $type() {
-                if let Some(backend) = $load {
-                    crate::$file::$test::<_, $type>(&backend);
+                if let Some(backend) = load() {
+                    crate::$file::$test::<$type>(&backend);
                 }
-            })*
+            })+
         }
     };
 }
 
-backend!(reference, Some(Reference), door, same_sigma);
-backend!(cpu, Some(Cpu), door, production, same_sigma);
-#[cfg(feature = "cuda")]
-backend!(emulated, Emulated::load());
-#[cfg(feature = "cuda")]
-backend!(ptx, Compiled::shipped());
-#[cfg(feature = "cuda")]
-backend!(ptx_90, Compiled::fresh_90());
-#[cfg(feature = "cuda")]
-backend!(gpu, Gpu::load(), door, production);
+backends! {
+    reference = Some(Reference), every checks_arguments same_sigma;
+    cpu = Some(Cpu), every checks_arguments production same_sigma;
+    #[cfg(feature = "cuda")]
+    emulated = Emulated::load(), every;
+    #[cfg(feature = "cuda")]
+    ptx = Compiled::shipped(), every;
+    #[cfg(feature = "cuda")]
+    ptx_90 = Compiled::fresh_90(), every;
+    #[cfg(feature = "cuda")]
+    gpu = Gpu::load(), every checks_arguments production;
+}

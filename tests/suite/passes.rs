@@ -3,7 +3,7 @@
 
 use drop_activation::{DropActivation, InOut, MaskKey, PackedMask, RRelu};
 
-use crate::backend::{Backend, Call, Reference};
+use crate::backend::{Backend, Call, Reference, Run, Tested};
 use crate::data::{Bits, Rng, assert_each, same_bits, specials};
 use crate::guarded::Guarded;
 
@@ -50,22 +50,23 @@ pub const ALIGNED: [Placement; 2] = [
 
 /// Runs the call between sentinels and checks what no call may do: write outside its output, or into
 /// what it only reads. Gives the output and the mask.
-pub fn run<T: Bits>(
-    backend: &impl Backend,
+pub fn run<T: Tested>(
+    backend: &dyn Backend,
     call: &Call<T>,
     input: &[T],
     at: Placement,
 ) -> (Vec<T>, Option<PackedMask>) {
     let what = || format!("{} {call:?} {at:?}", backend.name());
-    let saved = call.saved().map(|saved| Guarded::new(saved, at.saved));
-    let call = saved.as_ref().map_or(*call, |saved| call.with_saved(saved.slice()));
+    let saved = call.saved().map(|(_, saved)| Guarded::new(saved, at.saved));
+    let before = call;
+    let call = call.map(|of_call| saved.as_ref().map_or(of_call, Guarded::slice), |mask| mask);
     let mut from = Guarded::new(input, at.input);
     let mut to = Guarded::garbage(input.len(), at.output);
     let io =
         if at.in_place { InOut::InPlace(from.slice_mut()) } else { InOut::OutOfPlace(from.slice(), to.slice_mut()) };
     let mask = backend.run(&call, io).unwrap_or_else(|e| panic!("{}: {e}", what()));
     assert!(from.intact() && to.intact(), "{}: wrote outside its output", what());
-    if let Some((now, before)) = saved.as_ref().zip(call.saved()) {
+    if let Some((now, (_, before))) = saved.as_ref().zip(before.saved()) {
         assert_each(&what, now.slice(), before, same_bits);
     }
     if at.in_place {
@@ -76,10 +77,10 @@ pub fn run<T: Bits>(
 }
 
 /// Runs the call and compares output and mask with the reference's, bit for bit.
-pub fn agrees<T: Bits>(backend: &impl Backend, call: &Call<T>, input: &[T], at: Placement) {
+pub fn agrees<T: Tested>(backend: &dyn Backend, call: &Call<T>, input: &[T], at: Placement) {
     let what = || format!("{} {call:?} {at:?}", backend.name());
     let mut expected = vec![T::default(); input.len()];
-    let expected_mask = Reference.run(call, (input, &mut expected).into()).expect("a valid call");
+    let expected_mask = Reference.run_call(call, (input, &mut expected).into()).expect("a valid call");
     let (output, mask) = run(backend, call, input, at);
     assert_each(&what, &output, &expected, same_bits);
     assert_same_mask(&what, mask, expected_mask);
@@ -118,7 +119,7 @@ pub fn each_call<T: Bits>(p: f64, key: MaskKey, x: &[T], dy: &[T], mut check: im
     check(&Call::ReluBackward(&y), dy);
 }
 
-pub fn lengths<B: Backend, T: Bits>(backend: &B) {
+pub fn lengths<T: Tested>(backend: &dyn Backend) {
     let mut rng = Rng::new(1);
     let long: &[usize] = if backend.is_slow() { &[] } else { &LONG };
     for (i, &len) in LENGTHS.iter().chain(long).enumerate() {
@@ -134,7 +135,7 @@ pub fn lengths<B: Backend, T: Bits>(backend: &B) {
 }
 
 /// Input and output at every pair of addresses that differ in a 16-byte access.
-pub fn alignments<B: Backend, T: Bits>(backend: &B) {
+pub fn alignments<T: Tested>(backend: &dyn Backend) {
     let mut rng = Rng::new(2);
     let len = 1024 + 33;
     let (x, dy) = (rng.values::<T>(len), rng.values(len));
@@ -149,7 +150,7 @@ pub fn alignments<B: Backend, T: Bits>(backend: &B) {
 }
 
 /// The saved tensor alone off its boundary, then everything else off and the saved tensor on it.
-pub fn saved_alignments<B: Backend, T: Bits>(backend: &B) {
+pub fn saved_alignments<T: Tested>(backend: &dyn Backend) {
     let mut rng = Rng::new(3);
     let len = 2 * 1024 + 5;
     let (x, dy) = (rng.values::<T>(len), rng.values(len));
@@ -159,7 +160,7 @@ pub fn saved_alignments<B: Backend, T: Bits>(backend: &B) {
     }
 }
 
-pub fn probabilities<B: Backend, T: Bits>(backend: &B) {
+pub fn probabilities<T: Tested>(backend: &dyn Backend) {
     let mut rng = Rng::new(4);
     let len = 1024 + 77;
     let (x, dy) = (rng.values::<T>(len), rng.values(len));
@@ -170,7 +171,7 @@ pub fn probabilities<B: Backend, T: Bits>(backend: &B) {
 
 /// Every pair (x, dy) of special values, kept and dropped: once in whole tiles and once element by
 /// element.
-pub fn special_values<B: Backend, T: Bits>(backend: &B) {
+pub fn special_values<T: Tested>(backend: &dyn Backend) {
     let specials = specials::<T>();
     let pairs = || specials.iter().flat_map(|x| specials.iter().map(move |dy| (*x, *dy)));
     let (x, dy): (Vec<T>, Vec<T>) = pairs().unzip();
@@ -182,7 +183,7 @@ pub fn special_values<B: Backend, T: Bits>(backend: &B) {
 }
 
 /// Every value a 16-bit element can have.
-pub fn all_values<B: Backend, T: Bits>(backend: &B) {
+pub fn all_values<T: Tested>(backend: &dyn Backend) {
     assert_eq!(T::width(), 16);
     let x: Vec<T> = (0..1 << 16).map(T::from_bits).collect();
     let dy: Vec<T> = x.iter().rev().copied().collect();
@@ -190,7 +191,7 @@ pub fn all_values<B: Backend, T: Bits>(backend: &B) {
 }
 
 /// A shard gets its part of the whole tensor's numbers, wherever it is cut.
-pub fn shards<B: Backend, T: Bits>(backend: &B) {
+pub fn shards<T: Tested>(backend: &dyn Backend) {
     let mut rng = Rng::new(5);
     let len = 5000;
     let (x, dy) = (rng.values::<T>(len), rng.values::<T>(len));
@@ -232,7 +233,7 @@ pub fn shards<B: Backend, T: Bits>(backend: &B) {
 }
 
 /// Tensors so long that a backend may write them past the cache: the same numbers as piece by piece.
-pub fn large<B: Backend, T: Bits>(backend: &B) {
+pub fn large<T: Tested>(backend: &dyn Backend) {
     const PIECE: usize = 1 << 20;
     let len = (33 << 20) / size_of::<T>() + 7;
     let mut rng = Rng::new(6);

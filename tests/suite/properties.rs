@@ -1,15 +1,14 @@
-//! Random calls: any length, probability, seed, offset, shard, alignment and values. A failing one is
-//! shrunk before it is shown. The same ones each time; PROPTEST_RNG_SEED and PROPTEST_CASES ask for others
-//! and for more.
+//! Random calls: any length, probability, seed, offset, shard, alignment and values. (See `tests/support/property.rs`.)
 
-use drop_activation::{Activation, DropActivation, MaskKey};
+use drop_activation::{DropActivation, MaskKey};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed, TestRunner};
 
-use crate::backend::{Backend, Call};
-use crate::data::{Arithmetic, Bits, Rng};
+use crate::backend::{Backend, Call, Tested};
+use crate::data::Rng;
 use crate::passes::{Placement, agrees, each_call};
-use crate::sigma;
+use crate::sigma::{self, Arithmetic};
+use crate::support::activations::SMOOTH;
+use crate::support::property;
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -37,24 +36,13 @@ fn case(longest: usize) -> impl Strategy<Value = Case> {
     (len, p, key, at, any::<u64>()).prop_map(|(len, p, key, at, values)| Case { len, p, key, at, values })
 }
 
-fn check(backend: &impl Backend, test: impl Fn(Case)) {
-    let mut config = Config { failure_persistence: None, ..Config::default() };
-    if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = 48;
-    }
-    if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
-        config.rng_seed = RngSeed::Fixed(101);
-    }
+fn check(backend: &dyn Backend, test: impl Fn(Case)) {
     let longest = if backend.is_slow() { 5_000 } else { 80_000 };
-    let run = TestRunner::new(config).run(&case(longest), |case| {
-        test(case);
-        Ok(())
-    });
-    run.unwrap_or_else(|failure| panic!("{failure}"));
+    property::check(48, 101, &case(longest), test);
 }
 
 /// Every exact pass against the reference.
-pub fn exact_passes<B: Backend, T: Bits>(backend: &B) {
+pub fn exact_passes<T: Tested>(backend: &dyn Backend) {
     check(backend, |Case { len, p, key, at, values }| {
         let mut rng = Rng::new(values);
         let (x, dy) = (rng.values::<T>(len), rng.values(len));
@@ -63,18 +51,18 @@ pub fn exact_passes<B: Backend, T: Bits>(backend: &B) {
 }
 
 /// Every pass of one of the other nonlinearities against the equations.
-pub fn smooth_passes<B: Backend, T: Arithmetic>(backend: &B) {
+pub fn smooth_passes<T: Arithmetic>(backend: &dyn Backend) {
     check(backend, |Case { len, p, key, at, values }| {
         let mut rng = Rng::new(values);
         let (x, dy) = (rng.values::<T>(len), rng.values(len));
-        let activation = Activation::ALL[1 + rng.below(4)];
-        let op = DropActivation::new(activation, p).expect("a probability");
+        let row = &SMOOTH[rng.below(SMOOTH.len())];
+        let op = DropActivation::new(row.activation, p).expect("a probability");
         sigma::check_calls(backend, op, key, &x, &dy, at);
     });
 }
 
 /// What a sub-slice gives depends on its elements and its place in the whole alone.
-pub fn parts<B: Backend, T: Bits>(backend: &B) {
+pub fn parts<T: Tested>(backend: &dyn Backend) {
     check(backend, |Case { len, p, key, values, .. }| {
         let mut rng = Rng::new(values);
         let x = rng.values::<T>(len);

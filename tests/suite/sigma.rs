@@ -1,21 +1,42 @@
-//! The other nonlinearities: sigmoid, tanh, GELU and SiLU.
+//! The smooth activations: sigmoid, tanh, GELU and SiLU.
 //!
 //! What a backend computes for σ and σ' is held to the truth within bounds. Every pass is then held to
 //! what the paper's equations make of exactly these values, rounded once: kept elements, dropped
 //! elements, the mixture and the 16-bit types leave no room.
 
-use drop_activation::{Activation, DropActivation, InOut, MaskKey, MaskOrigin, PackedMask, Real, reference};
+use drop_activation::half::{bf16, f16};
+use drop_activation::{Activation, DropActivation, Element, InOut, MaskKey, MaskOrigin, PackedMask, Real, reference};
 
-use crate::backend::{Backend, Call};
-use crate::data::{Arithmetic, Bits, Rng, assert_each, same_bits, same_or_nan, specials};
+use crate::backend::{Backend, Call, Tested};
+use crate::data::{Bits, Rng, assert_each, same_bits, same_or_nan, specials, ulp};
 use crate::passes::{ALIGNED, LENGTHS, PROBABILITIES, Placement, assert_same_mask, run};
+use crate::support::activations::{Exact, Function, SMOOTH, Smooth, smooth};
 
-const SMOOTH: [Activation; 4] = [Activation::Sigmoid, Activation::Tanh, Activation::Gelu, Activation::Silu];
+/// `f64` as it is, everything else as the `f32` it is computed in.
+pub trait Arithmetic: Tested {
+    type Wide: Tested + Element<Real = Self::Real> + Real;
 
-/// Units in the last place that σ and σ' may be off.
-fn bound(activation: Activation) -> f64 {
-    if activation == Activation::Gelu { 8.0 } else { 4.0 }
+    fn widen(self) -> Self::Wide;
+    fn narrow(wide: Self::Wide) -> Self;
 }
+
+macro_rules! arithmetic {
+    ($($type:ty: $wide:ty),*) => {$(
+        impl Arithmetic for $type {
+            type Wide = $wide;
+
+            fn widen(self) -> $wide {
+                self.to_real()
+            }
+
+            fn narrow(wide: $wide) -> Self {
+                Self::from_real(wide)
+            }
+        }
+    )*};
+}
+
+arithmetic!(f32: f32, f16: f32, bf16: f32, f64: f64);
 
 /// A backend's σ(x) and σ'(x) in the type of the arithmetic: its passes with p = 1, and dy = 1.
 struct Sigma<W> {
@@ -23,8 +44,8 @@ struct Sigma<W> {
     derivative: Vec<W>,
 }
 
-impl<W: Bits> Sigma<W> {
-    fn of(backend: &impl Backend, activation: Activation, x: &[W]) -> Self {
+impl<W: Tested> Sigma<W> {
+    fn of(backend: &dyn Backend, activation: Activation, x: &[W]) -> Self {
         let op = DropActivation::new(activation, 1.0).unwrap();
         let (value, mask) = run(backend, &Call::Forward(op, MaskKey::new(0, 0)), x, Placement::default());
         let ones = vec![W::rounded(1.0); x.len()];
@@ -58,7 +79,7 @@ fn law<T: Arithmetic>(call: &Call<T>, i: usize, input: T, sigma: &Sigma<T::Wide>
     }
 }
 
-fn obeys<T: Arithmetic>(backend: &impl Backend, call: &Call<T>, input: &[T], sigma: &Sigma<T::Wide>, at: Placement) {
+fn obeys<T: Arithmetic>(backend: &dyn Backend, call: &Call<T>, input: &[T], sigma: &Sigma<T::Wide>, at: Placement) {
     let what = || format!("{} {call:?} {at:?}", backend.name());
     let (output, mask) = run(backend, call, input, at);
     let (expected, through): (Vec<T>, Vec<bool>) =
@@ -94,7 +115,7 @@ fn widened<T: Arithmetic>(x: &[T]) -> Vec<T::Wide> {
 
 /// Every pass of one nonlinearity against the equations, with the tensors placed like that.
 pub fn check_calls<T: Arithmetic>(
-    backend: &impl Backend,
+    backend: &dyn Backend,
     op: DropActivation,
     key: MaskKey,
     x: &[T],
@@ -105,15 +126,16 @@ pub fn check_calls<T: Arithmetic>(
     each_call(op, key, x, dy, |call, input| obeys(backend, call, input, &sigma, at));
 }
 
-pub fn equations<B: Backend, T: Arithmetic>(backend: &B) {
+pub fn equations<T: Arithmetic>(backend: &dyn Backend) {
     let mut rng = Rng::new(21);
     let long: &[usize] = if backend.is_slow() { &[] } else { &[32_769, 131_075] };
     for (n, &len) in LENGTHS.iter().chain(long).enumerate() {
         let (x, dy) = (rng.values::<T>(len), rng.values(len));
         let key = MaskKey::new(rng.bits(), rng.bits());
-        let activations = if n < LENGTHS.len() { &SMOOTH[..] } else { &SMOOTH[2..3] };
-        for &activation in activations {
-            let op = |p| DropActivation::new(activation, p).unwrap();
+        // How a long tensor is divided does not depend on the activation.
+        let rows = if n < LENGTHS.len() { &SMOOTH[..] } else { std::slice::from_ref(&SMOOTH[n % SMOOTH.len()]) };
+        for Smooth { activation, .. } in rows {
+            let op = |p| DropActivation::new(*activation, p).unwrap();
             let odd = Placement { input: n % 5, output: n % 3, saved: n % 7, in_place: n % 2 == 0 };
             check_calls(backend, op(0.6), key, &x, &dy, odd);
             check_calls(backend, op(PROBABILITIES[n % PROBABILITIES.len()]), key, &x, &dy, ALIGNED[n / 2 % 2]);
@@ -122,11 +144,11 @@ pub fn equations<B: Backend, T: Arithmetic>(backend: &B) {
 }
 
 /// Special values, with every p that is treated on its own; in whole tiles and element by element.
-pub fn equations_at_special_values<B: Backend, T: Arithmetic>(backend: &B) {
+pub fn equations_at_special_values<T: Arithmetic>(backend: &dyn Backend) {
     let specials = specials::<T>();
     let pairs = || specials.iter().flat_map(|x| specials.iter().map(move |dy| (*x, *dy)));
     let (x, dy): (Vec<T>, Vec<T>) = pairs().unzip();
-    for activation in SMOOTH {
+    for Smooth { activation, .. } in SMOOTH {
         let sigma = Sigma::of(backend, activation, &widened(&x));
         for p in [0.0, 0.6, 1.0] {
             let op = DropActivation::new(activation, p).unwrap();
@@ -139,11 +161,11 @@ pub fn equations_at_special_values<B: Backend, T: Arithmetic>(backend: &B) {
 
 /// A p that is all but zero, or rounds to zero in the type of the arithmetic, leaves x and dy as they are, the
 /// infinities too: p σ(x) must not become 0 times infinity.
-pub fn vanishing_p<B: Backend, T: Arithmetic>(backend: &B) {
+pub fn vanishing_p<T: Arithmetic>(backend: &dyn Backend) {
     let infinity = T::Real::from_f64(f64::INFINITY);
     let x = [infinity, T::Real::from_f64(1.0), T::Real::from_f64(-2.0)].map(T::from_real);
     let x = [x[0], -x[0], x[1], x[2]];
-    for activation in SMOOTH {
+    for Smooth { activation, .. } in SMOOTH {
         for p in [1e-46, 1e-300] {
             let op = DropActivation::new(activation, p).unwrap();
             for call in [Call::Infer(op), Call::InferBackward(op, &x)] {
@@ -156,12 +178,12 @@ pub fn vanishing_p<B: Backend, T: Arithmetic>(backend: &B) {
 }
 
 /// σ and σ' are the reference's own.
-pub fn sigma_is_the_reference_s<B: Backend, T: Arithmetic>(backend: &B) {
+pub fn sigma_is_the_reference_s<T: Arithmetic>(backend: &dyn Backend) {
     let mut rng = Rng::new(24);
     let mut x = specials::<T>();
     x.extend(rng.values::<T>(20_000));
     let x = widened(&x);
-    for activation in SMOOTH {
+    for Smooth { activation, .. } in SMOOTH {
         let what = || format!("{} {activation}", backend.name());
         let sigma = Sigma::of(backend, activation, &x);
         let expected: Vec<T::Wide> = x.iter().map(|x| x.sigma(activation)).collect();
@@ -181,7 +203,7 @@ fn compiled_sigma_is_the_sources<T: Arithmetic>() {
     x.extend(Rng::new(26).values::<T>(20_000));
     let x = widened(&x);
     for compiled in [Compiled::shipped(), Compiled::fresh_90()].into_iter().flatten() {
-        for activation in SMOOTH {
+        for Smooth { activation, .. } in SMOOTH {
             let what = || format!("{} {activation}", compiled.name());
             let (meant, made) = (Sigma::of(&sources, activation, &x), Sigma::of(&compiled, activation, &x));
             assert_each(&what, &made.value, &meant.value, same_or_nan);
@@ -202,60 +224,33 @@ fn compiled_f64_is_the_sources() {
     compiled_sigma_is_the_sources::<f64>();
 }
 
-/// The distance from `given` to the truth `high + low`, in units in the last place that T has there.
-fn ulps<T: Bits>(given: T, high: f64, low: f64) -> f64 {
-    let given = given.to_f64();
-    if given == high {
-        return low.abs() / ulp::<T>(high);
-    }
-    ((given - high) - low).abs() / ulp::<T>(high)
-}
-
-/// The spacing of T at `v`; the smallest there is for subnormals and zero.
-fn ulp<T: Bits>(v: f64) -> f64 {
-    let smallest_normal_exponent = 2 - (1 << (T::width() - T::MANTISSA_BITS - 2));
-    let exponent = if v == 0.0 { i32::MIN } else { v.abs().log2().floor() as i32 };
-    // Near a power of two the logarithm may round up: the spacing below it is the finer one.
-    let exponent = if v != 0.0 && exponent > -1000 && 2f64.powi(exponent) > v.abs() { exponent - 1 } else { exponent };
-    let exponent = exponent.max(smallest_normal_exponent) - T::MANTISSA_BITS as i32;
-    if exponent < -1022 { f64::from_bits(1 << (exponent + 1074)) } else { 2f64.powi(exponent) }
-}
-
-fn check_bounds<T: Bits>(backend: &impl Backend, activation: Activation, x: &[T], truth: &[[(f64, f64); 2]]) {
-    let sigma = Sigma::of(backend, activation, x);
-    for (i, [value, derivative]) in truth.iter().enumerate() {
-        for (name, given, truth) in [("σ", sigma.value[i], value), ("σ'", sigma.derivative[i], derivative)] {
-            let off = ulps(given, truth.0, truth.1);
-            assert!(
-                off <= bound(activation),
-                "{} {activation} {}: {name}({:?}) is {given:?}, {off} ulp from {:e}",
-                backend.name(),
-                T::DTYPE.name(),
-                x[i],
-                truth.0
-            );
+/// The backend's σ and σ' are within the bounds of the exact values in the table.
+fn check_exact_values<T: Tested>(backend: &dyn Backend) {
+    for row in &SMOOTH {
+        let of = |function: &Function| -> (Vec<Exact<T>>, Sigma<T>) {
+            let exact = function.exact_values::<T>();
+            let x: Vec<T> = exact.iter().map(|exact| exact.x).collect();
+            let sigma = Sigma::of(backend, row.activation, &x);
+            (exact, sigma)
+        };
+        let ((values, sigma), (derivatives, sigma_of_derivatives)) = (of(&row.value), of(&row.derivative));
+        let given = values.iter().zip(sigma.value).map(|pair| (pair, "σ"));
+        let given = given.chain(derivatives.iter().zip(sigma_of_derivatives.derivative).map(|pair| (pair, "σ'")));
+        for ((exact, given), name) in given {
+            let off = exact.error(given);
+            let what = || format!("{} {} {}: {name}", backend.name(), row.activation, T::DTYPE.name());
+            assert!(off <= row.bound + Exact::<T>::SLACK, "{} is {given:?}, {off} ulp from {exact:?}", what());
         }
     }
 }
 
-/// f64 against values computed with 300 bits.
-pub fn f64_bounds<B: Backend>(backend: &B) {
-    let file = include_str!("../data/activation-values.txt");
-    let mut lines = file.lines();
-    assert_eq!(lines.next(), Some("x sigmoid sigmoid' tanh tanh' gelu gelu' silu silu'"));
-    let number = |hex: &str| f64::from_bits(u64::from_str_radix(hex, 16).expect("16 hexadecimal digits"));
-    let rows: Vec<Vec<&str>> = lines.map(|line| line.split(' ').collect()).collect();
-    assert!(rows.len() > 150);
-    let x: Vec<f64> = rows.iter().map(|row| number(row[0])).collect();
-    for (column, activation) in SMOOTH.into_iter().enumerate() {
-        let truth = |hex: &str| (number(&hex[..16]), number(&hex[16..]));
-        let truth: Vec<_> = rows.iter().map(|row| [truth(row[1 + 2 * column]), truth(row[2 + 2 * column])]).collect();
-        check_bounds(backend, activation, &x, &truth);
-    }
+pub fn f64_bounds(backend: &dyn Backend) {
+    check_exact_values::<f64>(backend);
 }
 
-/// f32 against the crate's own f64, which `f64_bounds` has measured.
-pub fn f32_bounds<B: Backend>(backend: &B) {
+/// f32 against the table, and against the crate's own f64, which `f64_bounds` has measured.
+pub fn f32_bounds(backend: &dyn Backend) {
+    check_exact_values::<f32>(backend);
     let mut rng = Rng::new(25);
     let count = if backend.is_slow() { 2_000 } else { 200_000 };
     let mut x: Vec<f32> = (0..count)
@@ -267,46 +262,45 @@ pub fn f32_bounds<B: Backend>(backend: &B) {
         })
         .filter(|x| x.is_finite())
         .collect();
-    // Around the zeros of σ', where it cancels.
-    for root in [-0.751_791_5_f32, -1.278_464_6] {
-        x.extend((0..200).map(|i| f32::from_bits(root.to_bits() - 100 + i)));
+    // Around the zeros, where the formulas cancel.
+    for root in SMOOTH.iter().flat_map(|row| [row.value.root, row.derivative.root]).flatten() {
+        x.extend((0..200).map(|i| f32::from_bits((root as f32).to_bits() - 100 + i)));
     }
-    for activation in SMOOTH {
-        let truth: Vec<_> = x
-            .iter()
-            .map(|x| f64::from(*x))
-            .map(|x| [(x.sigma(activation), 0.0), (x.derivative(activation), 0.0)])
-            .collect();
-        check_bounds(backend, activation, &x, &truth);
+    for Smooth { activation, bound, value, derivative } in &SMOOTH {
+        let sigma = Sigma::of(backend, *activation, &x);
+        for (i, x) in x.iter().enumerate() {
+            for (function, given) in [(value, sigma.value[i]), (derivative, sigma.derivative[i])] {
+                let exact = (function.f64)(f64::from(*x));
+                let off = (f64::from(given) - exact).abs() / ulp::<f32>(exact);
+                let what = || format!("{} {}({x:?})", backend.name(), function.name);
+                assert!(given.to_f64() == exact || off <= *bound, "{} is {given:?}, {off} ulp from {exact:e}", what());
+            }
+        }
     }
 }
 
 /// Infinity has a limit, and NaN stays one, in every type.
-pub fn limits<B: Backend, T: Bits>(backend: &B) {
+pub fn limits<T: Tested>(backend: &dyn Backend) {
     let x = [f64::NEG_INFINITY, f64::INFINITY, f64::NAN].map(T::rounded);
-    for (activation, value, derivative) in [
-        (Activation::Sigmoid, [0.0, 1.0], [0.0, 0.0]),
-        (Activation::Tanh, [-1.0, 1.0], [0.0, 0.0]),
-        (Activation::Gelu, [0.0, f64::INFINITY], [0.0, 1.0]),
-        (Activation::Silu, [0.0, f64::INFINITY], [0.0, 1.0]),
-    ] {
-        let sigma = Sigma::of(backend, activation, &x);
-        for (given, expected) in [(sigma.value, value), (sigma.derivative, derivative)] {
+    for Smooth { activation, value, derivative, .. } in &SMOOTH {
+        let sigma = Sigma::of(backend, *activation, &x);
+        for (given, function) in [(sigma.value, value), (sigma.derivative, derivative)] {
             let given: Vec<f64> = given.into_iter().map(T::to_f64).collect();
-            assert_eq!(given[..2], expected, "{} {activation}", backend.name());
-            assert!(given[2].is_nan(), "{} {activation}", backend.name());
+            let [at_minus_infinity, .., at_infinity] = function.limits;
+            assert_eq!(given[..2], [at_minus_infinity, at_infinity], "{} {}", backend.name(), function.name);
+            assert!(given[2].is_nan(), "{} {}", backend.name(), function.name);
         }
     }
 }
 
 /// The mixture's terms can cancel, so its error is measured against |(1-p) x| + |p σ(x)|, in units in
 /// the last place of that.
-pub fn mixture_bounds<B: Backend, T: Bits>(backend: &B) {
+pub fn mixture_bounds<T: Tested>(backend: &dyn Backend) {
     assert!(T::width() >= 32);
     let mut rng = Rng::new(26);
     let x: Vec<T> = rng.finite(if backend.is_slow() { 2_000 } else { 50_000 });
     let ones = vec![T::rounded(1.0); x.len()];
-    for activation in SMOOTH {
+    for Smooth { activation, .. } in SMOOTH {
         for p in [0.95, 0.5, 1e-3, 1.0 - 1e-9] {
             let op = DropActivation::new(activation, p).unwrap();
             let (y, _) = run(backend, &Call::Infer(op), &x, Placement::default());
@@ -321,7 +315,7 @@ pub fn mixture_bounds<B: Backend, T: Bits>(backend: &B) {
                     let measure = ulp::<T>(linear.abs() + of_sigma.abs());
                     let off = (given.to_f64() - (linear + of_sigma)).abs() / measure;
                     assert!(
-                        off <= bound(activation),
+                        off <= smooth(activation).bound,
                         "{} {op} {}: x = {x:?} gives {given:?}, off by {off}",
                         backend.name(),
                         T::DTYPE.name()

@@ -40,7 +40,7 @@ fn thresholds() {
     }
 }
 
-pub fn keep_words<B: Backend>(backend: &B) {
+pub fn keep_words(backend: &dyn Backend) {
     let vectors = vectors();
     let cases = vectors["keep"].as_array().unwrap();
     assert_eq!(cases.len(), 10);
@@ -65,7 +65,7 @@ pub fn keep_words<B: Backend>(backend: &B) {
 /// Philox's first known answer (counter and key zero), read out of the masks themselves: an element's
 /// uniform integer U has as its top four bits the number of thresholds j / 16 that it is not below, and
 /// these four bits, over the 32 elements of a word, are the generator's four output words.
-pub fn philox_in_masks<B: Backend>(backend: &B) {
+pub fn philox_in_masks(backend: &dyn Backend) {
     let below: Vec<u32> =
         (1..16).map(|j| backend.keep_words(f64::from(j) / 16.0, MaskKey::new(0, 0), 32).unwrap()[0]).collect();
     let mut out = [0u32; 4];

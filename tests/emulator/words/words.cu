@@ -1,5 +1,5 @@
-// CUDA's words, one for each kernel: out[i] = f(x[count * i], x[count * i + 1], ...). tests/cuda_words.rs runs each of
-// them as it means on a CPU and as nvcc compiles it. Every word that the kernels call has to be here
+// CUDA's words, one for each kernel: out[i] = f(x[count * i], x[count * i + 1], ...). tests/machines/cuda_words.rs
+// runs each of them as it means on a CPU and as nvcc compiles it. Every word that the kernels call has to be here
 // (tests/emulator/words.rs).
 //
 // Lanes that meet must do so every time: launch them for a number of results that is a multiple of the grid's threads.

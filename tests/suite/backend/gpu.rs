@@ -1,16 +1,17 @@
-//! The CUDA kernels on a GPU, through the door for cudarc's slices. Device tensors are placed like the
+//! The CUDA kernels on a GPU, through the entry point for cudarc's slices. Device tensors are placed like the
 //! host's, at the same alignment and between sentinels of their own.
 
-use std::io::Write;
 use std::sync::{Arc, OnceLock};
 
 use drop_activation::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut};
-use drop_activation::cuda::{self, DeviceMask, Kernels, Saved};
+use drop_activation::cuda::{self, DeviceMask, Kernels};
 use drop_activation::{InOut, PackedMask, Result};
 
-use super::{Backend, Call, dirty_mask};
+use super::{Backend, Call, Run, dirty_mask};
 use crate::data::{Bits, same_bits};
 use crate::guarded::{BOUNDARY, Guarded};
+use crate::support::calls::{DeviceCall, on_cuda};
+use crate::support::skipped::tell_without_gpu;
 
 /// Elements before and after a tensor: at least 512 bytes, and before it a multiple of [`BOUNDARY`].
 const GUARD: usize = 256;
@@ -26,19 +27,9 @@ impl Gpu {
     /// `DROP_ACTIVATION_REQUIRE_GPU=1` a panic.
     pub fn load() -> Option<Self> {
         static CONTEXT: OnceLock<Option<Arc<CudaContext>>> = OnceLock::new();
-        let context = CONTEXT.get_or_init(|| match cuda::context(0) {
-            Ok(context) => Some(context),
-            Err(why) => {
-                if !required() {
-                    // Not by eprintln!, which shows in failing tests only.
-                    let _ = writeln!(std::io::stderr(), "SKIPPED: the tests on a GPU: {why}");
-                }
-                None
-            }
-        });
-        if context.is_none() && required() {
-            panic!("DROP_ACTIVATION_REQUIRE_GPU is set: {:?}", cuda::available());
-        }
+        let context =
+            CONTEXT.get_or_init(|| cuda::context(0).map_err(|why| tell_without_gpu("the tests on a GPU", &why)).ok());
+        // The test that asked first has said why, and failed if it must not be skipped.
         let context = context.as_ref()?;
         let kernels = Kernels::get(context).unwrap_or_else(|e| panic!("{e}"));
         let stream = context.new_stream().expect("a stream");
@@ -70,42 +61,13 @@ impl Gpu {
     }
 
     fn call<'a, T: Bits>(&self, call: &Call<T>, io: impl Into<cuda::InOut<'a, T>>) -> Result<Option<DeviceMask>> {
-        let (kernels, stream) = (&self.kernels, &self.stream);
-        let saved = call.saved().map(|saved| self.upload(saved));
+        let saved = call.saved().map(|(_, saved)| self.upload(saved));
         let saved = saved.as_ref().map(Tensor::view);
-        let saved: Option<&dyn Saved<T>> = saved.as_ref().map(|view| view as _);
-        let present = || saved.expect("the call has a saved tensor");
-        match *call {
-            Call::Forward(op, key) => return kernels.forward(stream, &op, key, io).map(Some),
-            Call::ForwardInto(op, key) => {
-                let mut mask = self.mask(&dirty_mask());
-                kernels.forward_into(stream, &op, key, io, &mut mask)?;
-                return Ok(Some(mask));
-            }
-            Call::ForwardWithoutMask(op, key) => kernels.forward_without_mask(stream, &op, key, io),
-            Call::Backward(op, mask, _) => kernels.backward(stream, &op, &self.mask(mask), saved, io),
-            Call::BackwardFromOutput(op, _) => kernels.backward_from_output(stream, &op, present(), io),
-            Call::Infer(op) => kernels.infer(stream, &op, io),
-            Call::InferBackward(op, _) => kernels.infer_backward(stream, &op, present(), io),
-            Call::RreluForward(op, key) => return kernels.rrelu_forward(stream, &op, key, io).map(Some),
-            Call::RreluForwardInto(op, key) => {
-                let mut mask = self.mask(&dirty_mask());
-                kernels.rrelu_forward_into(stream, &op, key, io, &mut mask)?;
-                return Ok(Some(mask));
-            }
-            Call::RreluBackward(op, mask) => kernels.rrelu_backward(stream, &op, &self.mask(mask), io),
-            Call::RreluInfer(op) => kernels.rrelu_infer(stream, &op, io),
-            Call::RreluInferBackward(op, _) => kernels.rrelu_infer_backward(stream, &op, present(), io),
-            Call::ReluForward => kernels.relu_forward(stream, io),
-            Call::ReluBackward(_) => kernels.relu_backward(stream, present(), io),
-        }?;
-        Ok(None)
+        let on_device: DeviceCall<T> = call.map(|_| saved.as_ref().expect("just uploaded") as _, |_| ());
+        let mut mask = self.mask(call.mask().unwrap_or(&&dirty_mask()));
+        let made = on_cuda(&self.kernels, &self.stream, &on_device, io, &mut mask)?;
+        Ok(if call.kind().refills_mask() { Some(mask) } else { made })
     }
-}
-
-/// `DROP_ACTIVATION_REQUIRE_GPU=1`: a GPU that is not there is a failure.
-fn required() -> bool {
-    std::env::var_os("DROP_ACTIVATION_REQUIRE_GPU").is_some_and(|value| !value.is_empty() && value != "0")
 }
 
 /// A tensor in the midst of sentinels.
@@ -125,12 +87,8 @@ impl<T> Tensor<T> {
     }
 }
 
-impl Backend for Gpu {
-    fn name(&self) -> String {
-        "gpu".to_owned()
-    }
-
-    fn run<T: Bits>(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>> {
+impl<T: Bits> Run<T> for Gpu {
+    fn run_call(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>> {
         // After an error too: what the call left behind is what the test looks at.
         let mask = match io {
             InOut::OutOfPlace(input, output) => {
@@ -147,5 +105,11 @@ impl Backend for Gpu {
             }
         };
         mask.map(|mask| mask.to_host(&self.stream)).transpose()
+    }
+}
+
+impl Backend for Gpu {
+    fn name(&self) -> String {
+        "gpu".to_owned()
     }
 }

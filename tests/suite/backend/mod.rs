@@ -1,5 +1,4 @@
-//! What the suite runs against. To add a backend: implement [`Backend`] in a file here and name it in
-//! `main.rs`; every test is then run for it.
+//! What the suite runs against.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -8,9 +7,11 @@ mod gpu;
 mod on_cpu;
 mod reference;
 
+use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, InOut, MaskKey, MaskOrigin, PackedMask, RRelu, Result};
 
 use crate::data::Bits;
+use crate::support::calls;
 
 pub use cpu::Cpu;
 #[cfg(feature = "cuda")]
@@ -19,59 +20,12 @@ pub use gpu::Gpu;
 pub use on_cpu::{Compiled, Emulated, OnCpu};
 pub use reference::Reference;
 
-/// One pass with all its arguments but the tensor it reads (x, or dy in a backward pass) and the one
-/// it writes.
-#[derive(Clone, Copy, Debug)]
-pub enum Call<'a, T> {
-    Forward(DropActivation, MaskKey),
-    /// Refills a mask that was made for something else.
-    ForwardInto(DropActivation, MaskKey),
-    ForwardWithoutMask(DropActivation, MaskKey),
-    Backward(DropActivation, &'a PackedMask, Option<&'a [T]>),
-    BackwardFromOutput(DropActivation, &'a [T]),
-    Infer(DropActivation),
-    InferBackward(DropActivation, &'a [T]),
-    RreluForward(RRelu, MaskKey),
-    RreluForwardInto(RRelu, MaskKey),
-    RreluBackward(RRelu, &'a PackedMask),
-    RreluInfer(RRelu),
-    RreluInferBackward(RRelu, &'a [T]),
-    ReluForward,
-    ReluBackward(&'a [T]),
-}
+/// A call with what it reads on the host.
+pub type Call<'a, T> = calls::Call<&'a [T], &'a PackedMask>;
 
-impl<'a, T> Call<'a, T> {
-    /// The saved x or y that the pass reads beside dy.
-    pub fn saved(&self) -> Option<&'a [T]> {
-        match *self {
-            Self::Backward(_, _, saved) => saved,
-            Self::BackwardFromOutput(_, saved)
-            | Self::InferBackward(_, saved)
-            | Self::RreluInferBackward(_, saved)
-            | Self::ReluBackward(saved) => Some(saved),
-            _ => None,
-        }
-    }
-
-    /// The same call with those values at another place.
-    pub fn with_saved(self, at: &'a [T]) -> Self {
-        match self {
-            Self::Backward(op, mask, Some(_)) => Self::Backward(op, mask, Some(at)),
-            Self::BackwardFromOutput(op, _) => Self::BackwardFromOutput(op, at),
-            Self::InferBackward(op, _) => Self::InferBackward(op, at),
-            Self::RreluInferBackward(op, _) => Self::RreluInferBackward(op, at),
-            Self::ReluBackward(_) => Self::ReluBackward(at),
-            other => other,
-        }
-    }
-}
-
-/// A thing that can do every pass.
-pub trait Backend {
+/// A thing that can do every pass, on tensors of every type.
+pub trait Backend: Run<f32> + Run<f64> + Run<f16> + Run<bf16> {
     fn name(&self) -> String;
-
-    /// Does the pass. Gives the mask of the passes that make one.
-    fn run<T: Bits>(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>>;
 
     /// How much a test may ask for: where every access is checked, thousands of elements take as long
     /// as millions elsewhere.
@@ -82,8 +36,40 @@ pub trait Backend {
     /// The drawn keep bits. A nonlinearity other than ReLU stores them as they are.
     fn keep_words(&self, p: f64, key: MaskKey, len: usize) -> Result<Vec<u32>> {
         let op = DropActivation::new(Activation::Sigmoid, p)?;
-        let mask = self.run(&Call::Forward(op, key), (&mut vec![0.0f32; len]).into())?;
+        let mask = Run::<f32>::run_call(self, &Call::Forward(op, key), (&mut vec![0.0; len]).into())?;
         Ok(mask.expect("forward makes a mask").into_words())
+    }
+}
+
+/// Its passes over tensors of one type.
+pub trait Run<T> {
+    /// Does the pass. Returns the mask of the passes that make one.
+    fn run_call(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>>;
+}
+
+/// An element type that backends are tested with.
+///
+/// Tests take a `&dyn Backend` and not any type of one, so that they are compiled once and not for each backend.
+pub trait Tested: Bits {
+    fn passes(backend: &dyn Backend) -> &dyn Run<Self>;
+}
+
+macro_rules! tested {
+    ($($type:ty)*) => {$(
+        impl Tested for $type {
+            fn passes(backend: &dyn Backend) -> &dyn Run<Self> {
+                backend
+            }
+        }
+    )*};
+}
+
+tested!(f32 f64 f16 bf16);
+
+impl dyn Backend + '_ {
+    /// Does the pass. Returns the mask of the passes that make one.
+    pub fn run<T: Tested>(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>> {
+        T::passes(self).run_call(call, io)
     }
 }
 

@@ -8,7 +8,7 @@ use drop_activation::cuda::launch::plan;
 use drop_activation::cuda::{Addresses, Pass};
 use drop_activation::{InOut, MaskOrigin, PackedMask, Result};
 
-use super::{Backend, Call, dirty_mask};
+use super::{Backend, Call, Run, dirty_mask};
 use crate::data::Bits;
 use crate::emulator::{Buffer, Emulator, Machine, Order, device_address};
 use crate::ptx_machine::{Ptx, compile};
@@ -109,12 +109,8 @@ impl<M: Machine> OnCpu<M> {
     }
 }
 
-impl<M: Machine> Backend for OnCpu<M> {
-    fn name(&self) -> String {
-        format!("{} (geometry {:?}, {:?})", self.name, self.geometry, self.order)
-    }
-
-    fn run<T: Bits>(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>> {
+impl<M: Machine, T: Bits> Run<T> for OnCpu<M> {
+    fn run_call(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>> {
         let none = std::ptr::null();
         match *call {
             Call::Forward(op, key) | Call::ForwardInto(op, key) => {
@@ -140,6 +136,12 @@ impl<M: Machine> Backend for OnCpu<M> {
             Call::ReluBackward(y) => self.launch(&Pass::ReluBackward, io, Some(y), None, none),
         }?;
         Ok(None)
+    }
+}
+
+impl<M: Machine> Backend for OnCpu<M> {
+    fn name(&self) -> String {
+        format!("{} (geometry {:?}, {:?})", self.name, self.geometry, self.order)
     }
 
     fn is_slow(&self) -> bool {

@@ -2,18 +2,14 @@
 
 use drop_activation::{DropActivation, Error, InOut, MaskKey, PackedMask, Result, reference};
 
-use super::{Backend, Call};
+use super::{Backend, Call, Run};
 use crate::data::Bits;
 
 #[derive(Debug)]
 pub struct Reference;
 
-impl Backend for Reference {
-    fn name(&self) -> String {
-        "reference".to_owned()
-    }
-
-    fn run<T: Bits>(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>> {
+impl<T: Bits> Run<T> for Reference {
+    fn run_call(&self, call: &Call<T>, io: InOut<T>) -> Result<Option<PackedMask>> {
         let input: &[T] = match &io {
             InOut::OutOfPlace(input, _) => input,
             InOut::InPlace(both) => both,
@@ -47,6 +43,12 @@ impl Backend for Reference {
             InOut::InPlace(both) => both.copy_from_slice(&result),
         }
         Ok(mask)
+    }
+}
+
+impl Backend for Reference {
+    fn name(&self) -> String {
+        "reference".to_owned()
     }
 
     fn is_slow(&self) -> bool {

@@ -11,26 +11,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def relu(x: Tensor) -> Tensor:
-    """Under a name by which no swapped model calls it, and with its derivative."""
-    return torch.threshold(x, 0, 0)
+def relu(x: Tensor, inplace: bool = False) -> Tensor:
+    """PyTorch's own, past a swapped model that would catch the call."""
+    kind = type(x)
+    if kind not in _PLAIN and kind.__torch_function__ is not torch._C._disabled_torch_function_impl:
+        return torch.threshold_(x, 0, 0) if inplace else torch.threshold(x, 0, 0)  # a subclass sees every call
+    with torch._C.DisableTorchFunction():
+        return torch.relu_(x) if inplace else torch.relu(x)
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 SIGMA = {"relu": relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu}
 _NARROW = (torch.float16, torch.bfloat16)
 
 
 def evaluation(x: Tensor, p: float, activation: str, inplace: bool = False) -> Tensor:
     """(1 - p) x + p σ(x). For p = 1 it is σ itself, for p = 0 the identity: infinity times zero would be NaN."""
+    if p == 0 and not inplace:
+        return x.clone()
     if activation == "relu":
-        if p == 1:
-            return torch.threshold_(x, 0, 0) if inplace else relu(x)
-        return F.leaky_relu(x, 1 - p, inplace)
+        return relu(x, inplace) if p == 1 else F.leaky_relu(x, 1 - p, inplace)
     sigma = SIGMA[activation]
     if p == 1:
         return sigma(x)
-    if p == 0:
-        return x.clone()
     if x.dtype in _NARROW:  # rounded once
         wide = x.float()
         return ((1 - p) * wide + p * sigma(wide)).to(x.dtype)

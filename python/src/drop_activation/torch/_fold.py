@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ._children import put_child
 from ._modules import DropActivation, RReLU
+from ._quantization import FUSED_WITH_RELU, is_fused_with_relu
 from ._standard import standard
 from ._watched import is_watched, unwatch
 
@@ -34,6 +36,9 @@ def fold(model: nn.Module, *example: Any) -> nn.Module:
     if example:
         with torch.no_grad():
             model(*example)
+    for name, module in model.named_modules():
+        if is_fused_with_relu(module) and any(child in replaced for child in module.children()):
+            raise ValueError(f"module {name!r} (a {type(module).__name__}) {FUSED_WITH_RELU}")
     watched = [(name, module) for name, module in model.named_modules() if is_watched(module)]
     for name, module in watched:
         record, called = module._drop_activation, f"{name!r} (a {type(module).__name__})"
@@ -52,5 +57,5 @@ def fold(model: nn.Module, *example: Any) -> nn.Module:
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child in replaced:
-                parent._modules[name] = replaced[child]
+                put_child(parent, name, replaced[child])
     return replaced.get(model, model)

@@ -67,7 +67,8 @@ def drop_activation(
     if key is not None:
         check_key(key, x)
     first, layout = _first(first) if first else 0, layout_of(x)
-    if not inplace and not torch.compiler.is_compiling() and is_quick(x):
+    recorded = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    if not inplace and not recorded and is_quick(x):
         if torch.is_grad_enabled() and x.requires_grad:
             return QuickForward.apply(x, key, p, ACTIVATIONS[activation], first, layout)
         with below_autograd():
@@ -75,17 +76,14 @@ def drop_activation(
                 return operators.draw_forward(x, p, ACTIVATIONS[activation], first, layout)[0]
             return operators.forward(x, key, p, ACTIVATIONS[activation], first, layout)[0]
     arguments = x, operators.draw_key(x) if key is None else key, p, ACTIVATIONS[activation], first, layout
-    if inplace:
-        return _over(*arguments)
-    if torch.compiler.is_compiling():
-        return operators.forward(*arguments)[0]
-    return Forward.apply(*arguments)[0]
+    if recorded:
+        y = operators.forward(*arguments)[0]
+        return x.copy_(y) if inplace else y
+    return _over(*arguments) if inplace else Forward.apply(*arguments)[0]
 
 
 def _over(x: Tensor, key: Tensor, p: float, activation: int, first: int, layout: int) -> Tensor:
     arguments = x, key, p, activation, first, layout
-    if torch.compiler.is_compiling():
-        return x.copy_(operators.forward(*arguments)[0])
     if not is_quick(x) or x.is_inference() or not is_dense(x, layout):
         return x.copy_(Forward.apply(*arguments)[0])  # with PyTorch's rules for whatever x is
     mask = operators.empty_mask(x)
@@ -132,7 +130,7 @@ def rrelu(
     else:
         check_key(key, x)
     arguments = x, key, lower, upper, _first(first), layout_of(x)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return operators.rrelu_forward(*arguments)[0]
     return RReluForward.apply(*arguments)[0]
 

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ._functions import drop_activation
 from ._modules import DropActivation
+from ._operators import DTYPES
 
 _aten = torch.ops.aten
 _RELU = {F.relu, torch.relu, torch.Tensor.relu, _aten.relu, _aten.relu.default}
@@ -34,7 +35,12 @@ _LEFT = {
     F.relu6: "it is bounded above, and so another function than ReLU",
 }
 _QUANTIZED = "it computes ReLU on integers, inside of another operation"
-_ZERO_THRESHOLD = "with these arguments it is ReLU under another name; call relu to have it replaced"
+_OTHER_NAME = "with these arguments it is ReLU under another name; call relu to have it replaced"
+_CLAMPS = {
+    getattr(owner, name)
+    for owner in (torch, torch.Tensor)
+    for name in ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_")
+}
 
 
 class Record:
@@ -67,8 +73,17 @@ def _reason_left(function, args, kwargs) -> str | None:
         return _QUANTIZED if name.startswith("quantized.") and "relu" in name else None
     if function is F.threshold:
         given = (*args[1:], *(kwargs[name] for name in ("threshold", "value") if name in kwargs))
-        return _ZERO_THRESHOLD if given[:2] == (0, 0) else None
+        return _OTHER_NAME if given[:2] == (0, 0) else None
+    if function in _CLAMPS:
+        least, most = (*args[1:], *(None, None))[:2]
+        zero = [bound for bound in (least, kwargs.get("min")) if type(bound) in (int, float)] == [0]
+        return _OTHER_NAME if zero and most is None and kwargs.get("max") is None and _is_taken(args[0]) else None
     return None
+
+
+def _is_taken(x: object) -> bool:
+    """Whether it is a tensor of a type that has an activation."""
+    return isinstance(x, torch.Tensor) and x.dtype in DTYPES
 
 
 def _replacement(owner: nn.Module, x: torch.Tensor, inplace: bool) -> torch.Tensor:
@@ -103,9 +118,12 @@ class Intercept(TorchFunctionMode):
     def _compiled(self, function, args, kwargs):
         if function in _RELU or function in _RELU_IN_PLACE:
             x, inplace = _arguments(function, args, kwargs)
-            return _replacement(self.owner, x, inplace)
+            if x.dtype in DTYPES:
+                return _replacement(self.owner, x, inplace)
         if function is checkpoint or isinstance(function, torch._ops.HigherOrderOperator):
             args = [resumed(self.owner, a) if isinstance(a, _FUNCTIONS) else a for a in args]
+            with Intercept(self.owner):
+                pass  # torch.compile lets a branch enter a mode if one was entered before it
         return function(*args, **kwargs)
 
     def _notable(self, function, args, kwargs) -> tuple[bool, object]:
@@ -116,8 +134,8 @@ class Intercept(TorchFunctionMode):
             x, inplace = _arguments(function, args, kwargs)
             if isinstance(x, torch.fx.Proxy):
                 return True, _traced_by_fx(owner, x, inplace)
-            if isinstance(x, torch.Tensor) and x.is_quantized:
-                record.left.setdefault("relu", _QUANTIZED)
+            if isinstance(x, torch.Tensor) and x.dtype not in DTYPES:
+                record.left.setdefault("relu", _QUANTIZED if x.is_quantized else f"x has dtype {x.dtype}")
                 return False, None
             record.called = True
             return True, _replacement(owner, x, inplace)
@@ -132,7 +150,7 @@ class Intercept(TorchFunctionMode):
 
 
 #: What has to be looked at, and the types of functions of which nothing else has.
-_NOTABLE = _RELU | _RELU_IN_PLACE | set(_LEFT) | {F.threshold}
+_NOTABLE = _RELU | _RELU_IN_PLACE | _CLAMPS | set(_LEFT) | {F.threshold}
 _ORDINARY = set(map(type, (F.softmax, torch.add, torch.Tensor.add, torch.Tensor.shape.__get__)))
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, nn.Module)
 
@@ -205,4 +223,14 @@ def _let_compile_intercept_relu_():
         dynamo.get_overridable_functions().add(torch.relu_)
 
 
+def _leave_to_python(function):
+    """Around code that torch.compile leaves to Python the mode is in force in Python. There torch.compile would make
+    its method a graph by itself, and take the branch that is for graphs."""
+    dynamo = torch._C._dynamo.eval_frame
+    skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.DEFAULT)
+    dynamo.set_code_exec_strategy(function.__code__, skip)
+
+
 _let_compile_intercept_relu_()
+_leave_to_python(Intercept.__torch_function__)
+_leave_to_python(Intercept._plain)

@@ -9,7 +9,14 @@ CONTIGUOUS = 0
 
 
 def layout_of(x: torch.Tensor) -> int:
-    """The index of the memory format in which x is dense; of the contiguous one if there is none."""
+    """The index of the memory format in which x is dense; of the contiguous one if there is none.
+
+    Raises:
+        TypeError: Its elements are not in one piece of memory with strides.
+    """
+    if x.layout is not torch.strided or x.is_nested:
+        kind = "is nested" if x.is_nested else f"has layout {x.layout}"
+        raise TypeError(f"x {kind}; allowed are dense tensors, torch.strided")
     if x.is_contiguous() or x.dim() not in (4, 5):
         return CONTIGUOUS
     layout = x.dim() - 3

@@ -9,9 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import _recompute as _recompute
+from . import _script as _script
+from ._children import is_compiled, put_child
 from ._functions import check_parameters
 from ._intercept import Record
-from ._modules import DropActivation, RReLU
+from ._modules import DropActivation, ReplacedReLU, RReLU
+from ._quantization import FUSED_WITH_RELU, is_fused_with_relu
 from ._watched import is_watched, unwatch, watch
 
 
@@ -94,8 +97,8 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: bool = True) -> Repla
             if type(child) is nn.ReLU:
                 if child not in new:
                     new[child] = _swapped(child, p, fused)
-                parent._modules[child_name] = new[child]
-            elif getattr(child, "replaces_relu", None) is not None:
+                put_child(parent, child_name, new[child])
+            elif _replaced_by(child) is not None:
                 child.p, child.fused = p, fused
             else:
                 continue
@@ -103,11 +106,11 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: bool = True) -> Repla
         reason = _reason_left(parent)
         if reason:
             left.append(Left(name, reason))
-        elif is_watched(parent):
+        if is_watched(parent):
             parent._drop_activation.p, parent._drop_activation.fused = p, fused
             for call in _calls_in_graphs(parent):
                 call.p, call.fused = p, fused
-        elif parent is model or _has_code_of_its_own(parent):
+        elif not reason and not is_compiled(parent) and (parent is model or _has_code_of_its_own(parent)):
             watch(parent, Record(name, p, fused))
         if is_watched(parent):
             records.append(parent._drop_activation)
@@ -117,7 +120,8 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: bool = True) -> Repla
 
 
 def restore_relu(model: nn.Module) -> tuple[str, ...]:
-    """Undoes `replace_relu`: nn.ReLU modules again, and nothing that catches calls.
+    """Undoes `replace_relu`: nn.ReLU modules again, and nothing that catches calls. Give it the model that was given
+    there: a part of a swapped model stays a part of it, whose calls are caught while the whole runs.
 
     Returns:
         The names of the modules that are nn.ReLU, or a function, again.
@@ -127,12 +131,12 @@ def restore_relu(model: nn.Module) -> tuple[str, ...]:
         if is_watched(parent):
             unwatch(parent)
         for child_name, child in list(parent._modules.items()):
-            relu = getattr(child, "replaces_relu", None)
+            relu = _replaced_by(child)
             if relu is not None:
                 if relu is nn.ReLU and child not in old:
                     old[child] = _restored(child)
                 if child in old:
-                    parent._modules[child_name] = old[child]
+                    put_child(parent, child_name, old[child])
                 else:  # a function
                     delattr(parent, child_name)
                     setattr(parent, child_name, relu)
@@ -142,7 +146,7 @@ def restore_relu(model: nn.Module) -> tuple[str, ...]:
 
 def _swapped(relu: nn.ReLU, p: float, fused: bool) -> DropActivation:
     """With the state of the module that it replaces: hooks, mode, `inplace`, and what else was put on it."""
-    module = DropActivation.__new__(DropActivation)
+    module = ReplacedReLU.__new__(ReplacedReLU)
     module.__dict__ = relu.__dict__.copy()
     module.p, module.activation, module.fused, module.replaces_relu = p, "relu", fused, nn.ReLU
     return module
@@ -155,6 +159,11 @@ def _swapped_function(relu, p: float, fused: bool) -> DropActivation:
     module = DropActivation(p, fused=fused)
     module.replaces_relu = relu
     return module
+
+
+def _replaced_by(module: nn.Module | None) -> object:
+    """What this module has replaced, if it has: nn.ReLU or a function."""
+    return vars(module).get("replaces_relu") if module is not None else None
 
 
 def _restored(module: DropActivation) -> nn.ReLU:
@@ -175,8 +184,8 @@ _PYTORCH = "torch.nn.modules."
 
 def _has_code_of_its_own(module: nn.Module) -> bool:
     """Whether code that is not PyTorch's may call ReLU in it: PyTorch's modules call what they are given."""
-    if type(module) in (DropActivation, RReLU, nn.ReLU) or type(module).__module__.startswith("torch._dynamo."):
-        return False  # the last is what torch.compile makes, around a module that comes in its turn
+    if type(module) in (DropActivation, ReplacedReLU, RReLU, nn.ReLU):
+        return False
     return (
         not type(module).__module__.startswith(_PYTORCH)
         or isinstance(module, (nn.TransformerEncoder, nn.TransformerEncoderLayer))
@@ -189,6 +198,8 @@ def _has_code_of_its_own(module: nn.Module) -> bool:
 def _reason_left(module: nn.Module) -> str | None:
     if isinstance(module, nn.ReLU6):
         return "ReLU6 is bounded above, and so another function than ReLU"
+    if is_fused_with_relu(module):
+        return f"{type(module).__name__} {FUSED_WITH_RELU}"
     if isinstance(module, nn.RNNBase) and module.mode == "RNN_RELU" or (
         isinstance(module, nn.RNNCell) and module.nonlinearity == "relu"
     ):

@@ -12,7 +12,7 @@ from ._intercept import Record, running
 
 
 def is_watched(module: nn.Module) -> bool:
-    return getattr(module, "_drop_activation", None) is not None
+    return vars(module).get("_drop_activation") is not None  # what torch.compile makes has its module's attributes
 
 
 def watch(module: nn.Module, record: Record) -> None:

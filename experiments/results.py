@@ -1,0 +1,84 @@
+"""What was measured: a file of lines for each rung, each line a run that was finished, with all that it depends on."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import platform
+from typing import Any, Iterator
+
+import torch
+
+from .config import Run
+
+FOLDER = pathlib.Path(__file__).parent / "results"
+
+
+class Results:
+    """The lines of one rung, by the names of their runs."""
+
+    def __init__(self, folder: pathlib.Path, rung: str):
+        self.path = pathlib.Path(folder) / f"{rung}.jsonl"
+        self.by_name: dict[str, dict[str, Any]] = {}
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError:  # of a process that was ended while it wrote
+                    continue
+                self.by_name[entry["name"]] = entry
+
+    def of(self, run: Run) -> dict[str, Any] | None:
+        entry = self.by_name.get(run.name)
+        return entry and entry["result"]
+
+    def add(self, run: Run, result: dict[str, Any], seconds: float, device: torch.device) -> None:
+        entry = {
+            "name": run.name,
+            "run": run.to_json(),
+            "result": result,
+            "seconds": round(seconds, 1),
+            "machine": machine(device),
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(entry) + "\n"
+        with self.path.open("a+b") as file:
+            if file.tell() and _last_byte(file) != b"\n":
+                line = "\n" + line
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.by_name[run.name] = entry
+
+
+def _last_byte(file) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
+
+
+def machine(device: torch.device) -> str:
+    """What a run was computed on, in words."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
+    return f"{processor()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+
+
+def processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in open("/proc/cpuinfo"):
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path) -> Iterator[None]:
+    """One process at a time adds to a folder of results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"another process adds to the results in {folder}") from None
+        yield

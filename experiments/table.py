@@ -1,0 +1,30 @@
+"""Paired differences, and tables of Markdown."""
+
+from typing import Any, Iterable
+
+from .plan import Cell, Rung
+from .results import Results
+from .stats import Interval
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def pairs(rung: Rung, results: Results, cell: Cell, a: str, b: str, figure: str = "test_error"):
+    """A figure of both activations, for each seed that has both."""
+    found = [(results.of(cell.of(a, seed)), results.of(cell.of(b, seed))) for seed in rung.seeds]
+    return [(x[figure], y[figure]) for x, y in found if x and y]
+
+
+def difference(rung: Rung, results: Results, cell: Cell, a: str, b: str, figure: str = "test_error") -> Interval | None:
+    """That of a less that of b, seed by seed."""
+    found = pairs(rung, results, cell, a, b, figure)
+    return Interval.of([x - y for x, y in found]) if found else None
+
+
+def values(rung: Rung, results: Results, cell: Cell, activation: str, figure: str = "test_error") -> list[Any]:
+    found = (results.of(cell.of(activation, seed)) for seed in rung.seeds)
+    return [result[figure] for result in found if result]

@@ -1,0 +1,112 @@
+"""What a run trains on and is measured on."""
+
+import collections
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import tiny
+from experiments import data
+from experiments.config import Run
+from experiments.data import batches, parts
+
+CPU = torch.device("cpu")
+
+
+def test_runs_of_a_seed_differ_in_nothing_but_the_activation():
+    a, b = (parts(tiny(activation=a, wrong_labels=0.25), "") for a in ("relu", "drop-activation 0.5"))
+    assert torch.equal(a.train.x, b.train.x) and torch.equal(a.train.y, b.train.y)
+    for epoch in range(2):
+        runs = [tiny(activation=a, augmentation=["crop", "flip"]) for a in ("relu", "rrelu")]
+        (first, second) = ([batch.x for batch in batches(run, a, epoch, CPU)] for run in runs)
+        assert all(map(torch.equal, first, second))
+    other = parts(tiny(seed=1), "")
+    assert not torch.equal(a.train.x, other.train.x)
+
+
+def test_each_epoch_sees_every_image_once_in_an_order_of_its_own():
+    run = tiny()
+    whole = parts(run, "")
+    seen = [torch.cat([batch.x for batch in batches(run, whole, epoch, CPU)]).flatten(1) for epoch in range(2)]
+    assert not torch.equal(*seen)
+    for images in seen:
+        assert sorted(map(tuple, images.tolist())) == sorted(map(tuple, whole.train.x.flatten(1).tolist()))
+
+
+def test_the_share_of_wrong_labels_is_exact_and_all_of_them_are_wrong():
+    right, wrong = (parts(tiny(wrong_labels=share), "") for share in (0.0, 0.25))
+    assert torch.equal(right.train.x, wrong.train.x)
+    assert (right.train.y != wrong.train.y).sum() == 24
+    assert wrong.train.y.max() < wrong.classes
+    assert torch.equal(right.test.y, wrong.test.y)
+    moved = collections.Counter(((wrong.train.y - right.train.y) % 4).tolist())
+    assert set(moved) == {0, 1, 2, 3}, "to every other label"
+
+
+def test_no_run_trains_on_validation_images():
+    validation = set(map(tuple, parts(tiny(measured_on="validation"), "").test.x.flatten(1).tolist()))
+    assert len(validation) == 100
+    for run in (tiny(train_images=500), tiny(train_images=None, measured_on="validation")):
+        assert not validation & set(map(tuple, parts(run, "").train.x.flatten(1).tolist()))
+    with pytest.raises(ValueError, match="train_images is 501; synthetic allows up to 500"):
+        parts(tiny(train_images=501), "")
+
+
+def test_batches_are_the_same_in_any_number_of_processes():
+    run = tiny(augmentation=["autoaugment", "crop", "flip", "cutout 4"])
+    whole = parts(run, "")
+    here, there = ([batch.x for batch in batches(run, whole, 1, CPU, workers)] for workers in (0, 2))
+    assert len(here) == 3 and all(map(torch.equal, here, there))
+    assert not any(torch.equal(a.x, b) for a, b in zip(batches(tiny(), whole, 1, CPU), here))
+    state = torch.get_rng_state()
+    list(batches(run, whole, 1, CPU))
+    assert torch.equal(torch.get_rng_state(), state), "the masks' random numbers are not touched"
+
+
+def test_cutout_sets_a_square_to_the_mean_and_loses_what_sticks_out():
+    cutout, sizes = data.Cutout(4, torch.tensor([[[0.5]]])), set()
+    torch.manual_seed(1)
+    for _ in range(200):
+        image = cutout(torch.zeros(1, 8, 8, dtype=torch.uint8))
+        rows, columns = (image[0] == 128).any(1).sum().item(), (image[0] == 128).any(0).sum().item()
+        assert (image == 128).sum() == rows * columns
+        sizes.add(rows * columns)
+    assert (min(sizes), max(sizes)) == (4, 16)
+
+
+def test_fashion_mnist_is_read_as_it_is_published(tmp_path):
+    random = np.random.default_rng(1)
+    stored = {}
+    for part, count in (("train", 60), ("t10k", 10)):
+        x, y = random.integers(0, 256, (count, 28, 28), np.uint8), random.integers(0, 10, count, np.uint8)
+        stored[part] = x, y
+        for kind, values in (("images-idx3", x), ("labels-idx1", y)):
+            header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + values.tobytes()))
+    run = Run.of(
+        data="fashion-mnist", network={"kind": "simple"}, activation="relu", recipe={"epochs": 1, "rate": 1}, seed=0
+    )
+    found = parts(run, str(tmp_path))
+    assert np.array_equal(found.train.x.squeeze(1), stored["train"][0])
+    assert np.array_equal(found.test.y, stored["t10k"][1])
+    scaled = found.scaled(found.train.x)
+    assert abs(scaled.mean()) < 1e-5 and abs(scaled.std() - 1) < 1e-5
+
+
+def test_images_with_their_channels_last_are_turned():
+    x = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    images = data._images(x, [0, 1])
+    assert images.x.shape == (2, 3, 4, 4) and images.x[1, 2, 3, 0] == x[1, 3, 0, 2]
+
+
+def test_missing_data_are_named(tmp_path):
+    for name in ("fashion-mnist", "cifar-10", "cifar-100", "svhn", "emnist"):
+        with pytest.raises(FileNotFoundError, match=f"--data is {tmp_path}; {name} needs a folder with"):
+            parts(tiny(data=name), str(tmp_path))
+    with pytest.raises(ValueError, match="data is 'imagenet'; allowed are fashion-mnist"):
+        parts(tiny(data="imagenet"), "")
+    with pytest.raises(ValueError, match="augmentation is 'mixup'; allowed are crop"):
+        list(batches(tiny(augmentation=["mixup"]), parts(tiny(), ""), 0, CPU))

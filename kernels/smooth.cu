@@ -1,0 +1,93 @@
+// The smooth activations with Drop-Activation: training and inference, forward and backward.
+//
+// In training the keep bit is stored as it was drawn, and backward takes x again. The code of an activation is long, so
+// few packs are in flight.
+#include "activation.cuh"
+#include "inference.cuh"
+#include "tile.cuh"
+
+// Training (the paper's equations 3 and 4).
+template <class Act>
+struct DropActivation {
+    template <class T>
+    struct Forward : ForwardOperation<T> {
+        static constexpr BitsIn kBitsIn = BitsIn::kKeep;
+        static constexpr BitsOut kBitsOut = BitsOut::kKeep;
+        static constexpr int kPacksInFlight = 2;
+
+        __device__ __forceinline__ typename T::Bits element(Element<T>& e) const {
+            const typename T::Bits x = e.input;
+            const bool keep = e.bit;
+            return keep ? T::bits(sigma<Act>(T::real(x))) : x;
+        }
+    };
+
+    template <class T>
+    struct Backward : BackwardOperation<T> {
+        static constexpr bool kReadsSaved = true;
+        static constexpr BitsIn kBitsIn = BitsIn::kMask;
+        static constexpr int kPacksInFlight = 2;
+
+        __device__ __forceinline__ typename T::Bits element(Element<T>& e) const {
+            const typename T::Bits dy = e.input, x = e.saved;
+            const bool keep = e.bit;
+            return keep ? T::bits(T::real(dy) * sigma_derivative<Act>(T::real(x))) : dy;
+        }
+    };
+};
+
+// Inference (the paper's equation 5): (1-p) x + p σ(x), the mean of the training forward, and its derivative. p == 0 is
+// the identity and p == 1 is σ, exactly.
+template <class Act>
+struct InferActivation {
+    template <class T>
+    struct Forward : ForwardOperation<T> {
+        static constexpr int kPacksInFlight = 2;
+        InferenceWeights<typename T::Real> weights;
+
+        __device__ __forceinline__ void prepare(const da_args& a) { weights.read(a); }
+
+        __device__ __forceinline__ typename T::Bits element(Element<T>& e) const {
+            const typename T::Bits x = e.input;
+            if (weights.mixture == DA_MIXTURE_IDENTITY) return x;
+            const typename T::Real value = T::real(x);
+            const typename T::Real s = sigma<Act>(value);
+            return T::bits(weights.mixture == DA_MIXTURE_SIGMA ? s : fma(weights.p, s, weights.slope * value));
+        }
+    };
+
+    template <class T>
+    struct Backward : BackwardOperation<T> {
+        static constexpr bool kReadsSaved = true;
+        static constexpr int kPacksInFlight = 2;
+        // Left alone, ptxas spills in GELU on sm_100 to make room for 32 warps; f64 needs no more than 16.
+        static constexpr int kMinBlocks = sizeof(typename T::Bits) == 8 ? 1 : 0;
+        InferenceWeights<typename T::Real> weights;
+
+        __device__ __forceinline__ void prepare(const da_args& a) { weights.read(a); }
+
+        __device__ __forceinline__ typename T::Bits element(Element<T>& e) const {
+            const typename T::Bits dy = e.input, x = e.saved;
+            if (weights.mixture == DA_MIXTURE_IDENTITY) return dy;
+            const typename T::Real d = sigma_derivative<Act>(T::real(x));
+            return T::bits(T::real(dy) * (weights.mixture == DA_MIXTURE_SIGMA ? d : fma(weights.p, d, weights.slope)));
+        }
+    };
+};
+
+DA_ENTRIES(da_train_forward_sigmoid, DropActivation<Sigmoid>::Forward)
+DA_ENTRIES(da_train_forward_tanh, DropActivation<Tanh>::Forward)
+DA_ENTRIES(da_train_forward_gelu, DropActivation<Gelu>::Forward)
+DA_ENTRIES(da_train_forward_silu, DropActivation<Silu>::Forward)
+DA_ENTRIES(da_train_backward_sigmoid, DropActivation<Sigmoid>::Backward)
+DA_ENTRIES(da_train_backward_tanh, DropActivation<Tanh>::Backward)
+DA_ENTRIES(da_train_backward_gelu, DropActivation<Gelu>::Backward)
+DA_ENTRIES(da_train_backward_silu, DropActivation<Silu>::Backward)
+DA_ENTRIES(da_infer_forward_sigmoid, InferActivation<Sigmoid>::Forward)
+DA_ENTRIES(da_infer_forward_tanh, InferActivation<Tanh>::Forward)
+DA_ENTRIES(da_infer_forward_gelu, InferActivation<Gelu>::Forward)
+DA_ENTRIES(da_infer_forward_silu, InferActivation<Silu>::Forward)
+DA_ENTRIES(da_infer_backward_sigmoid, InferActivation<Sigmoid>::Backward)
+DA_ENTRIES(da_infer_backward_tanh, InferActivation<Tanh>::Backward)
+DA_ENTRIES(da_infer_backward_gelu, InferActivation<Gelu>::Backward)
+DA_ENTRIES(da_infer_backward_silu, InferActivation<Silu>::Backward)

@@ -1,0 +1,77 @@
+"""Plain ReLU and Drop-Activation beside PyTorch's ReLU on a CPU: tables for scripts/report out of what
+`benches/pytorch.py --device cpu --json FILE` wrote."""
+
+from report_cpu import DTYPES, Row, is_cached, is_large, spread
+from report_markdown import table
+
+PROCESSES = {"apart": "processes of their own", "one": "one process"}
+
+
+class PytorchRow(Row):
+    """One configuration, by so many threads, in one process or in two."""
+
+    def __init__(self, row, table=None):
+        super().__init__(row, table)
+        self.threads, self.processes = row["threads"], row["processes"]
+
+    def best_relu(self, part="step"):
+        """The baseline: the faster of PyTorch's and our plain ReLU."""
+        return min(self.seconds[f"torch_relu_{part}"], self.seconds[f"relu_{part}"])
+
+    def step(self):
+        return self.seconds["drop_step"] / self.best_relu()
+
+    def relu(self):
+        return self.ratio("relu_step", "torch_relu_step")
+
+
+def rows_of(results):
+    kernels = results.get("kernels", {})
+    return [PytorchRow(row, kernels.get("bytes")) for row in kernels.get("rows", [])]
+
+
+def summary(rows, cache):
+    """From the least to the greatest: large tensors, those in cache, and small ones."""
+    kinds = (
+        lambda row: is_large(row, cache),
+        is_cached,
+        lambda row: not row.cold and row.log < 16,
+    )
+    ways = dict.fromkeys((row.threads, row.processes) for row in rows)
+    return table(
+        ("", "threads", "", "step / the best ReLU's, large", "in cache", "small",
+         "our ReLU's step / PyTorch's, large", "in cache", "small"),
+        (
+            (
+                dtype,
+                f"{threads}",
+                PROCESSES[processes],
+                *(spread(filter(kind, mine), figure) for figure in (PytorchRow.step, PytorchRow.relu) for kind in kinds),
+            )
+            for dtype in DTYPES
+            for threads, processes in ways
+            if (mine := [row for row in rows if (row.dtype, row.threads, row.processes) == (dtype, threads, processes)])
+        ),
+        3,
+    )
+
+
+def tables(rows):
+    """All figures, times in microseconds."""
+    return table(
+        ("", "threads", "", "PyTorch's ReLU, step", "our ReLU / PyTorch's, forward", "backward", "step",
+         "Drop-Activation, step", "forward / the best ReLU's", "backward", "step"),
+        (
+            (
+                row.name(),
+                f"{row.threads}",
+                PROCESSES[row.processes],
+                f"{1e6 * row.seconds['torch_relu_step']:.1f}",
+                *(f"{row.ratio(f'relu_{part}', f'torch_relu_{part}'):.2f}" for part in ("forward", "backward", "step")),
+                f"{1e6 * row.seconds['drop_step']:.1f}",
+                *(f"{row.seconds[f'drop_{part}'] / row.best_relu(part):.2f}" for part in ("forward", "backward", "step")),
+            )
+            for row in rows
+        ),
+        3,
+    )
