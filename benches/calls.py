@@ -25,7 +25,7 @@ CALLS = 200
 ROUNDS = 7
 
 
-def works(x):
+def cases(x):
     leaf, dy = x.clone().requires_grad_(), torch.ones_like(x)
     functions = {
         "relu": torch.relu,
@@ -39,14 +39,14 @@ def works(x):
 
 def measure(x):
     wait = torch.cuda.synchronize if x.is_cuda else lambda: None
-    measured = dict(works(x))
+    measured = dict(cases(x))
     times = {name: [] for name in measured}
     for round in range(ROUNDS + 1):
-        for name, work in measured.items():
+        for name, case in measured.items():
             wait()
             start = time.perf_counter()
             for _ in range(CALLS):
-                work()
+                case()
             wait()
             if round > 0:
                 times[name].append((time.perf_counter() - start) / CALLS)
@@ -65,8 +65,8 @@ def main():
     for n in SIZES:
         seconds = measure(torch.randn(n, device=arguments.device))
         results["rows"].append({"dtype": "f32", "n": n, "seconds": seconds})
-        told = "  ".join(f"{name} {1e6 * each:7.1f} us" for name, each in seconds.items())
-        print(f"2^{n.bit_length() - 1:<3} {told}", flush=True)
+        line = "  ".join(f"{name} {1e6 * each:7.1f} us" for name, each in seconds.items())
+        print(f"2^{n.bit_length() - 1:<3} {line}", flush=True)
         if arguments.json:
             arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

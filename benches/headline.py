@@ -4,11 +4,11 @@ composed in PyTorch, and a copy, over the same tensors.
 
     python3 benches/headline.py [--device cuda|cpu] [--compiled] [--sizes 28,24,20] [--json FILE]
 
-It takes PyTorch and the Python package. Tensors are made on the device. All works of a configuration take turns, round
+It takes PyTorch and the Python package. Tensors are made on the device. All cases of a configuration take turns, round
 after round in another order, and the figures are medians over the rounds. On a GPU a batch of calls is enqueued behind
 a kernel that sleeps until all are there, between two events: so their time is the GPU's alone, whatever Python takes
 to enqueue them. Each call gets other inputs out of a rotation that is larger than any cache. FILE holds, at any time,
-the rows that have been measured, each with these works:
+the rows that have been measured, each with these cases:
 
     copy           the device's own copy
     relu_*, drop_* plain ReLU and Drop-Activation of this library, into tensors that are there
@@ -38,6 +38,8 @@ ROTATION_BYTES = 1 << 30
 ROUNDS = 21
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 LIBRARY_DTYPES = {torch.float32: 1, torch.bfloat16: 3}
+# Of each case, for each element: how many tensors move, and how many bytes besides.
+BYTES = json.loads(pathlib.Path(__file__).with_name("bytes.json").read_text())
 CYCLES_A_SECOND = 2e9
 # PyTorch's random numbers of 16 bits have few digits, so its p is not quite p.
 COMPOSITION_SLACK = 0.01
@@ -93,8 +95,8 @@ def check(x, dy, y, dx, p=P, slack=0.0):
         raise AssertionError(f"{kept} of {negative} negative elements were kept, p is {p}")
 
 
-def works(ours, compiled, x, dy):
-    """The works on these tensors, by name."""
+def cases(ours, compiled, x, dy):
+    """The cases on these tensors, by name."""
     y, dx = torch.empty_like(x), torch.empty_like(x)
     mask = torch.empty((x.numel() + 31) // 32, dtype=torch.int32, device=x.device)
 
@@ -130,7 +132,7 @@ def works(ours, compiled, x, dy):
     }
     if compiled:
         families["compiled"] = through_autograd(compiled, x, dy, COMPOSITION_SLACK)
-    named = {f"{family}_{name}": work for family, works in families.items() for name, work in works.items()}
+    named = {f"{family}_{part}": case for family, parts in families.items() for part, case in parts.items()}
     return {"copy": lambda: y.copy_(x), **named}
 
 
@@ -162,7 +164,7 @@ def cpu_timer(_, batch):
 
 
 def measure(ours, dtype, n, compile_it):
-    """Median seconds of each work."""
+    """Median seconds of each case."""
     compiled = None
     if compile_it:
         # A compiled function is given up after some shapes; each configuration gets a new one.
@@ -170,7 +172,7 @@ def measure(ours, dtype, n, compile_it):
         compiled = torch.compile(composition, fullgraph=True, dynamic=False)
     count = min(max(ROTATION_BYTES // (4 * n * dtype.itemsize), 2), 32)
     make = lambda: torch.randn(n, device=ours.device, dtype=dtype)
-    rotation = [works(ours, compiled, make(), make()) for _ in range(count)]
+    rotation = [cases(ours, compiled, make(), make()) for _ in range(count)]
     calls = max(2, min(32, (1 << 27) // n))
     timer = GpuTimer() if ours.device == "cuda" else cpu_timer
     names = list(rotation[0])
@@ -192,17 +194,21 @@ def measure(ours, dtype, n, compile_it):
     return {name: statistics.median(times[name]) for name in rotation[0]}
 
 
-def told(short, n, seconds):
+def line(short, n, seconds):
+    """What is printed of a configuration."""
     size = DTYPES[short].itemsize
-    bytes_a_second = lambda name, bytes: bytes * n / seconds[name]
-    copy = bytes_a_second("copy", 2 * size)
-    of_copy = lambda name, bytes: bytes_a_second(name, bytes) / copy
+
+    def speed(case):
+        tensors, besides = BYTES[case]
+        return (tensors * size + besides) * n / seconds[case]
+
+    of_copy = lambda case: speed(case) / speed("copy")
     step = seconds["drop_step"]
     others = ("relu_step", "torch_relu_step", "eager_step", "compiled_step")
     return (
-        f"{short:<5}2^{n.bit_length() - 1:<3} copy {copy / 1e9:6.0f} GB/s, of it: forward "
-        f"{of_copy('drop_forward', 2 * size + 1 / 8):.3f} backward {of_copy('drop_backward', 2 * size + 1 / 8):.3f} "
-        f"relu {of_copy('relu_forward', 2 * size):.3f}   step {step * 1e6:8.1f} us = "
+        f"{short:<5}2^{n.bit_length() - 1:<3} copy {speed('copy') / 1e9:6.0f} GB/s, of it: forward "
+        f"{of_copy('drop_forward'):.3f} backward {of_copy('drop_backward'):.3f} "
+        f"relu {of_copy('relu_forward'):.3f}   step {step * 1e6:8.1f} us = "
         + "  ".join(f"{step / seconds[name]:.3f} {name}" for name in others if name in seconds)
     )
 
@@ -220,26 +226,26 @@ def main():
     name = torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu"
     results = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "rows": []}
     ours = Library(arguments.device)
-    why = None
+    reason = None
     for size in arguments.sizes.split(","):
         for short, dtype in DTYPES.items():
             n = 1 << int(size)
             try:
-                seconds = measure(ours, dtype, n, arguments.compiled and not why)
+                seconds = measure(ours, dtype, n, arguments.compiled and not reason)
             except AssertionError:
                 raise
             except Exception as error:
-                if not arguments.compiled or why:
+                if not arguments.compiled or reason:
                     raise
-                # The other works do not have to suffer for the compiler.
-                why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+                # The other cases do not have to suffer for the compiler.
+                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
                 seconds = measure(ours, dtype, n, False)
             results["rows"].append({"dtype": short, "n": n, "p": P, "cold": True, "seconds": seconds})
-            print(told(short, n, seconds), flush=True)
+            print(line(short, n, seconds), flush=True)
             if arguments.json:
                 arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-    if why:
-        sys.exit(f"without torch.compile, which failed: {why}")
+    if reason:
+        sys.exit(f"without torch.compile, which failed: {reason}")
 
 
 if __name__ == "__main__":

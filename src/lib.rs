@@ -32,3 +32,8 @@ pub use mask::{MaskKind, MaskOrigin, PackedMask};
 pub use operation::{DropActivation, RRelu};
 pub use pass::Pass;
 pub use real::Real;
+
+/// The examples of README are compiled and run by `cargo test --doc`.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

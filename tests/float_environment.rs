@@ -7,8 +7,9 @@ mod support;
 use std::arch::asm;
 
 use drop_activation::half::{bf16, f16};
-use drop_activation::{Activation, DropActivation, Element, MaskKey, RRelu, cpu, reference};
+use drop_activation::{Activation, DropActivation, Element, MaskKey, MaskOrigin, PackedMask, RRelu, cpu, reference};
 
+use support::calls::{self, HostCall, on_cpu};
 use support::own_process;
 
 /// The control register's value in the default environment and in others.
@@ -109,50 +110,39 @@ impl Inputs {
 
 const KEY: MaskKey = MaskKey::new(7, 8);
 
-/// What every pass makes of the beginning of a tensor in one task, and those that compute of all of it: a hash of each.
+/// What every pass makes of the beginning of a tensor in one task, and some of them of all of it, by several threads: a
+/// hash of each.
 fn results<T: Element>([x, dy]: &[Vec<T>; 2], bits: impl Fn(T) -> u64 + Copy) -> Vec<u64> {
+    let hash = |y: &[T]| y.iter().fold(0u64, |hash, y| (hash ^ bits(*y)).wrapping_mul(0x100_0000_01B3).rotate_left(23));
     let mut all = Vec::new();
-    for len in [LEN, 1000] {
-        let (x, dy, mut y) = (&x[..len], &dy[..len], vec![T::default(); len]);
-        let mut keep = |y: &[T]| {
-            all.push(y.iter().fold(0u64, |hash, y| (hash ^ bits(*y)).wrapping_mul(0x100_0000_01B3).rotate_left(23)));
+    let mut refilled =
+        PackedMask::from_words(MaskOrigin::DropActivation(DropActivation::default()), 0, vec![]).unwrap();
+    for (len, activations, probabilities) in
+        [(LEN, &[Activation::Relu, Activation::Gelu][..], &[0.95][..]), (1000, &Activation::ALL, &[0.95, 0.3])]
+    {
+        let tensors = (&x[..len], &dy[..len]);
+        let mut keep = |call: &HostCall<T>, input: &[T]| {
+            let mut y = vec![T::default(); len];
+            on_cpu(call, (input, &mut y).into(), &mut refilled).unwrap();
+            all.push(hash(&y));
         };
-        let activations = if len == LEN { &[Activation::Relu, Activation::Gelu][..] } else { &Activation::ALL };
         for &activation in activations {
-            for p in [0.95, 0.3] {
+            for &p in probabilities {
                 let op = DropActivation::new(activation, p).unwrap();
-                let mask = cpu::forward(&op, KEY, (x, &mut y)).unwrap();
-                keep(&y);
-                cpu::backward(&op, &mask, Some(x), (dy, &mut y)).unwrap();
-                keep(&y);
-                cpu::infer(&op, (x, &mut y)).unwrap();
-                keep(&y);
-                cpu::infer_backward(&op, x, (dy, &mut y)).unwrap();
-                keep(&y);
+                calls::each_of_drop_activation(op, KEY, tensors, &mut keep);
             }
         }
-        let op = RRelu::default();
-        let mask = cpu::rrelu_forward(&op, KEY, (x, &mut y)).unwrap();
-        keep(&y);
-        cpu::rrelu_backward(&op, &mask, (dy, &mut y)).unwrap();
-        keep(&y);
-        cpu::rrelu_infer(&op, (x, &mut y)).unwrap();
-        keep(&y);
-        cpu::rrelu_infer_backward(&op, x, (dy, &mut y)).unwrap();
-        keep(&y);
-        cpu::relu_forward((x, &mut y)).unwrap();
-        keep(&y);
-        if len == 1000 {
-            let op = DropActivation::new(Activation::Silu, 0.95).unwrap();
-            keep(&reference::infer(&op, x));
-            keep(&reference::infer_backward(&op, x, dy).unwrap());
-            let (y, mask) = reference::forward(&op, KEY, x).unwrap();
-            keep(&y);
-            keep(&reference::backward(&op, &mask, Some(x), dy).unwrap());
-            let (y, _) = reference::rrelu_forward(&RRelu::default(), KEY, x).unwrap();
-            keep(&y);
-        }
+        calls::each_of_the_others(RRelu::default(), KEY, tensors, &mut keep);
     }
+    let (x, dy) = (&x[..1000], &dy[..1000]);
+    let op = DropActivation::new(Activation::Silu, 0.95).unwrap();
+    all.push(hash(&reference::infer(&op, x)));
+    all.push(hash(&reference::infer_backward(&op, x, dy).unwrap()));
+    let (y, mask) = reference::forward(&op, KEY, x).unwrap();
+    all.push(hash(&y));
+    all.push(hash(&reference::backward(&op, &mask, Some(x), dy).unwrap()));
+    let (y, _) = reference::rrelu_forward(&RRelu::default(), KEY, x).unwrap();
+    all.push(hash(&y));
     all
 }
 

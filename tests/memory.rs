@@ -1,4 +1,4 @@
-//! Where there is no memory for a mask, a call says so, and leaves all as it was.
+//! Without memory for a mask a call returns an error, and changes nothing.
 #![cfg(target_os = "linux")]
 
 mod support;

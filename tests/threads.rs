@@ -10,8 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use drop_activation::half::{bf16, f16};
-use drop_activation::{Activation, DropActivation, Element, MaskKey, PackedMask, Pass, RRelu, cpu, reference};
+use drop_activation::{
+    Activation, DropActivation, Element, MaskKey, MaskOrigin, PackedMask, Pass, RRelu, cpu, reference,
+};
 
+use support::calls::{self, HostCall, on_cpu};
 use support::own_process::{command, limited, passes};
 
 /// Enough for several tasks.
@@ -163,10 +166,10 @@ fn where_no_thread_can_be_started() {
 // ---------------------------------------------------------------------------------------------------
 // Threads that do something else
 
-/// Each thread of the current pool but the calling one, if that is one of it, waits for what it is sent.
+/// Makes the current pool's other threads wait until the returned function is called.
 fn block(others: usize) -> impl FnOnce() {
     let begun = Arc::new(Barrier::new(others + 1));
-    let (go_on, wait) = channel::<()>();
+    let (release, wait) = channel::<()>();
     let wait = Arc::new(std::sync::Mutex::new(wait));
     for _ in 0..others {
         let (begun, wait) = (begun.clone(), wait.clone());
@@ -176,17 +179,17 @@ fn block(others: usize) -> impl FnOnce() {
         });
     }
     begun.wait();
-    move || drop(go_on)
+    move || drop(release)
 }
 
-/// The others wait for the caller, who would wait for them for ever.
+/// The other threads wait for the caller, who must not wait for them.
 #[test]
 #[ignore = "run by `blocked_pools` in a process of its own"]
 fn blocked_global_pool() {
     calls_are_right();
-    let go_on = block(3);
+    let release = block(3);
     (0..50).for_each(|_| calls_are_right());
-    go_on();
+    release();
     calls_are_right();
 }
 
@@ -194,9 +197,9 @@ fn blocked_global_pool() {
 #[ignore = "run by `blocked_pools` in a process of its own"]
 fn blocked_pool_of_the_caller() {
     rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap().install(|| {
-        let go_on = block(2);
+        let release = block(2);
         (0..50).for_each(|_| calls_are_right());
-        go_on();
+        release();
         calls_are_right();
     });
 }
@@ -222,28 +225,23 @@ fn every_pass<T: Element>() {
     for len in [LARGE, SMALL, 33] {
         let (x, mut y) = (vec![T::default(); len], vec![T::default(); len]);
         let dy = x.clone();
+        let mut refilled =
+            PackedMask::from_words(MaskOrigin::DropActivation(DropActivation::default()), 0, vec![]).unwrap();
+        let mut both_ways = |call: &HostCall<T>, input: &[T]| {
+            on_cpu(call, (input, &mut y).into(), &mut refilled).unwrap();
+            on_cpu(call, (&mut y).into(), &mut refilled).unwrap();
+        };
         for activation in Activation::ALL {
             let op = DropActivation::new(activation, 0.7).unwrap();
-            let mask = cpu::forward(&op, key, (&x, &mut y)).unwrap();
-            cpu::backward(&op, &mask, Some(&x), (&dy, &mut y)).unwrap();
-            cpu::infer(&op, (&x, &mut y)).unwrap();
-            cpu::infer_backward(&op, &x, (&dy, &mut y)).unwrap();
-            cpu::forward(&op, key, &mut y).unwrap();
-            cpu::infer(&op, &mut y).unwrap();
-            let words = cpu::MaskWords::Read(mask.words());
-            cpu::run_over_saved(&Pass::Backward { op }, Some(&dy), &mut y, words).unwrap();
+            calls::each_of_drop_activation(op, key, (&x, &dy), &mut both_ways);
         }
-        let relu = DropActivation::default();
-        cpu::forward_without_mask(&relu, key, (&x, &mut y)).unwrap();
-        cpu::backward_from_output(&relu, &x, (&dy, &mut y)).unwrap();
-        let rrelu = RRelu::default();
-        let mask = cpu::rrelu_forward(&rrelu, key, (&x, &mut y)).unwrap();
-        cpu::rrelu_backward(&rrelu, &mask, (&dy, &mut y)).unwrap();
-        cpu::rrelu_infer(&rrelu, (&x, &mut y)).unwrap();
-        cpu::rrelu_infer_backward(&rrelu, &x, (&dy, &mut y)).unwrap();
-        cpu::relu_forward((&x, &mut y)).unwrap();
-        cpu::relu_backward(&x, (&dy, &mut y)).unwrap();
-        cpu::keep_mask(&relu, key, len).unwrap();
+        calls::each_of_the_others(RRelu::default(), key, (&x, &dy), &mut both_ways);
+        for activation in Activation::ALL {
+            let op = DropActivation::new(activation, 0.7).unwrap();
+            let keep = cpu::keep_mask(&op, key, len).unwrap();
+            let words = cpu::MaskWords::Read(&keep);
+            cpu::run_over_saved(&Pass::Backward { op }, Some(&dy), &mut x.clone(), words).unwrap();
+        }
     }
 }
 

@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::{ptr, slice};
 
+use drop_activation::cpu::as_part_of;
+use drop_activation::reference::philox4x32_10;
+
 use crate::error::{Failure, guarded};
 use crate::*;
 
@@ -182,7 +185,8 @@ pub unsafe extern "C" fn dact_torch_register(
 
 impl Torch {
     fn register(&self) -> Result<(), Failure> {
-        let kernels: [(&CStr, Kernel); 7] = [
+        let kernels: [(&CStr, Kernel); 8] = [
+            (c"philox_key", philox_key),
             (c"forward", forward),
             (c"draw_forward", draw_forward),
             (c"forward_", forward_in_place),
@@ -393,6 +397,15 @@ impl Tensor {
         })
     }
 
+    /// The integer that it holds, in the memory of the CPU.
+    fn integer(&self, name: &str) -> Outcome<u64> {
+        if self.dtype != self.torch.int64 || self.len != 1 || self.device.0 != self.torch.cpu {
+            return Err(format!("{name} has {}; allowed is one torch.int64 on the CPU", self.describe()));
+        }
+        // SAFETY: the address of one integer of 64 bits, as was checked.
+        Ok(unsafe { self.address()?.cast::<u64>().read() })
+    }
+
     /// The key whose offset is what this tensor holds. In the memory of a GPU it is read by the kernel.
     fn key(&self, x: &Self, first: u64) -> Outcome<dact_key> {
         let on_cpu = self.device.0 == self.torch.cpu;
@@ -480,6 +493,7 @@ fn run(
 const PART: usize = 1 << 16;
 
 fn run_on_cpu(torch: &Torch, pass: &dact_pass, tensors: &dact_tensors) -> Outcome<()> {
+    let whole = tensors.len * bytes(tensors.dtype);
     let part = |begin: usize, end: usize| {
         let at = |address: *const c_void| -> *mut c_void {
             if address.is_null() {
@@ -500,7 +514,7 @@ fn run_on_cpu(torch: &Torch, pass: &dact_pass, tensors: &dact_tensors) -> Outcom
         };
         let mut error = ptr::null_mut();
         // SAFETY: the tensors hold what their lengths say, as was checked, and PyTorch keeps others from them.
-        let status = unsafe { dact_cpu_run(&pass, &tensors, &mut error) };
+        let status = as_part_of(whole, || unsafe { dact_cpu_run(&pass, &tensors, &mut error) });
         outcome(status, error)
     };
     let key_fits = pass.key.first.checked_add(tensors.len as u64).is_some();
@@ -790,6 +804,28 @@ kernel! {
         arguments.give([dx]);
         Ok(())
     }
+}
+
+kernel! {
+    /// philox_key(Tensor seed, Tensor offset) -> Tensor
+    philox_key(arguments; seed, offset) {
+        let (seed, offset) = (seed.integer("seed")?, offset.integer("offset")?);
+        let torch = arguments.torch;
+        let key = Tensor::empty(torch, &[1], &[1], torch.int64, (torch.cpu, -1))?;
+        // SAFETY: the address of one integer of 64 bits.
+        unsafe { key.address()?.cast::<u64>().write(drawn_by_randint(seed, offset)) };
+        arguments.give([key]);
+        Ok(())
+    }
+}
+
+/// What `torch.randint(2**63 - 1, (1,))` draws on a GPU whose generator has this seed and offset: the first two numbers
+/// of Philox's block offset / 4.
+fn drawn_by_randint(seed: u64, offset: u64) -> u64 {
+    let halves = |number: u64| [number as u32, (number >> 32) as u32];
+    let [low, high] = halves(offset / 4);
+    let [first, second, ..] = philox4x32_10([low, high, 0, 0], halves(seed));
+    (u64::from(first) << 32 | u64::from(second)) % i64::MAX as u64
 }
 
 fn code(activation: i64) -> Outcome<u32> {

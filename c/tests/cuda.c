@@ -22,12 +22,12 @@ typedef int (*set_current)(void *);
 typedef const char *(*get_log)(void);
 
 /* ISO C knows no way from an object pointer to a function pointer but this. */
-#define LOOK_UP(type, name, library)            \
-  type name;                                    \
-  do {                                          \
-    void *found = dlsym(library, #name);        \
-    CHECK(found);                               \
-    memcpy(&name, &found, sizeof found);        \
+#define LOOK_UP(type, name, library)     \
+  type name;                             \
+  do {                                   \
+    void *found = dlsym(library, #name); \
+    CHECK(found);                        \
+    memcpy(&name, &found, sizeof found); \
   } while (0)
 
 /* A key's offset is counted from what is in device memory when the kernel runs. */

@@ -44,9 +44,7 @@ static void store(uint32_t dtype, void *to, size_t i, double value) {
   }
 }
 
-static size_t size_of(uint32_t dtype) {
-  return dtype == DACT_DTYPE_F64 ? 8 : dtype == DACT_DTYPE_F32 ? 4 : 2;
-}
+static size_t size_of(uint32_t dtype) { return dtype == DACT_DTYPE_F64 ? 8 : dtype == DACT_DTYPE_F32 ? 4 : 2; }
 
 /* Half the distance of neighbouring numbers, relative, and room for a few ulp of σ where it is the larger. */
 static double tolerance(uint32_t dtype) {

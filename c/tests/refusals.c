@@ -25,10 +25,10 @@ static void in_order(void) {
 
 #define RUN dact_cpu_run(&pass, &tensors, out)
 /* The call in order, but for one change. */
-#define BUT(change, ...)                            \
-  do {                                              \
-    in_order();                                     \
-    change;                                         \
+#define BUT(change, ...)                              \
+  do {                                                \
+    in_order();                                       \
+    change;                                           \
     REFUSED(DACT_INVALID_ARGUMENT, RUN, __VA_ARGS__); \
   } while (0)
 

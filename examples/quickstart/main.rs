@@ -2,6 +2,9 @@
 //! pre-activations of a layer, checked against the reference and timed beside a plain ReLU.
 //!
 //!     cargo run --release --example quickstart -- [--device cpu|cuda] [--input FILE.npy]
+//!
+//! It does so twice: on the batch as it is, whose tensors lie in a cache, and on the batch repeated until it is as
+//! large as the tensors of convolutional networks are, which no cache holds.
 
 mod input;
 
@@ -13,6 +16,9 @@ use std::time::Instant;
 use drop_activation::{DropActivation, KeySequence, MaskKey, PackedMask, cpu, reference};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// 64 MiB: what comes out of 64 channels of 32 x 32 for a batch of 256 images.
+const LARGE: usize = 256 * 64 * 32 * 32;
 
 fn main() -> ExitCode {
     match run() {
@@ -30,24 +36,34 @@ fn run() -> Outcome<()> {
         Some(path) => input::npy(path)?,
         None => input::fashion_mnist()?,
     };
+    report(&options.device, &x, "as it is")?;
+    if (1..LARGE).contains(&x.len()) {
+        let large: Vec<f32> = x.iter().copied().cycle().take(LARGE).collect();
+        report(&options.device, &large, "repeated, a size that networks have")?;
+    }
+    Ok(())
+}
+
+/// Runs all passes on this batch, checks and times them, and prints what came out.
+fn report(device: &Device, x: &[f32], what: &str) -> Outcome<()> {
     // A gradient like any other: here that of half the sum of squares.
-    let dy = x.clone();
+    let dy = x.to_vec();
     let op = DropActivation::default();
     let key = KeySequence::new(42).next_key();
 
-    let run = match options.device {
-        Device::Cpu => on_cpu(&op, key, &x, &dy)?,
-        Device::Cuda => on_cuda(&op, key, &x, &dy)?,
-        Device::Best => match on_cuda(&op, key, &x, &dy) {
+    let run = match device {
+        Device::Cpu => on_cpu(&op, key, x, &dy)?,
+        Device::Cuda => on_cuda(&op, key, x, &dy)?,
+        Device::Best => match on_cuda(&op, key, x, &dy) {
             Ok(run) => run,
             Err(reason) => {
                 println!("no CUDA device is used: {reason}");
-                on_cpu(&op, key, &x, &dy)?
+                on_cpu(&op, key, x, &dy)?
             }
         },
     };
-    check(&op, key, &x, &dy, &run)?;
-    print(&op, x.len(), &run);
+    check(&op, key, x, &dy, &run)?;
+    print(&op, x.len(), what, &run);
     Ok(())
 }
 
@@ -151,16 +167,28 @@ fn check(op: &DropActivation, key: MaskKey, x: &[f32], dy: &[f32], run: &Run) ->
     }
 }
 
-fn print(op: &DropActivation, n: usize, run: &Run) {
-    let row = |what: &str, ours: String, relu: String| println!("{what:<28}{ours:>20}{relu:>16}");
-    let us = |time: f64| format!("{time:.1} us");
-    println!("{op} on {n} pre-activations (f32), {}\nevery bit equals the reference's\n", run.device);
-    row("", "Drop-Activation".into(), "plain ReLU".into());
-    row("training forward", us(run.forward), us(run.relu_forward));
-    row("training backward", us(run.backward), us(run.relu_backward));
-    row("both", us(run.forward + run.backward), us(run.relu_forward + run.relu_backward));
-    row("inference", us(run.infer), us(run.relu_forward));
-    row("bytes kept for backward", (4 * run.mask.words().len()).to_string(), (4 * n).to_string());
+fn print(op: &DropActivation, n: usize, what: &str, run: &Run) {
+    let row = |what: &str, cells: [String; 3]| {
+        let [ours, relu, ratio] = cells;
+        println!("{what:<28}{ours:>20}{relu:>16}{ratio:>9}");
+    };
+    let time = |what, ours: f64, relu: f64| {
+        row(what, [format!("{ours:.1} us"), format!("{relu:.1} us"), format!("{:.2}", ours / relu)]);
+    };
+    let mebibytes = (4 * n) as f64 / f64::from(1 << 20);
+    println!("{op} on {n} pre-activations (f32, {mebibytes:.0} MiB): the batch {what}");
+    println!("{}; every bit equals the reference's\n", run.device);
+    row("", ["Drop-Activation", "plain ReLU", "ratio"].map(str::to_owned));
+    time("training forward", run.forward, run.relu_forward);
+    time("training backward", run.backward, run.relu_backward);
+    time("both", run.forward + run.backward, run.relu_forward + run.relu_backward);
+    time("inference", run.infer, run.relu_forward);
+    let kept = 4 * run.mask.words().len();
+    row(
+        "bytes kept for backward",
+        [kept.to_string(), (4 * n).to_string(), format!("{:.2}", kept as f64 / (4 * n) as f64)],
+    );
+    println!();
 }
 
 enum Device {

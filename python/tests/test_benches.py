@@ -35,7 +35,7 @@ def run(module, monkeypatch, tmp_path, *options):
     return json.loads(file.read_text())
 
 
-def test_the_headline_has_every_work_of_every_configuration(headline, monkeypatch, tmp_path, capsys):
+def test_the_headline_has_every_case_of_every_configuration(headline, monkeypatch, tmp_path, capsys):
     rows = run(headline, monkeypatch, tmp_path, "--sizes", "13,12")["rows"]
     assert [(row["n"], row["dtype"]) for row in rows] == [(n, d) for n in (1 << 13, 1 << 12) for d in ("f32", "bf16")]
     families = ("relu", "drop", "torch_relu", "module", "eager")
@@ -51,10 +51,10 @@ def test_the_headline_has_every_work_of_every_configuration(headline, monkeypatc
 def test_the_headline_does_not_time_another_p(headline, p):
     ours, run = headline.Library("cpu"), headline.Library.run
     x, dy = torch.randn(1 << 18), torch.randn(1 << 18)
-    headline.works(ours, None, x, dy)
+    headline.cases(ours, None, x, dy)
     ours.run = lambda *arguments, **named: run(ours, *arguments, **named, p=p)
     with pytest.raises(AssertionError, match="negative elements were kept, p is 0.95"):
-        headline.works(ours, None, x, dy)
+        headline.cases(ours, None, x, dy)
 
 
 def test_the_headline_does_not_time_another_result(headline):
@@ -67,7 +67,7 @@ def test_the_headline_does_not_time_another_result(headline):
 
     ours.run = off_by_one
     with pytest.raises(AssertionError, match="1 of 4096 results"):
-        headline.works(ours, None, x, dy)
+        headline.cases(ours, None, x, dy)
 
 
 class FakeGpu:
@@ -136,3 +136,57 @@ def test_calls(monkeypatch, tmp_path):
     assert [row["n"] for row in rows] == list(module.SIZES)
     names = {f"{name}_{part}" for name in ("relu", "dropout", "drop") for part in ("forward", "step")}
     assert all(row["seconds"].keys() == names for row in rows)
+
+
+@pytest.fixture
+def relu_cpu(monkeypatch):
+    folder = HERE / "benches"
+    if not folder.exists():
+        pytest.skip("SKIPPED: benches of a CPU are not in the bundle for a GPU")
+    monkeypatch.syspath_prepend(str(folder))
+    return load("relu_cpu.py")
+
+
+def test_relu_on_a_cpu_is_measured_in_processes_of_their_own_and_in_one(relu_cpu, monkeypatch):
+    monkeypatch.setattr(relu_cpu, "DTYPES", {"bf16": "bfloat16"})
+    rows = list(relu_cpu.measure([10], 2, [1]))
+    assert [(row["n"], row["cold"], row["threads"], row["processes"]) for row in rows] == [
+        (1024, cold, 1, way) for way in ("apart", "one") for cold in (False, True)
+    ]
+    cases = {f"{family}_{part}" for family in ("torch_relu", "relu", "drop") for part in ("forward", "backward", "step")}
+    for row in rows:
+        assert row["seconds"].keys() == row["spread"].keys() == cases
+        assert all(0 < low <= row["seconds"][case] <= high for case, (low, high) in row["spread"].items())
+
+
+def test_each_process_has_its_threads_and_its_cases(relu_cpu):
+    worker = relu_cpu.Worker(["relu"], 2, "apart")
+    assert torch.get_num_threads() == 1
+    assert worker.configure("f32", 64, 3) == ["relu_forward", "relu_backward", "relu_step"]
+    assert len({cases.x.data_ptr() for cases in worker.rotation}) == 3
+    assert worker.seconds("relu_step", 4) > 0 and worker.turn == 4
+
+
+@pytest.mark.parametrize(("family", "other"), [("drop", "relu"), ("relu", "drop")])
+def test_relu_on_a_cpu_is_not_timed_if_it_is_another_operation(relu_cpu, family, other):
+    cases = relu_cpu.Cases([family], torch.float32, 1 << 16)
+    with pytest.raises(AssertionError, match=rf"{family}: 0 of 65536 results are wrong, \d+ of \d+ were kept"):
+        cases.check(family, getattr(cases, other)()["step"])
+
+
+def test_relu_on_a_cpu_is_not_timed_if_a_result_is_wrong(relu_cpu):
+    cases = relu_cpu.Cases(["torch_relu"], torch.float32, 1 << 12)
+
+    def off_by_one():
+        cases.by_name["torch_relu_step"]()
+        cases.dx[17] += 1
+
+    with pytest.raises(AssertionError, match="torch_relu: 1 of 4096 results are wrong"):
+        cases.check("torch_relu", off_by_one)
+
+
+def test_a_process_that_ends_is_told(relu_cpu):
+    process = relu_cpu.Process(["relu"], 1, "apart")
+    with pytest.raises(RuntimeError, match="ended with status 1"):
+        process.ask("configure", dtype="f99", n=64, sets=1)
+    process.end()

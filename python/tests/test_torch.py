@@ -1,5 +1,6 @@
 """PyTorch: gradients, transformations, memory formats, and whole models against the unfused composition."""
 
+import copy
 import functools
 
 import pytest
@@ -15,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 import drop_activation as da
 import drop_activation.torch as dt
 from drop_activation.torch import _operators as operators
+from drop_activation.torch._fused import composition_moves_less
+from drop_activation.torch._keys import draw_key
 
 ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -96,6 +99,7 @@ def test_the_operators_keep_pytorch_s_rules(activation):
             (operators.forward_, (x.detach().clone(), torch.zeros_like(mask), key, 0.7, 0, 0)),
             (operators.rrelu_forward, (x, key, 0.2, 0.4, 0, 0)),
             (operators.rrelu_backward, (dy, signs, key, 0.2, 0.4, 0, 0)),
+            (operators.philox_key, (key, key)),
         ]
         assert {operator for operator, _ in checks} == set(operators.ALL) - {operators.backward_saved}
     for operator, arguments in checks:
@@ -120,7 +124,7 @@ def test_seeds_follow_manual_seed_and_calls_differ():
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 def test_a_key_is_drawn_on_the_device_of_the_tensor(device):
     with FakeTensorMode():  # knows shapes and devices alone, so it needs no GPU
-        assert operators.draw_key(torch.empty(8, device=device)).device == torch.device(device)
+        assert draw_key(torch.empty(8, device=device)).device == torch.device(device)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -190,6 +194,34 @@ def test_made_of_pytorch_s_operations_it_has_a_mask_of_theirs(activation):
         assert any("drop_activation" in str(node.target) for node in nodes) == fused
     with pytest.raises(ValueError, match="fused is False"):
         dt.drop_activation(x, 0.7, activation, key=key_tensor(), fused=False)
+
+
+def test_auto_is_the_operator_but_on_a_gpu_under_torch_compile(monkeypatch):
+    less = {(d, c): composition_moves_less(d, c) for d in ("cpu", "cuda", "meta") for c in (False, True)}
+    assert [place for place, composed in less.items() if composed] == [("cuda", True)]
+
+    layer, asked, x = dt.DropActivation(0.7, fused="auto"), [], tensor(64)
+    assert "fused='auto'" in repr(layer) and copy.deepcopy(layer).fused == "auto"
+    model = nn.Sequential(nn.ReLU(), nn.Sequential())
+    dt.replace_relu(model, 0.7, fused="auto")
+    assert model[0].fused == model._drop_activation.fused == "auto"
+
+    def is_fused(function):
+        return any("drop_activation" in str(node.target) for node in make_fx(function)(x).graph.nodes)
+
+    key = key_tensor()
+    assert is_fused(layer) and is_fused(model)
+    for composed in (True, False):
+        rule = lambda device, compiling: asked.append((device, compiling)) or composed
+        monkeypatch.setattr("drop_activation.torch._functions.composition_moves_less", rule)
+        assert is_fused(layer) is not composed and is_fused(model) is not composed
+        # A mask that is named is the operator's.
+        assert is_fused(lambda x: dt.drop_activation(x, 0.7, key=key, fused="auto"))
+        assert is_fused(lambda x: dt.drop_activation(x, 0.7, first=32, fused="auto"))
+        assert is_fused(lambda x: dt.drop_activation(x, 0.7)) and not is_fused(lambda x: dt.drop_activation(x, 0.7, fused=False))
+    torch._dynamo.reset()
+    torch.compile(layer, backend="eager", fullgraph=True)(x)
+    assert set(asked) == {("cpu", False), ("cpu", True)}
 
 
 def test_autocast_keeps_the_type_it_is_given():
@@ -297,6 +329,9 @@ def test_mistakes_are_named():
         (lambda: dt.DropActivation(0.5, "elu"), ValueError, "activation is 'elu'"),
         (lambda: dt.DropActivation(0.5, "gelu", inplace=True), ValueError, "inplace is True"),
         (lambda: dt.RReLU(0.5, 0.25), ValueError, "lower is 0.5"),
+        (lambda: dt.DropActivation(fused="always"), ValueError, "fused is 'always'.*'auto'"),
+        (lambda: dt.drop_activation(x, fused=1), TypeError, "fused is a int"),
+        (lambda: dt.replace_relu(nn.Sequential(), fused=None), TypeError, "fused is a NoneType"),
         (lambda: dt.drop_activation(x.long()), TypeError, "x has dtype torch.int64"),
         (lambda: dt.drop_activation(x, key=torch.ones(1)), ValueError, "key has dtype torch.float32"),
         (lambda: dt.drop_activation(x, first=5), ValueError, "first is 5"),

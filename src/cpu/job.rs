@@ -17,6 +17,7 @@
 use std::ops::Range;
 
 use crate::cpu::keep::{BATCH, Batch, GROUP, KeepStream, Meanwhile};
+use crate::cpu::part::whole_bytes;
 use crate::cpu::pool::Pool;
 use crate::cpu::room::Room;
 use crate::cpu::run::MaskWords;
@@ -134,7 +135,8 @@ struct Job<'a, T> {
 pub(crate) fn run<T: Element, P: BlockPass<T>>(pass: &P, io: InOut<'_, T>, second: Option<&[T]>, words: Words<'_>) {
     let len = io.len();
     // In place, the lines are in the cache because they were read.
-    let stream = matches!(io, InOut::OutOfPlace(..)) && len.saturating_mul(size_of::<T>()) >= STREAM_BYTES;
+    let bytes = whole_bytes(len.saturating_mul(size_of::<T>()));
+    let stream = matches!(io, InOut::OutOfPlace(..)) && bytes >= STREAM_BYTES;
     let job = Job { start: 0, io, second, words, stream };
     if len <= TASK {
         return job.run(pass);

@@ -18,6 +18,7 @@
 mod job;
 mod keep;
 mod lane;
+mod part;
 mod passes;
 mod philox;
 mod pool;
@@ -31,6 +32,8 @@ pub(crate) mod sums;
 mod tuning;
 mod uniform;
 
+#[doc(hidden)] // for the C interface, in PyTorch
+pub use part::as_part_of;
 pub use run::{MaskWords, run, run_over_saved};
 #[doc(hidden)] // for the benches
 pub use uniform::uniform_words;

@@ -18,7 +18,7 @@ use crate::support::property::{self, Tally};
 
 /// Elements of every tensor; calls get views of them.
 const LEN: usize = 256;
-/// More than the memory of the first masks has room for.
+/// More than the memory of the first masks can hold.
 const LONGEST: usize = 200;
 const OFFSETS: usize = 8;
 

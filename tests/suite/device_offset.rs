@@ -1,5 +1,5 @@
-//! An offset that is counted from a base in device memory gives the numbers of the whole offset, in every kernel that
-//! draws; and the base moves as it should. On a CPU: the kernels' sources, and the PTX that is shipped.
+//! An offset counted from a base in device memory draws the numbers of base + offset, in every kernel that draws; and
+//! the base advances correctly. On a CPU: the kernels' sources, and the PTX that is shipped.
 
 use drop_activation::cuda::launch::{plan, plan_advance};
 use drop_activation::cuda::{Addresses, Pass};

@@ -277,7 +277,7 @@ fn a_failed_call_leaves_the_mask_alone() {
     assert_eq!(mask, before);
 }
 
-/// Empty tensors are no errors, whatever else is odd about the call.
+/// Empty tensors are valid, whatever else is unusual about the call.
 pub fn nothing_to_do(backend: &dyn Backend) {
     let op = DropActivation::default();
     let key = KEY.shard(u64::MAX - 31).unwrap();

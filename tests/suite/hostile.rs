@@ -22,7 +22,7 @@ use crate::support::property::{self, Tally};
 const LONGEST: usize = 5_000;
 /// Elements that stay free before and after each, and how far one may be moved.
 const MARGIN: usize = 128;
-/// Elements of the memory that tensors lie in: room for two.
+/// Elements of the memory that tensors lie in: enough for two.
 const MEMORY: usize = 2 * (LONGEST + MARGIN) + MARGIN;
 const MASKS: usize = 6;
 
@@ -512,23 +512,23 @@ fn random_calls() {
     tally.assert_happened(kinds.iter().map(String::as_str).chain(others));
 }
 
-/// A tensor that is another one each time it is asked.
+/// A tensor whose `as_ref` returns a shorter slice at each call.
 #[test]
-fn slices_that_change_their_mind() {
-    struct Fickle<'a>(std::cell::Cell<usize>, &'a [f32]);
+fn slices_that_change_between_calls() {
+    struct Shrinking<'a>(std::cell::Cell<usize>, &'a [f32]);
 
-    impl AsRef<[f32]> for Fickle<'_> {
+    impl AsRef<[f32]> for Shrinking<'_> {
         fn as_ref(&self) -> &[f32] {
-            let asked = self.0.replace(self.0.get() + 1);
-            &self.1[..self.1.len() >> asked]
+            let calls = self.0.replace(self.0.get() + 1);
+            &self.1[..self.1.len() >> calls]
         }
     }
 
     let x = [-1.0; 64];
     let mut y = [7.0f32; 65];
-    let mask = cpu::forward(&DropActivation::default(), MaskKey::new(1, 2), (&Fickle(0.into(), &x), &mut y[..64]));
+    let mask = cpu::forward(&DropActivation::default(), MaskKey::new(1, 2), (&Shrinking(0.into(), &x), &mut y[..64]));
     assert_eq!(mask.unwrap().len(), 64);
     assert_eq!(y[64], 7.0);
-    let error = cpu::relu_forward((&Fickle(1.into(), &x), &mut y[..64])).unwrap_err();
+    let error = cpu::relu_forward((&Shrinking(1.into(), &x), &mut y[..64])).unwrap_err();
     assert_eq!(error, Error::Length { argument: "y", given: 64, other: "x", expected: 32 });
 }

@@ -95,7 +95,7 @@ macro_rules! table {
     // Those whose σ and σ' are the reference's, bit for bit. The others' are within the bounds.
     (same_sigma) => {
         tests! {
-            sigma::sigma_is_the_reference_s: f32 f64 f16 bf16;
+            sigma::sigma_equals_the_reference: f32 f64 f16 bf16;
         }
     };
 }

@@ -1,5 +1,5 @@
 //! The paper's own claims, through the operation itself: Property 5.1, Property 5.2, and that inference
-//! is the average of training. Done by the CPU backend, whose numbers are everybody's.
+//! is the average of training. The CPU backend computes it; the other backends have the same numbers.
 
 use drop_activation::{Activation, DropActivation, MaskKey, RRelu, cpu};
 
@@ -50,7 +50,7 @@ impl Network {
     }
 
     /// The paper's form of it (equation 11): ||W2 v - W2 r_p(v)||^2.
-    fn paper_s_penalty(&self, v: &[f64], inferred: &[f64]) -> f64 {
+    fn printed_penalty(&self, v: &[f64], inferred: &[f64]) -> f64 {
         squared_distance(&times(&self.second, v), &times(&self.second, inferred))
     }
 
@@ -119,7 +119,7 @@ fn property_5_1_exactly() {
                 let coefficient = (1.0 - p) / p;
                 let claimed = loss + coefficient * network.penalty(v, &inferred);
                 assert!(close(average, claimed), "p = {p}: {average}, claimed {claimed}");
-                let printed = loss + coefficient * network.paper_s_penalty(v, &inferred);
+                let printed = loss + coefficient * network.printed_penalty(v, &inferred);
                 assert_eq!(close(average, printed), orthogonal, "p = {p}: {average}, printed {printed}");
                 // Were the penalty a rounding error, any coefficient would do.
                 assert!(claimed - loss > 1e-6 * loss, "p = {p}: {claimed} beside {loss} shows nothing");
@@ -138,7 +138,7 @@ fn property_5_1_by_hand() {
     assert_eq!(network.average_loss(&patterns(2), 0.5, &v, &y), 1.5); // (4 + 1 + 1 + 0) / 4
     assert_eq!(network.loss(&inferred, &y), 1.0);
     assert_eq!(network.penalty(&v, &inferred), 0.5);
-    assert_eq!(network.paper_s_penalty(&v, &inferred), 1.0);
+    assert_eq!(network.printed_penalty(&v, &inferred), 1.0);
 }
 
 /// The same by sampling: the mean loss over many keys.
@@ -260,7 +260,7 @@ fn inference_is_the_average_of_training() {
 
 /// Equation 6 and the slope that stands for it at inference.
 #[test]
-fn rrelu_s_inference_is_the_average_of_its_training() {
+fn rrelu_inference_is_the_average_of_its_training() {
     const DRAWS: usize = 200_000;
     let op = RRelu::default();
     let (lower, upper) = (f64::from(op.lower()), f64::from(op.upper()));

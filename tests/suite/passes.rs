@@ -6,6 +6,7 @@ use drop_activation::{DropActivation, InOut, MaskKey, PackedMask, RRelu};
 use crate::backend::{Backend, Call, Reference, Run, Tested};
 use crate::data::{Bits, Rng, assert_each, same_bits, specials};
 use crate::guarded::Guarded;
+use crate::support::calls;
 
 /// Around words (32 elements), tiles of the kernels (1024) and pieces of the CPU backend (2048).
 pub const LENGTHS: [usize; 20] =
@@ -49,7 +50,7 @@ pub const ALIGNED: [Placement; 2] = [
 ];
 
 /// Runs the call between sentinels and checks what no call may do: write outside its output, or into
-/// what it only reads. Gives the output and the mask.
+/// what it only reads. Returns the output and the mask.
 pub fn run<T: Tested>(
     backend: &dyn Backend,
     call: &Call<T>,
@@ -100,23 +101,8 @@ pub fn assert_same_mask(what: &dyn Fn() -> String, given: Option<PackedMask>, ex
 /// Every exact pass with these parameters, and the tensor it reads.
 pub fn each_call<T: Bits>(p: f64, key: MaskKey, x: &[T], dy: &[T], mut check: impl FnMut(&Call<T>, &[T])) {
     let op = DropActivation::relu(p).expect("a probability");
-    let rrelu = RRelu::default();
-    let (y, mask) = drop_activation::reference::forward(&op, key, x).expect("a valid call");
-    let (_, signs) = drop_activation::reference::rrelu_forward(&rrelu, key, x).expect("a valid call");
-    check(&Call::Forward(op, key), x);
-    check(&Call::ForwardInto(op, key), x);
-    check(&Call::ForwardWithoutMask(op, key), x);
-    check(&Call::Backward(op, &mask, None), dy);
-    check(&Call::BackwardFromOutput(op, &y), dy);
-    check(&Call::Infer(op), x);
-    check(&Call::InferBackward(op, x), dy);
-    check(&Call::RreluForward(rrelu, key), x);
-    check(&Call::RreluForwardInto(rrelu, key), x);
-    check(&Call::RreluBackward(rrelu, &signs), dy);
-    check(&Call::RreluInfer(rrelu), x);
-    check(&Call::RreluInferBackward(rrelu, x), dy);
-    check(&Call::ReluForward, x);
-    check(&Call::ReluBackward(&y), dy);
+    calls::each_of_drop_activation(op, key, (x, dy), &mut check);
+    calls::each_of_the_others(RRelu::default(), key, (x, dy), &mut check);
 }
 
 pub fn lengths<T: Tested>(backend: &dyn Backend) {
@@ -232,7 +218,7 @@ pub fn shards<T: Tested>(backend: &dyn Backend) {
     }
 }
 
-/// Tensors so long that a backend may write them past the cache: the same numbers as piece by piece.
+/// Tensors so long that a backend may write them with non-temporal stores: the same numbers as piece by piece.
 pub fn large<T: Tested>(backend: &dyn Backend) {
     const PIECE: usize = 1 << 20;
     let len = (33 << 20) / size_of::<T>() + 7;

@@ -61,7 +61,7 @@ pub fn smooth_passes<T: Arithmetic>(backend: &dyn Backend) {
     });
 }
 
-/// What a sub-slice gives depends on its elements and its place in the whole alone.
+/// The result for a sub-slice depends only on its elements and its place in the whole.
 pub fn parts<T: Tested>(backend: &dyn Backend) {
     check(backend, |Case { len, p, key, values, .. }| {
         let mut rng = Rng::new(values);

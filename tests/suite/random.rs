@@ -1,5 +1,5 @@
 //! The random numbers: what the keep bits and RReLU's slopes look like, and that no two calls share any.
-//! Bits are the CPU backend's, which are everybody's.
+//! The CPU backend draws the bits; the other backends draw the same.
 
 use drop_activation::{DropActivation, MaskKey, RRelu, cpu};
 use rayon::prelude::*;

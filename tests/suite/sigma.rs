@@ -1,8 +1,8 @@
 //! The smooth activations: sigmoid, tanh, GELU and SiLU.
 //!
-//! What a backend computes for σ and σ' is held to the truth within bounds. Every pass is then held to
-//! what the paper's equations make of exactly these values, rounded once: kept elements, dropped
-//! elements, the mixture and the 16-bit types leave no room.
+//! What a backend computes for σ and σ' must be within bounds of the exact values. Every pass must then give, bit for
+//! bit, what the paper's equations make of these values with one rounding: for kept and for dropped elements, for the
+//! mixture at inference, and in the 16-bit types.
 
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, Element, InOut, MaskKey, MaskOrigin, PackedMask, Real, reference};
@@ -11,6 +11,7 @@ use crate::backend::{Backend, Call, Tested};
 use crate::data::{Bits, Rng, assert_each, same_bits, same_or_nan, specials, ulp};
 use crate::passes::{ALIGNED, LENGTHS, PROBABILITIES, Placement, assert_same_mask, run};
 use crate::support::activations::{Exact, Function, SMOOTH, Smooth, smooth};
+use crate::support::calls::each_of_drop_activation;
 
 /// `f64` as it is, everything else as the `f32` it is computed in.
 pub trait Arithmetic: Tested {
@@ -54,8 +55,8 @@ impl<W: Tested> Sigma<W> {
     }
 }
 
-/// What the pass must make of element i, and whether it comes out as it went in.
-fn law<T: Arithmetic>(call: &Call<T>, i: usize, input: T, sigma: &Sigma<T::Wide>) -> (T, bool) {
+/// The output at element i by the paper's equations, and whether it is the input unchanged.
+fn expected_element<T: Arithmetic>(call: &Call<T>, i: usize, input: T, sigma: &Sigma<T::Wide>) -> (T, bool) {
     let (s, d) = (sigma.value[i], sigma.derivative[i]);
     let mixture = |p: f64, of_sigma: T::Wide, linear: T::Wide| T::Wide::rounded(p).mul_add(of_sigma, linear);
     let slope = |p: f64| T::Wide::rounded(1.0 - p);
@@ -79,14 +80,20 @@ fn law<T: Arithmetic>(call: &Call<T>, i: usize, input: T, sigma: &Sigma<T::Wide>
     }
 }
 
-fn obeys<T: Arithmetic>(backend: &dyn Backend, call: &Call<T>, input: &[T], sigma: &Sigma<T::Wide>, at: Placement) {
+fn assert_equations<T: Arithmetic>(
+    backend: &dyn Backend,
+    call: &Call<T>,
+    input: &[T],
+    sigma: &Sigma<T::Wide>,
+    at: Placement,
+) {
     let what = || format!("{} {call:?} {at:?}", backend.name());
     let (output, mask) = run(backend, call, input, at);
     let (expected, through): (Vec<T>, Vec<bool>) =
-        input.iter().enumerate().map(|(i, v)| law(call, i, *v, sigma)).unzip();
+        input.iter().enumerate().map(|(i, v)| expected_element(call, i, *v, sigma)).unzip();
     assert_each(&what, &output, &expected, same_or_nan);
     let only = |of: &[T]| -> Vec<T> { of.iter().zip(&through).filter(|(_, t)| **t).map(|(v, _)| *v).collect() };
-    assert_each(&|| format!("{}, what passes through", what()), &only(&output), &only(&expected), same_bits);
+    assert_each(&|| format!("{}, elements that pass unchanged", what()), &only(&output), &only(&expected), same_bits);
 
     let expected_mask = match *call {
         Call::Forward(op, key) | Call::ForwardInto(op, key) => {
@@ -96,17 +103,6 @@ fn obeys<T: Arithmetic>(backend: &dyn Backend, call: &Call<T>, input: &[T], sigm
         _ => None,
     };
     assert_same_mask(&what, mask, expected_mask);
-}
-
-/// Every pass of one nonlinearity with these parameters.
-fn each_call<T: Bits>(op: DropActivation, key: MaskKey, x: &[T], dy: &[T], mut check: impl FnMut(&Call<T>, &[T])) {
-    let words = reference::keep_mask(&op, key, x.len()).unwrap();
-    let mask = PackedMask::from_words(MaskOrigin::DropActivation(op), x.len(), words).unwrap();
-    check(&Call::Forward(op, key), x);
-    check(&Call::ForwardInto(op, key), x);
-    check(&Call::Backward(op, &mask, Some(x)), dy);
-    check(&Call::Infer(op), x);
-    check(&Call::InferBackward(op, x), dy);
 }
 
 fn widened<T: Arithmetic>(x: &[T]) -> Vec<T::Wide> {
@@ -123,7 +119,7 @@ pub fn check_calls<T: Arithmetic>(
     at: Placement,
 ) {
     let sigma = Sigma::of(backend, op.activation(), &widened(x));
-    each_call(op, key, x, dy, |call, input| obeys(backend, call, input, &sigma, at));
+    each_of_drop_activation(op, key, (x, dy), |call, input| assert_equations(backend, call, input, &sigma, at));
 }
 
 pub fn equations<T: Arithmetic>(backend: &dyn Backend) {
@@ -153,7 +149,10 @@ pub fn equations_at_special_values<T: Arithmetic>(backend: &dyn Backend) {
         for p in [0.0, 0.6, 1.0] {
             let op = DropActivation::new(activation, p).unwrap();
             for at in [Placement::default(), Placement { input: 1, output: 1, saved: 1, in_place: false }] {
-                each_call(op, MaskKey::new(22, 23), &x, &dy, |call, input| obeys(backend, call, input, &sigma, at));
+                let key = MaskKey::new(22, 23);
+                each_of_drop_activation(op, key, (&x, &dy), |call, input| {
+                    assert_equations(backend, call, input, &sigma, at)
+                });
             }
         }
     }
@@ -177,8 +176,8 @@ pub fn vanishing_p<T: Arithmetic>(backend: &dyn Backend) {
     }
 }
 
-/// σ and σ' are the reference's own.
-pub fn sigma_is_the_reference_s<T: Arithmetic>(backend: &dyn Backend) {
+/// σ and σ' are the reference's, bit for bit.
+pub fn sigma_equals_the_reference<T: Arithmetic>(backend: &dyn Backend) {
     let mut rng = Rng::new(24);
     let mut x = specials::<T>();
     x.extend(rng.values::<T>(20_000));

@@ -1,7 +1,7 @@
 //! Every call of the public interface as a value: how it is made on the CPU and on CUDA, and what is wrong with it.
 
 use drop_activation::{
-    Activation, DropActivation, Element, Error, InOut, MaskKey, MaskOrigin, PackedMask, RRelu, Result, cpu,
+    Activation, DropActivation, Element, Error, InOut, MaskKey, MaskOrigin, PackedMask, RRelu, Result, cpu, reference,
 };
 
 /// One pass with all its arguments but the tensor it reads (x, or dy in a backward pass) and the one it writes. `S` is a
@@ -24,6 +24,9 @@ pub enum Call<S, M> {
     ReluForward,
     ReluBackward(S),
 }
+
+/// A call with what it reads on the host.
+pub type HostCall<'a, T> = Call<&'a [T], &'a PackedMask>;
 
 /// Which call, without its arguments.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -227,12 +230,44 @@ pub fn overrun(key: MaskKey, len: usize) -> Option<Error> {
     last_is_beyond.then(|| Error::IndexRange { first: key.first(), len })
 }
 
+/// The calls of Drop-Activation with these arguments, each with the tensor that it reads. Masks are the reference's.
+pub fn each_of_drop_activation<T: Element>(
+    op: DropActivation,
+    key: MaskKey,
+    (x, dy): (&[T], &[T]),
+    mut check: impl FnMut(&HostCall<T>, &[T]),
+) {
+    let (y, mask) = reference::forward(&op, key, x).expect("a valid call");
+    check(&Call::Forward(op, key), x);
+    check(&Call::ForwardInto(op, key), x);
+    check(&Call::Backward(op, &mask, op.activation().backward_needs_input().then_some(x)), dy);
+    check(&Call::Infer(op), x);
+    check(&Call::InferBackward(op, x), dy);
+    if op.activation() == Activation::Relu {
+        check(&Call::ForwardWithoutMask(op, key), x);
+        check(&Call::BackwardFromOutput(op, &y), dy);
+    }
+}
+
+/// The same of RReLU and of plain ReLU.
+pub fn each_of_the_others<T: Element>(
+    rrelu: RRelu,
+    key: MaskKey,
+    (x, dy): (&[T], &[T]),
+    mut check: impl FnMut(&HostCall<T>, &[T]),
+) {
+    let (_, signs) = reference::rrelu_forward(&rrelu, key, x).expect("a valid call");
+    check(&Call::RreluForward(rrelu, key), x);
+    check(&Call::RreluForwardInto(rrelu, key), x);
+    check(&Call::RreluBackward(rrelu, &signs), dy);
+    check(&Call::RreluInfer(rrelu), x);
+    check(&Call::RreluInferBackward(rrelu, x), dy);
+    check(&Call::ReluForward, x);
+    check(&Call::ReluBackward(&reference::relu_forward(x)), dy);
+}
+
 /// Makes the call on the CPU backend. Returns the mask of the calls that make one; `refilled` is for those that refill.
-pub fn on_cpu<T: Element>(
-    call: &Call<&[T], &PackedMask>,
-    io: InOut<T>,
-    refilled: &mut PackedMask,
-) -> Result<Option<PackedMask>> {
+pub fn on_cpu<T: Element>(call: &HostCall<T>, io: InOut<T>, refilled: &mut PackedMask) -> Result<Option<PackedMask>> {
     match *call {
         Call::Forward(op, key) => return cpu::forward(&op, key, io).map(Some),
         Call::ForwardInto(op, key) => cpu::forward_into(&op, key, io, refilled),

@@ -1,5 +1,5 @@
 //! Numbers to test with: every element type by its bits, the values that break naive code, and a
-//! generator that gives the same ones in every run.
+//! generator that yields the same ones in every run.
 
 use drop_activation::Element;
 use drop_activation::half::{bf16, f16};
@@ -127,7 +127,7 @@ impl Rng {
         (-2.0 * self.unit().ln()).sqrt() * (std::f64::consts::TAU * self.unit()).cos()
     }
 
-    /// Mostly ordinary numbers, with special values and arbitrary bit patterns strewn in.
+    /// Mostly ordinary numbers, with special values and arbitrary bit patterns among them.
     pub fn values<T: Bits>(&mut self, len: usize) -> Vec<T> {
         let specials = specials::<T>();
         let value = |rng: &mut Self| match rng.below(8) {

@@ -28,7 +28,7 @@ fn with_arguments(mut command: Command, test: &str) -> Command {
     command
 }
 
-/// Runs it, and fails with what it printed unless it passes in time. Gives what it printed.
+/// Runs it, and fails with what it printed unless it passes in time. Returns what it printed.
 pub fn passes(mut command: Command) -> String {
     let start = Instant::now();
     // A group of its own, so that what it forked can be ended with it.

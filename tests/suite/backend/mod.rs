@@ -11,17 +11,14 @@ use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, InOut, MaskKey, MaskOrigin, PackedMask, RRelu, Result};
 
 use crate::data::Bits;
-use crate::support::calls;
 
+pub use crate::support::calls::HostCall as Call;
 pub use cpu::Cpu;
 #[cfg(feature = "cuda")]
 pub use gpu::Gpu;
 #[cfg(feature = "cuda")]
 pub use on_cpu::{Compiled, Emulated, OnCpu};
 pub use reference::Reference;
-
-/// A call with what it reads on the host.
-pub type Call<'a, T> = calls::Call<&'a [T], &'a PackedMask>;
 
 /// A thing that can do every pass, on tensors of every type.
 pub trait Backend: Run<f32> + Run<f64> + Run<f16> + Run<bf16> {

@@ -14,85 +14,92 @@ from torch.autograd import Function, forward_ad
 
 from .._library import ACTIVATIONS
 from . import _operators as operators
+from ._keys import draw_key
 from ._layout import in_order
+from ._plain import is_plain
 
 RELU = ACTIVATIONS["relu"]
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
-def _mapped(function, info, in_dims, arguments):
-    """One call for each sample: each has a mask of its own, or what its key says."""
-    results = []
-    for i in range(info.batch_size):
-        sample = [a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims)]
-        results.append(function.apply(*sample))
-    if isinstance(results[0], Tensor):
-        return torch.stack(results), 0
-    return tuple(map(torch.stack, zip(*results))), (0,) * len(results[0])
+class _Mapped(Function):
+    @classmethod
+    def vmap(cls, info, in_dims, *arguments):
+        """One call for each sample: each has a mask of its own, or what its key says."""
+        results = []
+        for i in range(info.batch_size):
+            sample = [a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims)]
+            results.append(cls.apply(*sample))
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(map(torch.stack, zip(*results))), (0,) * len(results[0])
 
 
-class Forward(Function):
-    @staticmethod
-    def forward(x, key, p, activation, first, layout):
-        with below_autograd():
-            return operators.forward(x, key, p, activation, first, layout)
+def _linear(operator, tensors: int):
+    """The Function of an operator that is linear in its first argument, has its own transpose, and no derivative by
+    the `tensors` that come next."""
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, _, _, ctx.activation, _, ctx.layout = inputs
-        mask = output[1]
-        ctx.mark_non_differentiable(mask)
-        saved = (mask,) if ctx.activation == RELU else (mask, x)
-        ctx.save_for_backward(*saved)
-        ctx.save_for_forward(*saved)
+    class Linear(_Mapped):
+        @staticmethod
+        def forward(*arguments):
+            with below_autograd():
+                return operator(*arguments)
 
-    @staticmethod
-    def backward(ctx, dy, _):
-        return _gradient(ctx, dy), None, None, None, None, None
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            _, *saved = inputs[: 1 + tensors]
+            ctx.parameters = inputs[1 + tensors :]
+            ctx.save_for_backward(*saved)
+            ctx.save_for_forward(*saved)
 
-    @staticmethod
-    def jvp(ctx, x_tangent, *_):
-        return _gradient(ctx, x_tangent), None
+        @staticmethod
+        def backward(ctx, gradient):
+            dy = Linear.apply(gradient, *ctx.saved_tensors, *ctx.parameters)
+            return dy, *(None for _ in (*ctx.saved_tensors, *ctx.parameters))
 
-    @staticmethod
-    def vmap(info, in_dims, *arguments):
-        return _mapped(Forward, info, in_dims, arguments)
+        @staticmethod
+        def jvp(ctx, tangent, *_):
+            return Linear.apply(tangent, *ctx.saved_tensors, *ctx.parameters)
 
-
-def _gradient(ctx, dy):
-    if ctx.activation == RELU:
-        return Backward.apply(dy, *ctx.saved_tensors, ctx.layout)
-    return BackwardSaved.apply(dy, *ctx.saved_tensors, ctx.activation, ctx.layout)
+    return Linear
 
 
-class Backward(Function):
-    """ReLU's, which is linear in dy, its own transpose, and has no other derivative."""
+def _drawing(operator, gradient):
+    """The Function of an operator that gives y and a mask. `gradient` says of its arguments and the mask which Function
+    is its backward pass, which tensors that takes after dy, and what else."""
 
-    @staticmethod
-    def forward(dy, mask, layout):
-        with below_autograd():
-            return operators.backward(dy, mask, layout)
+    class Drawing(_Mapped):
+        @staticmethod
+        def forward(*arguments):
+            with below_autograd():
+                return operator(*arguments)
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        _, mask, ctx.layout = inputs
-        ctx.save_for_backward(mask)
-        ctx.save_for_forward(mask)
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            mask = output[1]
+            ctx.mark_non_differentiable(mask)
+            ctx.gradient, saved, ctx.parameters = gradient(mask, *inputs)
+            ctx.others = (None,) * (len(inputs) - 1)
+            ctx.save_for_backward(*saved)
+            ctx.save_for_forward(*saved)
 
-    @staticmethod
-    def backward(ctx, gradient):
-        return Backward.apply(gradient, *ctx.saved_tensors, ctx.layout), None, None
+        @staticmethod
+        def backward(ctx, dy, _):
+            return ctx.gradient.apply(dy, *ctx.saved_tensors, *ctx.parameters), *ctx.others
 
-    @staticmethod
-    def jvp(ctx, dy_tangent, *_):
-        return Backward.apply(dy_tangent, *ctx.saved_tensors, ctx.layout)
+        @staticmethod
+        def jvp(ctx, x_tangent, *_):
+            return ctx.gradient.apply(x_tangent, *ctx.saved_tensors, *ctx.parameters), None
 
-    @staticmethod
-    def vmap(info, in_dims, *arguments):
-        return _mapped(Backward, info, in_dims, arguments)
+    return Drawing
 
 
-class BackwardSaved(Function):
+#: ReLU's.
+Backward = _linear(operators.backward, tensors=1)
+RReluBackward = _linear(operators.rrelu_backward, tensors=2)
+
+
+class BackwardSaved(_Mapped):
     """The others', which depends on x as well."""
 
     @staticmethod
@@ -125,10 +132,6 @@ class BackwardSaved(Function):
         if x_tangent is not None:
             tangents.append(_by_x(ctx, x_tangent))
         return sum(tangents[1:], tangents[0])
-
-    @staticmethod
-    def vmap(info, in_dims, *arguments):
-        return _mapped(BackwardSaved, info, in_dims, arguments)
 
 
 def _by_x(ctx, factor):
@@ -170,59 +173,18 @@ _CURVATURES = {
 }
 
 
-class RReluForward(Function):
-    @staticmethod
-    def forward(x, key, lower, upper, first, layout):
-        with below_autograd():
-            return operators.rrelu_forward(x, key, lower, upper, first, layout)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        _, key, *ctx.parameters = inputs
-        mask = output[1]
-        ctx.mark_non_differentiable(mask)
-        ctx.save_for_backward(mask, key)
-        ctx.save_for_forward(mask, key)
-
-    @staticmethod
-    def backward(ctx, dy, _):
-        return RReluBackward.apply(dy, *ctx.saved_tensors, *ctx.parameters), None, None, None, None, None
-
-    @staticmethod
-    def jvp(ctx, x_tangent, *_):
-        return RReluBackward.apply(x_tangent, *ctx.saved_tensors, *ctx.parameters), None
-
-    @staticmethod
-    def vmap(info, in_dims, *arguments):
-        return _mapped(RReluForward, info, in_dims, arguments)
+def _forward_gradient(mask, x, key, p, activation, first, layout):
+    if activation == RELU:
+        return Backward, (mask,), (layout,)
+    return BackwardSaved, (mask, x), (activation, layout)
 
 
-class RReluBackward(Function):
-    """Linear in dy and its own transpose."""
+def _rrelu_gradient(mask, x, key, *parameters):
+    return RReluBackward, (mask, key), parameters
 
-    @staticmethod
-    def forward(dy, mask, key, lower, upper, first, layout):
-        with below_autograd():
-            return operators.rrelu_backward(dy, mask, key, lower, upper, first, layout)
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        _, mask, key, *ctx.parameters = inputs
-        ctx.save_for_backward(mask, key)
-        ctx.save_for_forward(mask, key)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        dx = RReluBackward.apply(gradient, *ctx.saved_tensors, *ctx.parameters)
-        return dx, None, None, None, None, None, None
-
-    @staticmethod
-    def jvp(ctx, dy_tangent, *_):
-        return RReluBackward.apply(dy_tangent, *ctx.saved_tensors, *ctx.parameters)
-
-    @staticmethod
-    def vmap(info, in_dims, *arguments):
-        return _mapped(RReluBackward, info, in_dims, arguments)
+Forward = _drawing(operators.forward, _forward_gradient)
+RReluForward = _drawing(operators.rrelu_forward, _rrelu_gradient)
 
 
 # The same, in the least time, for where no transformation asks for more.
@@ -267,26 +229,14 @@ class ForwardInPlace(Function):
 
 
 def _quick_gradient(ctx, dy):
-    if torch.is_grad_enabled() or not is_quick(dy):
-        return _gradient(ctx, dy)
+    function, operator, parameters = Backward, operators.backward, (ctx.layout,)
+    if ctx.activation != RELU:
+        function, operator, parameters = BackwardSaved, operators.backward_saved, (ctx.activation, ctx.layout)
     saved = ctx.saved_tensors  # a checkpoint computes them again, with gradients
+    if torch.is_grad_enabled() or not is_plain(dy):
+        return function.apply(dy, *saved, *parameters)
     with below_autograd():
-        if ctx.activation == RELU:
-            return operators.backward(dy, *saved, ctx.layout)
-        return operators.backward_saved(dy, *saved, ctx.activation, ctx.layout)
-
-
-def is_quick(x: Tensor) -> bool:
-    """Whether x is a plain tensor that no transformation of torch.func and no forward mode looks at."""
-    return (
-        type(x) in _PLAIN
-        and forward_ad._current_level < 0
-        and not torch._C._are_functorch_transforms_active()
-        and not x.is_neg()
-    )
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
+        return operator(dy, *saved, *parameters)
 
 
 def _where_needed(operator, function):
@@ -303,7 +253,7 @@ def _where_needed(operator, function):
 
 
 def _drawn_forward(x, p, activation, first, layout):
-    return Forward.apply(x, operators.draw_key(x), p, activation, first, layout)
+    return Forward.apply(x, draw_key(x), p, activation, first, layout)
 
 
 for operator, function in (

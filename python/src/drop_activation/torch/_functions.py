@@ -10,8 +10,11 @@ from .._library import ACTIVATIONS
 from .._operations import LOWER, UPPER, activation_code, index, real
 from . import _composed
 from . import _operators as operators
-from ._derivatives import Forward, ForwardInPlace, QuickForward, RReluForward, below_autograd, is_quick
+from ._derivatives import Forward, ForwardInPlace, QuickForward, RReluForward, below_autograd
+from ._fused import Fused, check_fused, composition_moves_less
+from ._keys import draw_key, key_on_cpu
 from ._layout import is_dense, layout_of
+from ._plain import is_plain
 from ._sharded import by_element, is_dtensor, over_shards
 
 
@@ -24,7 +27,7 @@ def drop_activation(
     *,
     key: Tensor | None = None,
     first: int = 0,
-    fused: bool = True,
+    fused: Fused = True,
 ) -> Tensor:
     """Drop-Activation: σ(x) with probability p for each element, else x; in evaluation (1 - p) x + p σ(x).
 
@@ -42,9 +45,11 @@ def drop_activation(
             shards need none.
         fused: False for training made of PyTorch's own operations, which torch.compile fuses with their neighbours. It
             keeps a byte for each element instead of a bit, and its mask is another on each device: no key names it.
+            "auto" is False on CUDA under torch.compile, unless `key` or `first` is given, and else True.
     """
-    if type(p) is not float or not 0 <= p <= 1 or inplace or activation not in ACTIVATIONS:
+    if type(p) is not float or not 0 <= p <= 1 or inplace or activation not in ACTIVATIONS or fused is not True:
         check_parameters(p, activation, inplace)
+        check_fused(fused)
     if not isinstance(x, Tensor) or x.dtype not in operators.DTYPES:
         if isinstance(x, Proxy):
             rest = {"inplace": inplace, "key": key, "first": first, "fused": fused}
@@ -56,6 +61,9 @@ def drop_activation(
             y = by_element(x, lambda x: _composed.evaluation(x, p, activation))
             return x.copy_(y) if inplace else y
         return _composed.evaluation(x, p, activation, inplace)
+    if fused == "auto":
+        fused = not composition_moves_less(x.device.type, torch.compiler.is_compiling()) or is_dtensor(x)
+        fused = fused or key is not None or first != 0
     if not fused:
         if key is not None or first:
             raise ValueError("fused is False, and key or first is given; allowed is one of the two")
@@ -68,14 +76,16 @@ def drop_activation(
         check_key(key, x)
     first, layout = _first(first) if first else 0, layout_of(x)
     recorded = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    if not inplace and not recorded and is_quick(x):
+    if not inplace and not recorded and is_plain(x):
+        if key is None and x.is_cuda:
+            key = key_on_cpu(x)
         if torch.is_grad_enabled() and x.requires_grad:
             return QuickForward.apply(x, key, p, ACTIVATIONS[activation], first, layout)
         with below_autograd():
             if key is None:
                 return operators.draw_forward(x, p, ACTIVATIONS[activation], first, layout)[0]
             return operators.forward(x, key, p, ACTIVATIONS[activation], first, layout)[0]
-    arguments = x, operators.draw_key(x) if key is None else key, p, ACTIVATIONS[activation], first, layout
+    arguments = x, draw_key(x) if key is None else key, p, ACTIVATIONS[activation], first, layout
     if recorded:
         y = operators.forward(*arguments)[0]
         return x.copy_(y) if inplace else y
@@ -84,7 +94,7 @@ def drop_activation(
 
 def _over(x: Tensor, key: Tensor, p: float, activation: int, first: int, layout: int) -> Tensor:
     arguments = x, key, p, activation, first, layout
-    if not is_quick(x) or x.is_inference() or not is_dense(x, layout):
+    if not is_plain(x) or x.is_inference() or not is_dense(x, layout):
         return x.copy_(Forward.apply(*arguments)[0])  # with PyTorch's rules for whatever x is
     mask = operators.empty_mask(x)
     if not (torch.is_grad_enabled() and x.requires_grad):
@@ -126,7 +136,7 @@ def rrelu(
     if is_dtensor(x):
         return over_shards(x, key, lambda x, key, at: rrelu(x, lower, upper, key=key, first=first + at))
     if key is None:
-        key = operators.draw_key(x)
+        key = draw_key(x)
     else:
         check_key(key, x)
     arguments = x, key, lower, upper, _first(first), layout_of(x)

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from ._functions import drop_activation
+from ._fused import Fused
 from ._modules import DropActivation
 from ._operators import DTYPES
 
@@ -46,7 +47,7 @@ _CLAMPS = {
 class Record:
     """What is known of a module whose code is watched."""
 
-    def __init__(self, name: str, p: float, fused: bool):
+    def __init__(self, name: str, p: float, fused: Fused):
         self.name, self.p, self.fused = name, p, fused
         #: Whether a ReLU was replaced while the module's code ran.
         self.called = False

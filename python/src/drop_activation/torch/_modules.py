@@ -7,6 +7,7 @@ from torch.fx import Proxy
 
 from .._operations import LOWER, UPPER
 from ._functions import check_parameters, check_slopes, drop_activation, rrelu
+from ._fused import Fused, check_fused
 from ._standard import standard
 
 
@@ -23,13 +24,15 @@ class DropActivation(nn.Module):
         p: The probability of keeping σ, 0 <= p <= 1.
         activation: "relu", "sigmoid", "tanh", "gelu" or "silu".
         inplace: Whether y is written over x, in training and evaluation; for ReLU alone, which needs no x afterwards.
-        fused: False for training made of PyTorch's own operations, as in `drop_activation`.
+        fused: False for training made of PyTorch's own operations, "auto" for what moves less, as in
+            `drop_activation`.
     """
 
-    def __init__(self, p: float = 0.95, activation: str = "relu", inplace: bool = False, fused: bool = True):
+    def __init__(self, p: float = 0.95, activation: str = "relu", inplace: bool = False, fused: Fused = True):
         super().__init__()
         check_parameters(p, activation, inplace)
-        self.p, self.activation, self.inplace, self.fused = float(p), activation, inplace, bool(fused)
+        check_fused(fused)
+        self.p, self.activation, self.inplace, self.fused = float(p), activation, inplace, fused
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, Proxy):
@@ -41,7 +44,7 @@ class DropActivation(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}, activation={self.activation!r}" + (
-            (", inplace=True" if self.inplace else "") + ("" if self.fused else ", fused=False")
+            (", inplace=True" if self.inplace else "") + ("" if self.fused is True else f", fused={self.fused!r}")
         )
 
 

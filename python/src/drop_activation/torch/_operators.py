@@ -22,6 +22,7 @@ _SCHEMAS = (
     "backward_saved(Tensor dy, Tensor mask, Tensor x, int activation, int layout) -> Tensor",
     "rrelu_forward(Tensor x, Tensor key, float lower, float upper, SymInt first, int layout) -> (Tensor, Tensor)",
     "rrelu_backward(Tensor dy, Tensor mask, Tensor key, float lower, float upper, SymInt first, int layout) -> Tensor",
+    "philox_key(Tensor seed, Tensor offset) -> Tensor",
 )
 for schema in _SCHEMAS:
     random = (torch.Tag.nondeterministic_seeded,) if schema.startswith("draw_") else ()
@@ -29,7 +30,7 @@ for schema in _SCHEMAS:
 register_kernels()
 
 forward = torch.ops.drop_activation.forward.default
-#: With a key drawn by PyTorch's generator for x's device, the one that `draw_key` would draw: one call for both.
+#: With a key drawn by PyTorch's generator for x's device, the one that `randint` would draw: one call for both.
 draw_forward = torch.ops.drop_activation.draw_forward.default
 #: ReLU over x, which is dense in this layout.
 forward_ = torch.ops.drop_activation.forward_.default
@@ -38,18 +39,15 @@ backward = torch.ops.drop_activation.backward.default
 backward_saved = torch.ops.drop_activation.backward_saved.default
 rrelu_forward = torch.ops.drop_activation.rrelu_forward.default
 rrelu_backward = torch.ops.drop_activation.rrelu_backward.default
-ALL = (forward, draw_forward, forward_, backward, backward_saved, rrelu_forward, rrelu_backward)
+#: The key that a GPU's generator of this seed and offset draws, on the CPU.
+philox_key = torch.ops.drop_activation.philox_key.default
+ALL = (forward, draw_forward, forward_, backward, backward_saved, rrelu_forward, rrelu_backward, philox_key)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def empty_mask(x: Tensor) -> Tensor:
     return torch.empty((x.numel() + 31) // 32, dtype=torch.int32, device=x.device)
-
-
-def draw_key(x: Tensor) -> Tensor:
-    """A key, drawn where x is, so that nothing waits for a GPU and each replay of a CUDA graph draws another."""
-    return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=x.device)
 
 
 # What they give for tensors without numbers, whose shapes may be symbols.
@@ -97,3 +95,8 @@ def _(x, key, lower, upper, first, layout):
 def _(dy, mask, key, lower, upper, first, layout):
     _check_device("mask", mask, dy)
     return empty_like(dy, layout)
+
+
+@torch.library.register_fake(philox_key, lib=LIBRARY)
+def _(seed, offset):
+    return torch.empty_like(seed)

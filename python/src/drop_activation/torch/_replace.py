@@ -12,6 +12,7 @@ from . import _recompute as _recompute
 from . import _script as _script
 from ._children import is_compiled, put_child
 from ._functions import check_parameters
+from ._fused import Fused, check_fused
 from ._intercept import Record
 from ._modules import DropActivation, ReplacedReLU, RReLU
 from ._quantization import FUSED_WITH_RELU, is_fused_with_relu
@@ -59,7 +60,7 @@ class Replaced:
         return f"Replaced(modules={self.modules}, functional={self.functional}, left={self.left})"
 
 
-def replace_relu(model: nn.Module, p: float = 0.95, fused: bool = True) -> Replaced:
+def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True) -> Replaced:
     """Puts Drop-Activation in the place of every ReLU of a model: nn.ReLU modules, and what the model's code calls as a
     function, method or operator while the model or one of its modules runs.
 
@@ -71,17 +72,19 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: bool = True) -> Repla
     Args:
         model: Any module that is not itself nn.ReLU.
         p: The probability of keeping ReLU, 0 <= p <= 1.
-        fused: False for training made of PyTorch's own operations, as in `drop_activation`.
+        fused: False for training made of PyTorch's own operations, "auto" for what moves less, as in
+            `drop_activation`.
 
     Returns:
         What was replaced, and what was found and left, by name.
     """
     check_parameters(p, "relu")
+    check_fused(fused)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; allowed are modules")
     if type(model) is nn.ReLU:
         raise TypeError("model is itself a ReLU; allowed are modules that contain some. Use DropActivation instead")
-    p, fused = float(p), bool(fused)
+    p = float(p)
     swapped, left, records, new, script = [], [], [], {}, "\0"
     for name, parent in list(model.named_modules()):
         if isinstance(parent, torch.jit.ScriptModule):
@@ -144,7 +147,7 @@ def restore_relu(model: nn.Module) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _swapped(relu: nn.ReLU, p: float, fused: bool) -> DropActivation:
+def _swapped(relu: nn.ReLU, p: float, fused: Fused) -> DropActivation:
     """With the state of the module that it replaces: hooks, mode, `inplace`, and what else was put on it."""
     module = ReplacedReLU.__new__(ReplacedReLU)
     module.__dict__ = relu.__dict__.copy()
@@ -155,7 +158,7 @@ def _swapped(relu: nn.ReLU, p: float, fused: bool) -> DropActivation:
 _TRANSFORMER = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
-def _swapped_function(relu, p: float, fused: bool) -> DropActivation:
+def _swapped_function(relu, p: float, fused: Fused) -> DropActivation:
     module = DropActivation(p, fused=fused)
     module.replaces_relu = relu
     return module

@@ -1,0 +1,66 @@
+"""Keys, drawn by PyTorch's generator for a tensor's device.
+
+On a GPU a key is drawn there, by a kernel of its own, where a CUDA graph or compiled code must draw another each time it
+runs. A call that Python makes by itself knows the seed and the offset of the generator, which are all that the kernel
+would go by: it computes the same key on the CPU, moves the offset on as the kernel would, and launches nothing. So
+`torch.manual_seed`, `fork_rng` and checkpoints, which set seed and offset, mean the same for both.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _operators as operators
+from ._plain import is_plain
+
+_BOUND = 2**63 - 1
+#: By how much `randint` for one number moves the offset of a GPU's generator.
+_INCREMENT = 4
+#: Whether this PyTorch tells where its generators are; older ones do not.
+_TELLS = hasattr(torch.Generator, "philox_state")
+
+
+def draw_key(x: Tensor) -> Tensor:
+    """A key on x's device, or on the CPU."""
+    key = key_on_cpu(x) if x.is_cuda else None
+    return torch.randint(_BOUND, (1,), dtype=torch.int64, device=x.device) if key is None else key
+
+
+def key_on_cpu(x: Tensor) -> Tensor | None:
+    """The key of a tensor on a GPU without a kernel. None where one must draw it."""
+    if torch.compiler.is_compiling() or not _TELLS or not is_plain(x):
+        return None
+    if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
+        return None  # the call is recorded, to run again
+    if torch.cuda.is_current_stream_capturing() or not _pytorch_agrees(x.device):
+        return None
+    return key_at(torch.cuda.default_generators[x.device.index])
+
+
+def key_at(generator: torch.Generator) -> Tensor | None:
+    """The key that `randint` would draw now. None while a graph is captured: what the generator knows is on the GPU."""
+    seed, offset, _ = generator.philox_state(_INCREMENT)
+    return operators.philox_key(seed, offset) if seed.device.type == "cpu" else None
+
+
+_AGREES: dict[torch.device, bool] = {}
+
+
+def _pytorch_agrees(device: torch.device) -> bool:
+    """Whether this PyTorch draws such keys. It is tried at the first call, which waits for the GPU."""
+    if device not in _AGREES:
+        if torch.cuda.get_sync_debug_mode():
+            return False  # not now
+        _AGREES[device] = agree(*(torch.Generator(device).manual_seed(0x0123456789ABCDEF) for _ in range(2)))
+    return _AGREES[device]
+
+
+def agree(ours: torch.Generator, pytorch_s: torch.Generator) -> bool:
+    """Whether `key_at` and PyTorch's own `randint` draw the same from two generators in the same state."""
+    for _ in range(2):
+        key = key_at(ours)
+        expected = torch.randint(_BOUND, (1,), dtype=torch.int64, device=pytorch_s.device, generator=pytorch_s)
+        if key is None or key.item() != expected.item():
+            return False
+    return ours.get_offset() == pytorch_s.get_offset()

@@ -1,0 +1,185 @@
+"""Keys that a call on a GPU takes from the generator without a kernel, with stand-ins for the generator and the GPU."""
+
+import types
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
+
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from drop_activation.torch import _keys as keys
+from drop_activation.torch import _operators as operators
+from drop_activation.torch._plain import is_plain
+
+SEED = 0x0123456789ABCDEF
+
+
+def philox(seed, offset):
+    """`torch.randint(2**63 - 1, (1,))` on a GPU, by the definition of Philox4x32-10."""
+    block = offset // 4
+    c, k = [block % 2**32, block >> 32, 0, 0], [seed % 2**32, seed >> 32]
+    for _ in range(10):
+        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(b >> 32) ^ c[1] ^ k[0], b % 2**32, (a >> 32) ^ c[3] ^ k[1], a % 2**32]
+        k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+    return (c[0] << 32 | c[1]) % (2**63 - 1)
+
+
+def signed(number):
+    return number - 2**64 if number >= 2**63 else number
+
+
+class Generator:
+    """A GPU's generator: a seed and an offset."""
+
+    device = torch.device("cpu")  # where the stand-in for the GPU's randint draws
+
+    def __init__(self, seed=SEED, offset=0, captures=False):
+        self.seed, self.offset, self.captures = seed, offset, captures
+
+    def philox_state(self, increment):
+        seed, offset = (torch.tensor([signed(number)]) for number in (self.seed, self.offset))
+        self.offset += (increment + 3) // 4 * 4
+        on = "meta" if self.captures else "cpu"
+        return seed.to(on), offset.to(on), torch.zeros(1, dtype=torch.int64)
+
+    def get_offset(self):
+        return self.offset
+
+
+def test_the_first_numbers_of_philox_are_the_published_ones():
+    """For the key 0 and the counter 0 they begin with 6627e8d5 e169c58d (Random123's known answers)."""
+    key = operators.philox_key(torch.tensor([0]), torch.tensor([0]))
+    assert key.item() == 0x6627E8D5E169C58D and key.shape == (1,) and key.dtype == torch.int64
+
+
+@pytest.mark.parametrize("seed", [0, 1, SEED, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("offset", [0, 4, 2**34 - 4, 2**34, 2**63, 2**64 - 4])
+def test_a_key_is_what_randint_draws_at_its_place(seed, offset):
+    key = operators.philox_key(torch.tensor([signed(seed)]), torch.tensor([signed(offset)]))
+    assert key.item() == philox(seed, offset)
+
+
+def test_what_is_no_place_is_refused():
+    good = torch.tensor([1])
+    for seed, offset, words in (
+        (torch.tensor([1.0]), good, "seed has dtype torch.float32"),
+        (good, torch.tensor([1, 2]), r"offset has dtype torch.int64, shape \(2,\)"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            operators.philox_key(seed, offset)
+
+
+def test_keys_follow_the_generator():
+    generator = Generator(offset=8)
+    assert [keys.key_at(generator).item() for _ in range(3)] == [philox(SEED, offset) for offset in (8, 12, 16)]
+    assert generator.offset == 20
+    assert keys.key_at(Generator(captures=True)) is None
+
+
+def randint_of(draw, increment=4):
+    """A stand-in for PyTorch's randint on a GPU."""
+
+    def randint(high, size, *, dtype, device, generator):
+        assert (high, size, dtype) == (2**63 - 1, (1,), torch.int64)
+        number = draw(generator.seed, generator.offset)
+        generator.offset += increment
+        return torch.tensor([number])
+
+    return randint
+
+
+def test_a_pytorch_that_draws_otherwise_is_noticed(monkeypatch):
+    for randint, same in (
+        (randint_of(philox), True),
+        (randint_of(lambda seed, offset: philox(seed, offset) ^ 1), False),
+        (randint_of(lambda seed, offset: philox(seed, 0)), False),
+        (randint_of(philox, increment=8), False),
+    ):
+        monkeypatch.setattr(torch, "randint", randint)
+        assert keys.agree(Generator(), Generator()) is same
+    monkeypatch.setattr(torch, "randint", randint_of(philox))
+    assert keys.agree(Generator(captures=True), Generator()) is False
+
+
+class OnGpu(torch.Tensor):
+    """Says that it is on a GPU, and is taken for a plain tensor."""
+
+    is_cuda, device = True, torch.device("cuda", 0)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU's generator and what is asked of it, for x of `OnGpu`."""
+    asked = types.SimpleNamespace(generator=Generator(), capturing=False, waits=0, tried=0)
+    monkeypatch.setattr(keys, "_TELLS", True)
+    monkeypatch.setattr(torch.cuda, "default_generators", (asked.generator,))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: asked.capturing)
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: asked.waits)
+    monkeypatch.setattr(keys, "is_plain", lambda x: type(x) is OnGpu)
+    monkeypatch.setattr(keys, "_AGREES", {OnGpu.device: True})
+    asked.x = torch.ones(4).as_subclass(OnGpu)
+    return asked
+
+
+def test_a_call_that_python_makes_launches_nothing_for_its_key(gpu, monkeypatch):
+    monkeypatch.setattr(torch, "randint", None)  # would launch
+    drawn = [keys.draw_key(gpu.x) for _ in range(2)]
+    assert [key.item() for key in drawn] == [philox(SEED, 0), philox(SEED, 4)]
+    assert all(key.device.type == "cpu" for key in drawn)
+    gpu.generator.seed, gpu.generator.offset = 7, 0  # manual_seed
+    assert keys.draw_key(gpu.x).item() == philox(7, 0)
+
+
+def test_what_runs_again_draws_on_the_gpu(gpu, monkeypatch):
+    """A captured graph, and what records calls: there randint moves the generator, each time it runs."""
+
+    def nothing(y):
+        assert keys.key_on_cpu(gpu.x) is None and gpu.generator.offset == 0
+        return y
+
+    gpu.capturing = True
+    nothing(None)
+    gpu.capturing = False
+    make_fx(nothing)(torch.ones(1))
+    torch.jit.trace(nothing, (torch.ones(1),), check_trace=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.compiler, "is_compiling", lambda: True)
+        nothing(None)
+    with monkeypatch.context() as patched:
+        patched.setattr(keys, "_TELLS", False)
+        nothing(None)
+    with monkeypatch.context() as patched:
+        patched.setattr(keys, "is_plain", lambda x: False)
+        nothing(None)
+    assert keys.key_on_cpu(gpu.x) is not None and gpu.generator.offset == 4
+
+
+@pytest.mark.parametrize("transformed", [torch.vmap, torch.func.grad, lambda f: lambda x: torch.func.jvp(f, (x,), (x,))])
+def test_what_a_transformation_looks_at_is_not_plain(transformed):
+    assert is_plain(torch.ones(3)) and is_plain(torch.nn.Parameter(torch.ones(3)))
+    seen = []
+    transformed(lambda x: (seen.append(is_plain(x)), x.sum())[1])(torch.ones(3))
+    assert seen == [False] and not is_plain(torch.ones(3).as_subclass(OnGpu))
+
+
+def test_it_is_tried_once_whether_pytorch_draws_the_same(gpu, monkeypatch):
+    tried = []
+    monkeypatch.setattr(keys, "agree", lambda *generators: tried.append(generators) or False)
+    monkeypatch.setattr(torch, "Generator", lambda device: types.SimpleNamespace(manual_seed=lambda seed: (device, seed)))
+    keys._AGREES.clear()
+    gpu.waits = 1
+    assert keys.key_on_cpu(gpu.x) is None and not tried, "it would wait, which was forbidden"
+    gpu.waits = 0
+    for _ in range(2):
+        assert keys.key_on_cpu(gpu.x) is None
+    assert len(tried) == 1 and {device for device, _ in tried[0]} == {OnGpu.device} and gpu.generator.offset == 0
+
+
+def test_on_the_cpu_nothing_changes():
+    x = torch.ones(8)
+    torch.manual_seed(3)
+    key = keys.draw_key(x)
+    torch.manual_seed(3)
+    assert torch.equal(key, torch.randint(2**63 - 1, (1,)))
