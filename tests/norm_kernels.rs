@@ -5,56 +5,14 @@
 mod emulator;
 mod ptx_machine;
 
-use std::{fs, ops::Range, path::PathBuf, sync::OnceLock};
+use std::ops::Range;
 
 use drop_activation::cuda::launch::{NOTHING, da_args};
-use drop_activation::fused::{Centred, Gradient, Preactivation, Shape, reference};
+use drop_activation::fused::{Before, Centred, Gradient, Preactivation, Shape, reference};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, Dtype, Element, MaskKey, Real};
-use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
-use ptx_machine::{Ptx, compile};
-
-/// The kernels, as sources and as compiled for 7.5 and 9.0.
-struct Kernels {
-    sources: Emulator,
-    compiled: Vec<Ptx>,
-}
-
-fn kernels() -> Option<&'static Kernels> {
-    static BUILT: OnceLock<Option<Kernels>> = OnceLock::new();
-    let build = || {
-        let folder = folder();
-        let sources = match Emulator::build(&folder) {
-            Ok(emulator) => emulator,
-            Err(BuildError::Unavailable(why)) => {
-                emulator::tell_skipped(&why);
-                return None;
-            }
-            Err(BuildError::Failed(why)) => panic!("{why}"),
-        };
-        let compiled = match compile::nvcc() {
-            Ok(_) => [75, 90].map(|c| compile::of_folder(&folder, c).unwrap_or_else(|e| panic!("{e}"))).into(),
-            Err(why) => {
-                compile::tell_skipped(why);
-                Vec::new()
-            }
-        };
-        Some(Kernels { sources, compiled })
-    };
-    BUILT.get_or_init(build).as_ref()
-}
-
-/// The one source that is tested here, with all headers.
-fn folder() -> PathBuf {
-    let folder = emulator::scratch_folder("norm-kernels");
-    for entry in fs::read_dir(emulator::root().join("kernels")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|e| e == "cuh" || e == "h") || path.ends_with("norm.cu") {
-            fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
-        }
-    }
-    folder
-}
+use emulator::{Buffer, Emulator, Machine, Order, device_address};
+use ptx_machine::compile;
 
 /// Elements at an address that is so many elements behind a multiple of 16 bytes.
 struct Placed<T> {
@@ -209,12 +167,12 @@ fn gradients<T: Element>(machine: &impl Machine, order: Order) {
                 continue;
             }
             let op = DropActivation::new(activation, 0.6).unwrap();
-            let z = Preactivation {
-                x: x.values(),
+            let before = Before {
                 scale: (i % 2 == 0).then_some(&scale[..]),
                 shift: (i % 4 < 2).then_some(&shift[..]),
                 residual: (i % 5 != 0).then_some(residual.values()),
             };
+            let z = Preactivation { x: x.values(), before };
             let (_, mask) = reference::forward(&op, MaskKey::new(5, 6), shape, &z).unwrap();
             let by = if bits_read { Gradient::Training(&op, &mask, smooth.then_some(z)) } else { Gradient::Given };
             let centred = Centred { x: x.values(), mean: &mean };
@@ -235,9 +193,9 @@ fn gradients<T: Element>(machine: &impl Machine, order: Order) {
                 out: optional(store, device_address(out.values().as_ptr())).cast_mut(),
                 mask: device_address(mask.words().as_ptr()) as *mut _,
                 mean: device_address(mean.as_ptr()) as *const _,
-                scale: optional(z.scale.is_some(), device_address(scale.as_ptr())),
-                shift: optional(z.shift.is_some(), device_address(shift.as_ptr())),
-                residual: optional(z.residual.is_some(), device_address(residual.values().as_ptr())),
+                scale: optional(before.scale.is_some(), device_address(scale.as_ptr())),
+                shift: optional(before.shift.is_some(), device_address(shift.as_ptr())),
+                residual: optional(before.residual.is_some(), device_address(residual.values().as_ptr())),
                 ..NOTHING
             };
             let mut buffers = vec![
@@ -295,12 +253,14 @@ macro_rules! types {
             use super::*;
 
             fn on_all_machines<T: Element>() {
-                let Some(kernels) = kernels() else { return };
-                for order in Order::ALL {
-                    super::$test::<T>(&kernels.sources, order);
+                if let Some(sources) = Emulator::load_or_tell() {
+                    for order in Order::ALL {
+                        super::$test::<T>(sources, order);
+                    }
                 }
-                for (ptx, order) in kernels.compiled.iter().zip([Order::Reversed, Order::Random(3)]) {
-                    super::$test::<T>(ptx, order);
+                super::$test::<T>(compile::shipped(), Order::Reversed);
+                if let Some(fresh) = compile::fresh_90() {
+                    super::$test::<T>(fresh, Order::Random(3));
                 }
             }
 

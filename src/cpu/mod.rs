@@ -15,6 +15,7 @@
 //! input. Lengths are in elements; any length will do, 0 too. A call that gives an error has written
 //! nothing.
 
+pub(crate) mod fused;
 mod job;
 mod keep;
 mod lane;

@@ -360,7 +360,7 @@ struct Kept<'a, T: Lane> {
 
 impl<T: Lane> Gradients<T> for Kept<'_, T> {
     fn vectors(&self) -> [Option<&[T::Real]>; 2] {
-        [self.z.scale, self.z.shift]
+        [self.z.before.scale, self.z.before.shift]
     }
 
     #[inline(always)]
@@ -385,7 +385,7 @@ struct Mixed<'a, T: Lane> {
 
 impl<T: Lane> Gradients<T> for Mixed<'_, T> {
     fn vectors(&self) -> [Option<&[T::Real]>; 2] {
-        [self.z.scale, self.z.shift]
+        [self.z.before.scale, self.z.before.shift]
     }
 
     #[inline(always)]
@@ -423,7 +423,7 @@ fn preactivation<S: Simd, T: Lane, V: Values<T::Real>>(
     at: usize,
 ) -> [T::Real; 32] {
     let mut out = T::to_reals(simd, &block(z.x, here));
-    match (z.scale.is_some(), z.shift.is_some()) {
+    match (z.before.scale.is_some(), z.before.shift.is_some()) {
         (false, false) => {}
         (true, false) => {
             let scale = values.block(1, at);
@@ -444,7 +444,7 @@ fn preactivation<S: Simd, T: Lane, V: Values<T::Real>>(
             }
         }
     }
-    if let Some(residual) = z.residual {
+    if let Some(residual) = z.before.residual {
         let residual = T::to_reals(simd, &block(residual, here));
         for i in 0..32 {
             out[i] = out[i] + residual[i];
@@ -813,7 +813,7 @@ mod tests {
 
     use super::*;
     use crate::cpu::simd::tests::sets;
-    use crate::fused::reference;
+    use crate::fused::{Before, reference};
     use crate::key::MaskKey;
 
     fn numbers<T: Lane>(len: usize, seed: u64) -> Vec<T> {
@@ -890,12 +890,12 @@ mod tests {
             check(&Gradient::Given);
             for (i, activation) in [Activation::Relu, Activation::Silu].into_iter().enumerate() {
                 let given = |j: usize| (shape.channels() + i + j) % 3 != 0;
-                let z = Preactivation {
-                    x: &x,
+                let before = Before {
                     scale: given(0).then_some(&scale[..]),
                     shift: given(1).then_some(&shift[..]),
                     residual: given(2).then_some(&r[..]),
                 };
+                let z = Preactivation { x: &x, before };
                 let op = DropActivation::new(activation, 0.7).unwrap();
                 let (_, mask) = reference::forward(&op, key, shape, &z).unwrap();
                 check(&Gradient::Training(&op, &mask, Some(z)));

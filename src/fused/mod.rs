@@ -16,30 +16,50 @@ use crate::error::{Error, Result};
 use crate::mask::{MaskOrigin, PackedMask};
 use crate::operation::DropActivation;
 
-/// What the activation is applied to: `z = scale[c] x + shift[c]`, fused, and the residual added to that.
+/// What is done to x before the activation: `z = scale[c] x + shift[c]`, fused, and the residual added to that.
 #[derive(Clone, Copy, Debug)]
-pub struct Preactivation<'a, T: Element> {
-    /// The tensor x.
-    pub x: &'a [T],
+pub struct Before<'a, T: Element> {
     /// a: for each channel. None is 1.
     pub scale: Option<&'a [T::Real]>,
     /// b: for each channel. None is 0.
     pub shift: Option<&'a [T::Real]>,
-    /// r: as long as x.
+    /// r: as long as x. None is 0.
     pub residual: Option<&'a [T]>,
+}
+
+impl<T: Element> Default for Before<'_, T> {
+    /// Nothing.
+    fn default() -> Self {
+        Self { scale: None, shift: None, residual: None }
+    }
+}
+
+impl<T: Element> Before<'_, T> {
+    pub(crate) fn check(&self, shape: Shape) -> Result<()> {
+        self.scale.map_or(Ok(()), |scale| shape.has_channels_of("scale", scale.len()))?;
+        self.shift.map_or(Ok(()), |shift| shape.has_channels_of("shift", shift.len()))?;
+        self.residual.map_or(Ok(()), |residual| shape.holds("residual", residual.len()))
+    }
+}
+
+/// What the activation is applied to, z, by what it is computed from.
+#[derive(Clone, Copy, Debug)]
+pub struct Preactivation<'a, T: Element> {
+    /// The tensor x.
+    pub x: &'a [T],
+    /// What is done to it.
+    pub before: Before<'a, T>,
 }
 
 impl<'a, T: Element> Preactivation<'a, T> {
     /// x itself.
-    pub const fn of(x: &'a [T]) -> Self {
-        Self { x, scale: None, shift: None, residual: None }
+    pub fn of(x: &'a [T]) -> Self {
+        Self { x, before: Before::default() }
     }
 
     pub(crate) fn check(&self, shape: Shape) -> Result<()> {
         shape.holds("x", self.x.len())?;
-        self.scale.map_or(Ok(()), |scale| shape.has_channels_of("scale", scale.len()))?;
-        self.shift.map_or(Ok(()), |shift| shape.has_channels_of("shift", shift.len()))?;
-        self.residual.map_or(Ok(()), |residual| shape.holds("residual", residual.len()))
+        self.before.check(shape)
     }
 }
 

@@ -19,13 +19,13 @@ fn bit(words: &[u32], i: usize) -> bool {
 /// z of element `i`.
 fn preactivation<T: Element>(shape: Shape, z: &Preactivation<'_, T>, i: usize) -> T::Real {
     let (c, x) = (shape.channel(i), z.x[i].to_real());
-    let affine = match (z.scale, z.shift) {
+    let affine = match (z.before.scale, z.before.shift) {
         (None, None) => x,
         (Some(scale), None) => scale[c] * x,
         (None, Some(shift)) => x + shift[c],
         (Some(scale), Some(shift)) => scale[c].mul_add(x, shift[c]),
     };
-    z.residual.map_or(affine, |residual| affine + residual[i].to_real())
+    z.before.residual.map_or(affine, |residual| affine + residual[i].to_real())
 }
 
 /// Training forward: `y = keep ? σ(z) : z`, and the mask, which is the unfused pass' on the same z.

@@ -1,7 +1,7 @@
 //! The backward passes give the derivatives of the forward ones: a whole block with batch normalisation, against central
 //! differences in f64.
 
-use drop_activation::fused::{Centred, Gradient, Linear, Preactivation, Rest, Shape, reference};
+use drop_activation::fused::{Before, Centred, Gradient, Linear, Preactivation, Rest, Shape, reference};
 use drop_activation::{Activation, DropActivation, MaskKey, PackedMask};
 
 use crate::data::Random;
@@ -34,7 +34,10 @@ impl Block {
     }
 
     fn preactivation<'a>(&'a self, by: &'a Normalised) -> Preactivation<'a, f64> {
-        Preactivation { x: &self.x, scale: Some(&by.scale), shift: Some(&by.shift), residual: Some(&self.r) }
+        Preactivation {
+            x: &self.x,
+            before: Before { scale: Some(&by.scale), shift: Some(&by.shift), residual: Some(&self.r) },
+        }
     }
 
     /// Σ dy y.
@@ -113,10 +116,12 @@ fn gradients_at_inference_are_derivatives() {
     for activation in Activation::ALL {
         let op = DropActivation::new(activation, 0.8).unwrap();
         let y = |x: &[f64]| {
-            let z = Preactivation { x, scale: Some(&scale), shift: Some(&shift), residual: Some(&r) };
+            let z =
+                Preactivation { x, before: Before { scale: Some(&scale), shift: Some(&shift), residual: Some(&r) } };
             reference::infer(&op, shape, &z).unwrap()
         };
-        let z = Preactivation { x: &x, scale: Some(&scale), shift: Some(&shift), residual: Some(&r) };
+        let z =
+            Preactivation { x: &x, before: Before { scale: Some(&scale), shift: Some(&shift), residual: Some(&r) } };
         let linear = Linear { alpha: Some(&scale), rest: None };
         let dx = reference::backward(shape, &dy, &Gradient::Inference(&op, z), &linear).unwrap();
         for i in 0..shape.len() {

@@ -1,6 +1,6 @@
 //! The elementwise passes are the unfused ones on the same z, with its masks, bit for bit.
 
-use drop_activation::fused::{Centred, Gradient, Linear, Preactivation, Rest, Shape, reference as fused};
+use drop_activation::fused::{Before, Centred, Gradient, Linear, Preactivation, Rest, Shape, reference as fused};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, Element, MaskKey, Real, reference};
 
@@ -55,12 +55,12 @@ fn passes_are_the_unfused_ones<T: Element<Real: Arithmetic>>() {
     let key = MaskKey::new(9, 4);
     for bits in 0..8u32 {
         let given = |bit: u32| bits >> bit & 1 == 1;
-        let z = Preactivation {
-            x: &x,
+        let before = Before {
             scale: given(0).then_some(&scale[..]),
             shift: given(1).then_some(&shift[..]),
             residual: given(2).then_some(&r[..]),
         };
+        let z = Preactivation { x: &x, before };
         // In plain words, and with the channel counted and not computed.
         let mut real = Vec::new();
         for (row, chunk) in x.chunks(shape.inner()).enumerate() {

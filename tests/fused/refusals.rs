@@ -1,6 +1,6 @@
 //! Bad input is an error that names it.
 
-use drop_activation::fused::{Centred, Gradient, Linear, Preactivation, Rest, Shape, reference};
+use drop_activation::fused::{Before, Centred, Gradient, Linear, Preactivation, Rest, Shape, reference};
 use drop_activation::{Activation, DropActivation, Error, MaskKey};
 
 #[test]
@@ -36,11 +36,11 @@ fn tensors_and_vectors_of_other_lengths() {
         let by = Gradient::Inference(&op, z);
         assert_eq!(reference::reduce(shape, &x, &by, None, true).unwrap_err(), error);
     };
-    let z = Preactivation { x: &x, scale: Some(&three), shift: Some(&three), residual: Some(&x) };
-    refused(Preactivation { x: &short, ..z }, length("x"));
-    refused(Preactivation { scale: Some(&two), ..z }, vector("scale"));
-    refused(Preactivation { shift: Some(&two), ..z }, vector("shift"));
-    refused(Preactivation { residual: Some(&short), ..z }, length("residual"));
+    let before = Before { scale: Some(&three[..]), shift: Some(&three[..]), residual: Some(&x[..]) };
+    refused(Preactivation { x: &short, before }, length("x"));
+    refused(Preactivation { x: &x, before: Before { scale: Some(&two), ..before } }, vector("scale"));
+    refused(Preactivation { x: &x, before: Before { shift: Some(&two), ..before } }, vector("shift"));
+    refused(Preactivation { x: &x, before: Before { residual: Some(&short), ..before } }, length("residual"));
 
     assert_eq!(reference::statistics(shape, &short).unwrap_err(), length("x"));
     let given = Gradient::Given;
