@@ -170,7 +170,7 @@ def kernels(results, sizes, rounds):
     import relu_cpu
 
     cpus = len(os.sched_getaffinity(0))
-    results.data["kernels"] = {"bytes": relu_cpu.BYTES, "rows": []}
+    results.data["kernels"] = {"cache": relu_cpu.last_level_cache(), "bytes": relu_cpu.BYTES, "rows": []}
     for row in relu_cpu.measure(sizes, rounds, dict.fromkeys((1, cpus))):
         results.data["kernels"]["rows"].append(row)
         results.save()

@@ -13,7 +13,8 @@ A run that was interrupted goes on where it was, and one that is finished is not
 """
 
 import argparse
-import os
+import importlib
+import json
 import pathlib
 import sys
 import time
@@ -21,12 +22,12 @@ import time
 import torch
 from tqdm import tqdm
 
-from . import page, plan, regression, results, search, theory
+from . import plan, results
 from .train import train
 
 ROOT = pathlib.Path(__file__).parent.parent
-#: What is not a rung of networks.
-OTHERS = {"theory": theory.measure, "regression": regression.measure}
+#: What is not a rung of networks. Loaded when asked for, as all that needs more than PyTorch's packages.
+OTHERS = ("theory", "regression")
 
 
 def main(arguments=None) -> int:
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--data", default="", help="the folder of the data set")
     run.add_argument("--threads", type=int, help="of the CPU (1 for each of several processes is fastest)")
     run.add_argument("--workers", type=int, default=0, help="processes that augment images")
+    run.add_argument("--json", type=pathlib.Path, help="a file for the results of the last rung, run by run")
     run.add_argument("--minutes", type=float, default=float("inf"), help="begin no run that would end later")
     searched = command("search", tell_search, "what a pilot or a search for schedules says")
     searched.add_argument("rung")
@@ -68,8 +70,6 @@ def run_rungs(options) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    if device.type == "cuda":
-        torch.backends.cudnn.deterministic = True
     known = plan.rungs(options.plan)
     level = "full" if options.full else "cpu"
     names = options.rungs or [*OTHERS, *(rung.name for rung in known.values() if rung.level == level)]
@@ -79,31 +79,36 @@ def run_rungs(options) -> int:
     with results.alone(options.results):
         for name in names:
             if name in OTHERS:
-                OTHERS[name](options.results)
-            elif not run_rung(known[name], options, device, end):
-                print(f"{name}: the time is over", file=sys.stderr)
-                return 3
+                importlib.import_module(f".{name}", __package__).measure(options.results)
+            elif (left := run_rung(known[name], options, device, end)) is not None:
+                print(f"{name}: the minutes are over", file=sys.stderr)
+                return 0 if left else 3
     return 0
 
 
-def run_rung(rung: plan.Rung, options, device: torch.device, end: float) -> bool:
-    """Whether all its runs have results."""
+def run_rung(rung: plan.Rung, options, device: torch.device, end: float) -> int | None:
+    """Trains what has no result. Where the minutes do not allow all, returns how many seeds are complete."""
     stored = results.Results(options.results, rung.name)
     todo = [(cell, run) for cell, run in rung.runs() if stored.of(run) is None]
-    checkpoints = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "experiments"
-    checkpoints.mkdir(parents=True, exist_ok=True)
+    # The rung that measures speed has the fastest convolutions, the others those that give the same bits again.
+    torch.backends.cudnn.benchmark = rung.level == "gpu"
+    torch.backends.cudnn.deterministic = rung.level != "gpu"
+    checkpoints = options.results / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
     took = {}
     bar = tqdm(todo, rung.name, disable=None, file=sys.stderr)
     for cell, run in bar:
         bar.set_postfix_str(f"{cell.label}, {run.activation}, seed {run.seed}")
         start = time.monotonic()
         if start + took.get((cell.label, run.activation), 0) > end:
-            return False
+            return run.seed - cell.seeds[0]
         result = train(run, options.data, device, options.workers, checkpoints / f"{run.name}.pt")
         seconds = time.monotonic() - start
         took[cell.label, run.activation] = seconds
         stored.add(run, result, seconds, device)
-    return True
+        if options.json:
+            options.json.write_text(json.dumps({"rows": [stored.by_name.get(run.name) for _, run in rung.runs()]}))
+    return None
 
 
 def show(options) -> int:
@@ -117,19 +122,23 @@ def show(options) -> int:
 
 
 def tell_search(options) -> int:
+    from . import search
+
     rung = plan.rungs(options.plan)[options.rung]
     print(search.report(rung, results.Results(options.results, rung.name)))
     return 0
 
 
 def write_page(options) -> int:
+    from . import page
+
     path = ROOT / "docs" / "paper.md"
     old = path.read_text()
     new = page.page(old, options.results, options.plan)
     if options.check:
         return int(old != new)
     path.write_text(new)
-    page.pictures(options.results, options.plan)
+    page.draw(options.results, options.plan)
     return 0
 
 

@@ -1,8 +1,7 @@
 """The nonlinearities that are compared, by the names that a plan gives them."""
 
-from torch import nn
-
 from drop_activation.torch import DropActivation, RReLU
+from torch import nn
 
 
 def make(name: str) -> nn.Module:

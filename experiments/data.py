@@ -154,7 +154,8 @@ def _with_wrong_labels(y: Tensor, classes: int, run: Run) -> Tensor:
 
 
 class Cutout(v2.Transform):
-    """Sets a square around any pixel to the mean; what is beyond the image's border is lost (DeVries and Taylor, 2017)."""
+    """Sets a square around any pixel to the mean; what is beyond the image's border is lost (DeVries and Taylor,
+    2017)."""
 
     def __init__(self, side: int, mean: Tensor):
         super().__init__()

@@ -27,8 +27,8 @@ def parameters(network: nn.Module) -> int:
 
 
 def simple(channels, classes, side, widths=(32, 64, 128), hidden=64):
-    """The network of Figure 2: three blocks of convolution, batch normalisation, ReLU and average pooling, and two fully
-    connected layers. The paper gives no widths."""
+    """The network of Figure 2: three blocks of convolution, batch normalisation, ReLU and average pooling, and two
+    fully connected layers. The paper gives no widths."""
     layers = []
     for width in widths:
         layers += [_conv3(channels, width), nn.BatchNorm2d(width), nn.ReLU(), nn.AvgPool2d(2)]

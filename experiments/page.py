@@ -4,18 +4,21 @@ Each stands between a line that names it and one that ends it. A rung's verdicts
 the plan gives it, and before that how many it has.
 """
 
+import collections
 import dataclasses
 import pathlib
 import re
-from typing import Any, Iterator
+from collections.abc import Iterator
 
-from . import activations, pictures as drawing, plan, regression, search, table, theory
+from . import activations, pictures, plan, regression, search, table, theory
 from .plan import Cell, Rung
 from .results import Results
 from .stats import Interval
 
-BLOCK = re.compile(r"<!-- generated from experiments/results: (\S+) -->\n.*?<!-- end -->\n", re.S)
+BLOCK = re.compile(r"<!-- generated from experiments/results: (\S+) -->\n.*?<!-- end -->\n", re.DOTALL)
 PAPERS = "drop-activation 0.95"
+#: The levels of the rungs that do not count.
+SEARCHES = ("search", "pilot")
 
 
 def page(text: str, folder: pathlib.Path, file: pathlib.Path = plan.FILE) -> str:
@@ -34,16 +37,22 @@ def _content(name, folder, rungs) -> str:
         return _summary(folder, rungs)
     if name == "ladder":
         return _ladder(folder, rungs)
+    if name == "rungs":
+        return _rungs(folder, rungs)
     if name in ("theory", "regression"):
         part = {"theory": theory, "regression": regression}[name]
-        return part.report(part.read(folder))
+        return part.report(part.read(folder)) if _measured(name, folder) else "No results yet.\n"
     if name not in rungs:
         raise ValueError(f"block {name} of the page is no rung; there are {', '.join(rungs)}")
     rung = rungs[name]
     stored = Results(folder, name)
-    if rung.level in ("pilot", "search"):
+    if rung.level in SEARCHES:
         return search.report(rung, stored)
     return report(rung, stored)
+
+
+def _measured(name, folder) -> bool:
+    return (folder / f"{name}.json").exists()
 
 
 # A rung's own tables.
@@ -63,40 +72,40 @@ class Comparison:
     def complete(self) -> bool:
         return self.interval is not None and self.interval.count >= self.planned
 
-    def verdict(self) -> str:
-        """None before its time: a plan says with how many seeds it is spoken."""
+    def verdict(self, direction: bool = False) -> str:
+        """None before its time: a plan says with how many seeds it is spoken. Better or worse, or lower or higher."""
         if self.complete:
-            return self.interval.verdict()
+            return self.interval.direction() if direction else self.interval.verdict()
         return f"{self.interval.count if self.interval else 0} of {self.planned} pairs"
 
-    def text(self) -> str:
-        return f"{self.interval.text()}: {self.verdict()}" if self.interval else self.verdict()
+    def text(self, direction: bool = False) -> str:
+        verdict = self.verdict(direction)
+        return f"{self.interval.text()}: {verdict}" if self.interval else verdict
 
 
-def compare(rung: Rung, results: Results, cell: Cell, a: str, b: str, figure: str = "test_error") -> Comparison:
-    interval = table.difference(rung, results, cell, a, b, figure)
-    return Comparison(cell, a, b, interval, len(rung.seeds))
+def compare(results: Results, cell: Cell, a: str, b: str, figure: str = "test_error") -> Comparison:
+    interval = table.difference(results, cell, a, b, figure)
+    return Comparison(cell, a, b, interval, len(cell.seeds))
 
 
-def comparisons(rung: Rung, results: Results, b: str = "relu") -> Iterator[Comparison]:
+def comparisons(rung: Rung, results: Results, b: str = "relu", figure: str = "test_error") -> Iterator[Comparison]:
     """Each other activation against one, in every cell."""
     for cell in rung.cells:
         for a in cell.activations:
             if a != b and b in cell.activations:
-                yield compare(rung, results, cell, a, b)
+                yield compare(results, cell, a, b, figure)
 
 
 def report(rung: Rung, results: Results) -> str:
     """How it is run, errors, and differences."""
-    entries = [entry for entry in results.by_name.values()]
     rows = []
     for cell in rung.cells:
         for a in cell.activations:
-            errors = {f: table.values(rung, results, cell, a, f) for f in ("test_error", "train_error", "running_error")}
+            errors = {f: table.values(results, cell, a, f) for f in ("test_error", "train_error", "running_error")}
             if not errors["test_error"]:
                 continue
             texts = [Interval.of(values).text() for values in errors.values()]
-            less = "" if a == "relu" else compare(rung, results, cell, a, "relu").text()
+            less = "" if a == "relu" else compare(results, cell, a, "relu").text()
             rows.append([cell.label, activations.title(a), *texts, less])
     head = ["", "activation", "test error (%)", "training error (%)", "in training mode (%)", "test error less ReLU's"]
     text = _making(rung, results) + "\n"
@@ -111,31 +120,34 @@ def report(rung: Rung, results: Results) -> str:
 
 def _against_rrelu(rung, results):
     rows = [
-        [c.cell.label, c.text()] for c in comparisons(rung, results, "rrelu") if c.a == PAPERS and c.interval is not None
+        [c.cell.label, c.text()]
+        for c in comparisons(rung, results, "rrelu")
+        if c.a == PAPERS and c.interval is not None
     ]
     return table.markdown(["", f"{activations.title(PAPERS)} less RReLU"], rows)
 
 
 def _shift_ratios(rung, results):
-    """At the end of training, against 1 and against the prediction."""
+    head = ["shift ratio at the end", "stage's output", "against 1", "before BN2", "against the prediction"]
+    return table.markdown(head, _shift_ratio_rows(rung, results))
+
+
+def _shift_ratio_rows(rung, results):
+    """Of each activation, at both places, against 1 and against the prediction."""
     rows = []
     for cell in rung.cells:
-        for a in cell.activations:
-            found = table.values(rung, results, cell, a, "shift_ratios")
-            if len(found) < 2:
+        for a in cell.activations if cell.run.get("shift_ratio") else ():
+            found = table.values(results, cell, a, "shift_ratios")
+            if not found:
                 continue
-            module, inner = (Interval.of([ratios[-1][i] for ratios in found]) for i in range(2))
-            predicted = predicted_ratio(a)
-            complete = len(found) == len(rung.seeds)
-            verdicts = [
-                f"{i.direction(value)}" if complete else f"{len(found)} of {len(rung.seeds)} seeds"
-                for i, value in ((module, 1.0), (inner, predicted))
-            ]
-            rows.append(
-                [activations.title(a), module.text(3), verdicts[0], inner.text(3), f"{predicted:.3f}", verdicts[1]]
-            )
-    head = ["shift ratio at the end", "stage's output", "against 1", "before BN2", "predicted", "against it"]
-    return table.markdown(head, rows)
+            texts = [activations.title(a)]
+            for i, expected in enumerate((1.0, predicted_ratio(a))):
+                interval = Interval.of([ratios[-1][i] for ratios in found])
+                complete = len(found) == len(cell.seeds)
+                verdict = interval.direction(expected) if complete else f"{len(found)} of {len(cell.seeds)} seeds"
+                texts += [interval.text(3), f"{verdict} ({expected:.3f})"]
+            rows.append(texts)
+    return rows
 
 
 def predicted_ratio(activation: str) -> float:
@@ -178,6 +190,18 @@ def _recipe(recipe) -> str:
 # All rungs.
 
 
+def _rungs(folder, rungs) -> str:
+    """The sections of the rungs that count and have results."""
+    sections = []
+    for rung in rungs.values():
+        stored = Results(folder, rung.name)
+        if rung.level in SEARCHES or not any(run.name in stored.by_name for _, run in rung.runs()):
+            continue
+        picture = f"![{rung.name}](../experiments/results/{rung.name}.svg)"
+        sections.append(f"### `{rung.name}`: {rung.title}\n\n{rung.about}{report(rung, stored)}\n{picture}\n")
+    return "\n".join(sections)
+
+
 def _ladder(folder, rungs) -> str:
     """For each rung the command, the time and the training errors."""
     rows = []
@@ -185,46 +209,80 @@ def _ladder(folder, rungs) -> str:
         stored = Results(folder, rung.name)
         runs = [run for _, run in rung.runs()]
         entries = [stored.by_name[run.name] for run in runs if run.name in stored.by_name]
-        each = f"{sum(entry['seconds'] for entry in entries) / len(entries):.0f} s" if entries else "not measured"
+        each = _takes(entries) if entries else f"expected: {rung.expected}"
         fitted = "" if not entries else _fitted(rung, stored)
         rows.append([f"`{rung.name}`", rung.level, rung.title, f"{len(entries)} of {len(runs)}", each, fitted])
     head = ["rung", "kind", "what", "runs", "a run takes", "ReLU's training errors (%)"]
     return table.markdown(head, rows)
 
 
+def _takes(entries):
+    """Of a thread's own time, where that was measured; else by the clock, of a core that others shared."""
+    seconds = [entry["result"]["cpu_seconds"] for entry in entries if "cpu_seconds" in entry["result"]]
+    if seconds:
+        return f"{sum(seconds) / len(seconds):.0f} s"
+    return f"{sum(entry['seconds'] for entry in entries) / len(entries):.0f} s, shared"
+
+
 def _fitted(rung, results):
-    errors = [e for cell in rung.cells for e in table.values(rung, results, cell, "relu", "train_error")]
+    errors = [e for cell in rung.cells for e in table.values(results, cell, "relu", "train_error")]
     return f"{min(errors):.2f} to {max(errors):.2f}" if errors else ""
 
 
 def _summary(folder, rungs) -> str:
     """Each claim with what was found."""
-    lines = ["- Properties 5.1 and 5.2"]
-    lines += [f"  - {line}" for line in theory.summary(theory.read(folder))]
-    lines.append("- Figure 3: Drop-Activation predicts better than ReLU")
-    lines += [f"  - {line}" for line in regression.summary(regression.read(folder))]
-    lines.append("- Figure 2 and Tables 1 to 6: Drop-Activation's test error is lower than ReLU's, and than RReLU's")
-    found = {"better": 0, "worse": 0, "not told apart": 0}
-    for rung in rungs.values():
-        if rung.level in ("pilot", "search"):
-            continue
-        stored = Results(folder, rung.name)
-        for c in comparisons(rung, stored):
-            if c.interval is None or not c.a.startswith("drop-activation"):
-                continue
-            lines.append(f"  - `{rung.name}`, {c.cell.label}: {activations.title(c.a)} less ReLU {c.text()}")
-            if c.complete:
-                found[c.verdict()] += 1
-    counted = ", ".join(f"{count} {verdict}" for verdict, count in found.items())
-    lines.append(f"  - of the comparisons with ReLU that have all their seeds: {counted}")
+    lines = []
+    for part, claim in ((theory, "Properties 5.1 and 5.2"), (regression, "Figure 3: it predicts better than ReLU")):
+        name = part.__name__.rpartition(".")[2]
+        lines += _claim(claim, part.summary(part.read(folder)) if _measured(name, folder) else [])
+    against_relu = [c for c in _counted(folder, rungs, "relu") if c.a.startswith("drop-activation")]
+    against_rrelu = [c for c in _counted(folder, rungs, "rrelu") if c.a == PAPERS]
+    training = [c for c in _counted(folder, rungs, "relu", "running_error") if c.a == PAPERS]
+    lines += _claim("Figure 2, Tables 1 to 6: its test error is lower than ReLU's", _said(against_relu))
+    lines += _claim("Tables 1 and 2: it is lower than RReLU's", _said(against_rrelu))
+    lines += _claim("Figure 4: its training error, in training mode, is higher than ReLU's", _said(training, True))
+    ratios = [row for rung in rungs.values() for row in _shift_ratio_rows(rung, Results(folder, rung.name))]
+    lines += _claim("Figure 6: the shift ratio ends at 1", [f"{row[0]}: {row[1]}, {row[2]}" for row in ratios])
     return "\n".join(lines) + "\n"
 
 
-def pictures(folder: pathlib.Path, file: pathlib.Path = plan.FILE) -> None:
+def _claim(claim, found):
+    return [f"- {claim}", *(f"  - {line}" for line in found or ["no results yet"])]
+
+
+def _counted(folder, rungs, b, figure="test_error") -> Iterator[Comparison]:
+    """Every comparison with results, once: rungs may have some in common."""
+    seen = set()
+    for rung in rungs.values():
+        if rung.level in SEARCHES:
+            continue
+        for c in comparisons(rung, Results(folder, rung.name), b, figure):
+            name = c.cell.of(c.a, 0).name
+            if c.interval is not None and name not in seen:
+                seen.add(name)
+                yield c
+
+
+def _said(comparisons: list[Comparison], direction=False) -> list[str]:
+    """A line for each, and how often which verdict."""
+    lines = [
+        f"{c.cell.label}: {activations.title(c.a)} less {activations.title(c.b)} {c.text(direction)}"
+        for c in comparisons
+    ]
+    counts = collections.Counter(c.verdict(direction) for c in comparisons if c.complete)
+    if counts:
+        said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+        lines.append(f"of the {counts.total()} that have all their pairs: {said}")
+    return lines
+
+
+def draw(folder: pathlib.Path, file: pathlib.Path = plan.FILE) -> None:
     """Draws them beside the results."""
-    drawing.theory(theory.read(folder), folder / "theory.svg")
-    drawing.regression(regression.read(folder), folder / "regression.svg")
+    for part, picture in ((theory, pictures.theory), (regression, pictures.regression)):
+        name = part.__name__.rpartition(".")[2]
+        if _measured(name, folder):
+            picture(part.read(folder), folder / f"{name}.svg")
     for rung in plan.rungs(file).values():
         stored = Results(folder, rung.name)
-        if rung.level not in ("pilot", "search") and stored.by_name:
-            drawing.differences(list(comparisons(rung, stored)), folder / f"{rung.name}.svg")
+        if rung.level not in SEARCHES and any(run.name in stored.by_name for _, run in rung.runs()):
+            pictures.differences(list(comparisons(rung, stored)), folder / f"{rung.name}.svg")

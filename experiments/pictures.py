@@ -8,7 +8,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from . import activations, regression as regressions, theory as theories
+from . import activations
+from . import regression as regressions
+from . import theory as theories
 
 # Equal results give equal files.
 plt.rcParams.update({"svg.hashsalt": "drop-activation", "svg.fonttype": "none", "font.size": 9})

@@ -1,10 +1,10 @@
 """The rungs of plan.toml: what is compared, with how many seeds, decided before the runs."""
 
 import dataclasses
-import itertools
 import pathlib
 import tomllib
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from .config import Run
 
@@ -19,6 +19,7 @@ class Cell:
     #: The fields of a run that all have.
     run: dict[str, Any]
     activations: tuple[str, ...]
+    seeds: range
 
     def of(self, activation: str, seed: int) -> Run:
         return Run.of(**self.run, activation=activation, seed=seed)
@@ -28,16 +29,21 @@ class Cell:
 class Rung:
     name: str
     title: str
-    #: "pilot" and "search" choose schedules and the number of seeds, on validation images; "cpu", "gpu" and "full" count.
+    #: What else is to be said of it.
+    about: str
+    #: "search" and "pilot" choose schedules and the number of seeds, on validation images. The others count: "cpu",
+    #: "larger" (hours of a GPU), "gpu" (minutes of one), "full" (the paper's).
     level: str
-    seeds: range
+    #: What a run is thought to take, in words, until one has.
+    expected: str
     cells: tuple[Cell, ...]
 
     def runs(self) -> Iterator[tuple[Cell, Run]]:
         """Seed by seed, so that what was measured when it is interrupted can be compared."""
-        for seed, cell in itertools.product(self.seeds, self.cells):
-            for activation in cell.activations:
-                yield cell, cell.of(activation, seed)
+        for i in range(max(len(cell.seeds) for cell in self.cells)):
+            for cell in self.cells:
+                for activation in cell.activations if i < len(cell.seeds) else ():
+                    yield cell, cell.of(activation, cell.seeds[i])
 
 
 def rungs(file: pathlib.Path = FILE) -> dict[str, Rung]:
@@ -54,7 +60,7 @@ def _rung(plan, rung) -> Rung:
             if isinstance(fields[what], str):
                 fields[what] = plan[what][fields[what]]
         fields["recipe"] = fields["recipe"] | fields.pop("recipe_changes", {})
-        activations = tuple(cell.get("activations", rung["activations"]))
-        cells.append(Cell(cell["label"], fields, activations))
-    first = rung.get("first_seed", 0)
-    return Rung(rung["name"], rung["title"], rung["level"], range(first, first + rung["seeds"]), tuple(cells))
+        first, seeds = cell.get("first_seed", 0), cell.get("seeds", rung.get("seeds"))
+        cells.append(Cell(cell["label"], fields, tuple(rung["activations"]), range(first, first + seeds)))
+    about, expected = rung.get("about", ""), rung.get("expected", "")
+    return Rung(rung["name"], rung["title"], about, rung["level"], expected, tuple(cells))

@@ -109,7 +109,9 @@ def report(rows: list[dict]) -> str:
     return (
         table.markdown(["function", "activation", "training error", "test error", "less ReLU's"], means)
         + "\n"
-        + table.markdown(["function", "activation", "median test error", "worst", "lower than ReLU's (sign test)"], ranks)
+        + table.markdown(
+            ["function", "activation", "median test error", "worst", "lower than ReLU's (sign test)"], ranks
+        )
     )
 
 

@@ -6,7 +6,8 @@ import json
 import os
 import pathlib
 import platform
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -16,13 +17,14 @@ FOLDER = pathlib.Path(__file__).parent / "results"
 
 
 class Results:
-    """The lines of one rung, by the names of their runs."""
+    """The lines of all rungs, by the names of their runs: what two rungs have in common is measured once. New ones go
+    into the file of the rung for which they were made."""
 
     def __init__(self, folder: pathlib.Path, rung: str):
         self.path = pathlib.Path(folder) / f"{rung}.jsonl"
         self.by_name: dict[str, dict[str, Any]] = {}
-        if self.path.exists():
-            for line in self.path.read_text().splitlines():
+        for path in sorted(pathlib.Path(folder).glob("*.jsonl")):
+            for line in path.read_text().splitlines():
                 try:
                     entry = json.loads(line)
                 except json.JSONDecodeError:  # of a process that was ended while it wrote
@@ -66,7 +68,7 @@ def machine(device: torch.device) -> str:
 
 def processor() -> str:
     with contextlib.suppress(OSError):
-        for line in open("/proc/cpuinfo"):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()

@@ -9,7 +9,7 @@ from . import table
 from .activations import title
 from .plan import Rung
 from .results import Results
-from .stats import Interval, pairs_needed, upper_deviation
+from .stats import Interval, deviation_bound, pairs_needed
 
 #: The difference of test errors, in points, that the rungs are to tell apart, and how surely they are to find it.
 DIFFERENCE, POWER = 0.3, 0.8
@@ -18,34 +18,38 @@ FITTED = 0.5
 
 
 def report(rung: Rung, results: Results) -> str:
-    """The errors of each schedule, which of them is the rung's, and how many pairs its scatter asks for."""
+    """The errors of each schedule, which of them is the rule's choice, and how many pairs their scatter asks for."""
     rows, best = [], None
     for cell in rung.cells:
-        of = {a: table.values(rung, results, cell, a) for a in cell.activations}
+        of = {a: table.values(results, cell, a) for a in cell.activations}
         if not all(of.values()):
             continue
-        worst = max(table.values(rung, results, cell, "relu", "train_error"))
+        worst = max(table.values(results, cell, "relu", "train_error"))
         mean = sum(sum(v) / len(v) for v in of.values()) / len(of)
         errors = [Interval.of(v).text() for v in of.values()]
-        needs = []
-        for a in cell.activations:
-            if a != "relu":
-                differences = [x - y for x, y in table.pairs(rung, results, cell, a, "relu")]
-                needs.append(_needs(differences))
-        rows.append([cell.label, str(min(map(len, of.values()))), f"{worst:.2f}", *errors, *needs])
+        rows.append([cell.label, str(min(map(len, of.values()))), f"{worst:.2f}", *errors])
         if worst < FITTED and (best is None or mean < best[0]):
             best = mean, cell.label
-    activations = [title(a) for a in rung.cells[0].activations]
-    scatters = [f"deviation of {a} less ReLU: pairs" for a in activations if a != "ReLU"]
-    head = ["schedule", "seeds", "ReLU's highest training error (%)", *activations, *scatters]
-    chosen = f"\nLeast mean of the activations, among those that ReLU fits: {best[1]}.\n" if best else ""
-    return table.markdown(head, rows) + chosen
+    names = [f"{title(a)} (%)" for a in rung.cells[0].activations]
+    text = f"{rung.title[0].upper()}{rung.title[1:]}; errors on validation images:\n\n"
+    text += table.markdown(["schedule", "seeds", "ReLU's highest training error (%)", *names], rows)
+    text += (
+        f"\nChosen: {best[1]}.\n" if best else "\nReLU fits its training images with none of them.\n" if rows else ""
+    )
+    return text + _scatter(rung, results)
 
 
-def _needs(differences) -> str:
-    """The standard deviation of the differences, an upper bound of it, and the pairs for both."""
-    if len(differences) < 3:
-        return "too few"
-    deviation, upper = float(np.std(differences, ddof=1)), upper_deviation(differences)
-    counts = [pairs_needed(d, DIFFERENCE, power=POWER) for d in (deviation, upper)]
-    return f"{deviation:.2f} (at most {upper:.2f}, 80 %): {counts[0]} ({counts[1]})"
+def _scatter(rung, results) -> str:
+    """The standard deviation of paired differences, of all schedules about one mean, and the pairs that it takes."""
+    arms = [(cell, a) for cell in rung.cells for a in cell.activations if a != "relu"]
+    differences = [x - y for cell, a in arms for x, y in table.pairs(results, cell, a, "relu")]
+    freedom = len(differences) - 1
+    if freedom < 3:
+        return ""
+    deviation = float(np.std(differences, ddof=1))
+    bound = deviation_bound(deviation, freedom)
+    pairs, more = (pairs_needed(d, DIFFERENCE, power=POWER) for d in (deviation, bound))
+    return (
+        f"Differences scatter by {deviation:.2f} points from pair to pair ({freedom} degrees of freedom; with 80 % at "
+        f"most {bound:.2f}): {DIFFERENCE} points take {pairs} pairs (at most {more}).\n"
+    )

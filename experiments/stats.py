@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
@@ -54,10 +54,10 @@ def pairs_needed(deviation: float, difference: float, level: float = 0.95, power
     raise ValueError(f"deviation is {deviation}; more than 10,000 pairs for a difference of {difference}")
 
 
-def upper_deviation(values: Sequence[float], level: float = 0.8) -> float:
-    """A deviation that the true one exceeds with a probability of 1 - level only: a pilot is small."""
-    values = np.asarray(values, float)
-    return float(values.std(ddof=1) * math.sqrt((len(values) - 1) / stats.chi2.ppf(1 - level, len(values) - 1)))
+def deviation_bound(deviation: float, freedom: int, level: float = 0.8) -> float:
+    """What the true deviation exceeds with a probability of 1 - level only, if that one was estimated: a pilot is
+    small."""
+    return float(deviation * math.sqrt(freedom / stats.chi2.ppf(1 - level, freedom)))
 
 
 def sign_test(lower: int, count: int) -> float:

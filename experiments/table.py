@@ -1,8 +1,9 @@
 """Paired differences, and tables of Markdown."""
 
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
-from .plan import Cell, Rung
+from .plan import Cell
 from .results import Results
 from .stats import Interval
 
@@ -13,18 +14,18 @@ def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def pairs(rung: Rung, results: Results, cell: Cell, a: str, b: str, figure: str = "test_error"):
+def pairs(results: Results, cell: Cell, a: str, b: str, figure: str = "test_error"):
     """A figure of both activations, for each seed that has both."""
-    found = [(results.of(cell.of(a, seed)), results.of(cell.of(b, seed))) for seed in rung.seeds]
+    found = [(results.of(cell.of(a, seed)), results.of(cell.of(b, seed))) for seed in cell.seeds]
     return [(x[figure], y[figure]) for x, y in found if x and y]
 
 
-def difference(rung: Rung, results: Results, cell: Cell, a: str, b: str, figure: str = "test_error") -> Interval | None:
+def difference(results: Results, cell: Cell, a: str, b: str, figure: str = "test_error") -> Interval | None:
     """That of a less that of b, seed by seed."""
-    found = pairs(rung, results, cell, a, b, figure)
+    found = pairs(results, cell, a, b, figure)
     return Interval.of([x - y for x, y in found]) if found else None
 
 
-def values(rung: Rung, results: Results, cell: Cell, activation: str, figure: str = "test_error") -> list[Any]:
-    found = (results.of(cell.of(activation, seed)) for seed in rung.seeds)
+def values(results: Results, cell: Cell, activation: str, figure: str = "test_error") -> list[Any]:
+    found = (results.of(cell.of(activation, seed)) for seed in cell.seeds)
     return [result[figure] for result in found if result]

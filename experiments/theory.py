@@ -12,7 +12,6 @@ import math
 import pathlib
 
 import torch
-
 from drop_activation.torch import drop_activation
 
 from . import results, seeds, table

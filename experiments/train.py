@@ -30,7 +30,7 @@ class Training:
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), recipe.rate, 0.9, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
         )
-        self.epoch, self.history = 0, {"loss": [], "error": [], "seconds": [], "shift_ratios": []}
+        self.epoch, self.history = 0, {"loss": [], "error": [], "seconds": [], "cpu_seconds": [], "shift_ratios": []}
 
     def save(self, path: pathlib.Path) -> None:
         state = {
@@ -47,15 +47,18 @@ class Training:
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.history = state["epoch"], state["history"]
+        self.epoch, self.history = state["epoch"], self.history | state["history"]
 
     def next_epoch(self) -> None:
         run, recipe = self.run, self.run.recipe
-        start, steps = time.perf_counter(), math.ceil(len(self.parts.train) / recipe.batch)
+        start, cpu_start = time.perf_counter(), time.process_time()
+        steps = math.ceil(len(self.parts.train) / recipe.batch)
         torch.manual_seed(seeds.seed(run.seed, "masks", self.epoch))
         self.network.train()
         loss_sum, wrong = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for step, batch in enumerate(batches(run, self.parts, self.epoch, self.device, self.workers), steps * self.epoch):
+        for step, batch in enumerate(
+            batches(run, self.parts, self.epoch, self.device, self.workers), steps * self.epoch
+        ):
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.rate_at(self.epoch, step, steps * recipe.epochs)
             self.optimizer.zero_grad(set_to_none=True)
@@ -68,6 +71,7 @@ class Training:
         self.history["loss"].append(loss_sum.item() / len(self.parts.train))
         self.history["error"].append(100 * wrong.item() / len(self.parts.train))
         self.history["seconds"].append(time.perf_counter() - start)
+        self.history["cpu_seconds"].append(time.process_time() - cpu_start)
         if run.shift_ratio:
             x = self.input(self.parts.train.x[: shift_ratio.IMAGES].to(self.device))
             self.history["shift_ratios"].append(shift_ratio.measure(self.network, x, run.seed, self.epoch))
@@ -102,6 +106,7 @@ class Training:
             "running_errors": [float(f"{error:.4g}") for error in history["error"]],
             "parameters": networks.parameters(self.network),
             "images_per_second": round(len(self.parts.train) / seconds, 1),
+            "cpu_seconds": round(sum(history["cpu_seconds"]), 1),
         }
         return result | ({"shift_ratios": history["shift_ratios"]} if self.run.shift_ratio else {})
 

@@ -42,7 +42,9 @@ title = "a rung"
 level = "cpu"
 seeds = 2
 activations = ["relu", "rrelu", "drop-activation 0.95"]
-run = { network = { kind = "simple", widths = [4, 8, 8], hidden = 8 }, train_images = 64, recipe = { epochs = 2, rate = 0.05 } }
+run.network = { kind = "simple", widths = [4, 8, 8], hidden = 8 }
+run.train_images = 64
+run.recipe = { epochs = 2, rate = 0.05 }
 cells = [{ label = "plain" }, { label = "crop", run = { augmentation = ["crop"] } }]
 """
 

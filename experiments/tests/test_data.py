@@ -7,8 +7,8 @@ import struct
 import numpy as np
 import pytest
 import torch
-
 from conftest import tiny
+
 from experiments import data
 from experiments.config import Run
 from experiments.data import batches, parts

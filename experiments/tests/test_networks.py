@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
-
 from conftest import ACTIVATIONS, SMALL
 from drop_activation.torch import DropActivation
+from torch import nn
+
 from experiments import activations, networks
 
 #: Parameters for CIFAR-10. Exact where they are known to the last one, else in millions as the source gives them.

@@ -6,7 +6,8 @@ import pathlib
 import pytest
 import torch
 
-from experiments import __main__ as command, networks, page, plan
+from experiments import __main__ as command
+from experiments import networks, page, plan
 from experiments.results import FOLDER, Results, alone
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -16,7 +17,7 @@ CPU = torch.device("cpu")
 def put(rung, folder, errors):
     """Made-up results: errors by activation, a list by seed."""
     stored = Results(folder, rung.name)
-    for cell, run in rung.runs():
+    for _, run in rung.runs():
         if run.seed < len(errors[run.activation]):
             test = errors[run.activation][run.seed]
             stored.add(run, {"test_error": test, "train_error": 0.1, "running_error": 0.2}, 30.0, CPU)
@@ -41,11 +42,25 @@ def test_there_is_no_verdict_before_the_plans_seeds(tiny_rung, tmp_path):
     assert "better" not in report and "1 of 2 pairs" in report and "Runs: 6 of 12" in report
 
 
+def test_the_summary_counts_a_comparison_once_and_by_its_verdict(tiny_plan, tiny_rung, tmp_path):
+    errors = {"relu": [10.0, 11.0], "rrelu": [8.0, 9.01], "drop-activation 0.95": [9.0, 10.02]}
+    put(tiny_rung, tmp_path, errors)
+    twice = tiny_plan.read_text()
+    tiny_plan.write_text(twice + twice[twice.index("[[rung]]") :].replace('"tiny"', '"again"'))
+    block = "<!-- generated from experiments/results: summary -->\n<!-- end -->\n"
+    found = page.page(block, tmp_path, tiny_plan)
+    assert found.count("plain: Drop-Activation(0.95) less ReLU -0.99 ± 0.13: better") == 1
+    assert found.count("plain: Drop-Activation(0.95) less RReLU 1.00") == 1
+    assert "of the 2 that have all their pairs: 2 better" in found
+    assert "of the 2 that have all their pairs: 2 not told apart" in found, "equal running errors"
+    assert "Figure 3: it predicts better than ReLU\n  - no results yet" in found
+
+
 def test_results_of_another_configuration_do_not_count(tiny_rung, tmp_path):
     stored = put(tiny_rung, tmp_path, {a: [1.0, 2.0] for a in tiny_rung.cells[0].activations})
     changed = dict(tiny_rung.cells[0].run, train_images=65)
-    cell = plan.Cell("plain", changed, tiny_rung.cells[0].activations)
-    assert page.compare(tiny_rung, stored, cell, "rrelu", "relu").interval is None
+    cell = plan.Cell("plain", changed, tiny_rung.cells[0].activations, range(2))
+    assert page.compare(stored, cell, "rrelu", "relu").interval is None
 
 
 def test_a_block_that_nothing_fills_is_an_error(tmp_path, tiny_plan):
@@ -67,8 +82,7 @@ def test_a_line_that_was_cut_off_is_as_if_it_were_not_there(tiny_rung, tmp_path)
     assert Results(tmp_path, tiny_rung.name).of(missing[0]) == {"test_error": 5.0}
 
 
-def test_the_command_runs_a_rung_once_and_by_its_minutes(tiny_plan, tiny_rung, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("CARGO_TARGET_DIR", str(tmp_path))
+def test_the_command_runs_a_rung_once_and_by_its_minutes(tiny_plan, tiny_rung, tmp_path, capsys):
     places = ["--plan", str(tiny_plan), "--results", str(tmp_path)]
     run = ["run", "tiny", *places, "--threads", "1"]
     assert command.main([*run, "--minutes", "0"]) == 3
@@ -84,28 +98,27 @@ def test_the_command_runs_a_rung_once_and_by_its_minutes(tiny_plan, tiny_rung, t
 
 
 def test_two_processes_do_not_add_to_one_folder(tmp_path):
-    with alone(tmp_path), pytest.raises(SystemExit, match="another process"):
-        with alone(tmp_path):
-            pass
+    with alone(tmp_path), pytest.raises(SystemExit, match="another process"), alone(tmp_path):
+        pass
 
 
 def test_the_plan_can_be_run():
-    """Every rung's networks, activations and recipes are such, no two runs are the same, and no search's seed counts."""
-    names, searched, counted = [], set(), set()
+    """Every rung's networks, activations and recipes are such, and no search's seed counts."""
+    searched, counted = set(), set()
     for rung in plan.rungs().values():
         for cell in rung.cells:
-            run = cell.of(cell.activations[0], rung.seeds[0])
+            run = cell.of(cell.activations[0], cell.seeds[0])
             with torch.device("meta"):
                 networks.build(channels=3, classes=10, side=32, **run.network)
             assert "relu" in cell.activations and run.recipe.rate > 0
-        names += [run.name for _, run in rung.runs()]
+        names = [run.name for _, run in rung.runs()]
+        assert len(set(names)) == len(names)
         if rung.level in ("pilot", "search"):
-            searched |= set(rung.seeds)
+            searched |= {seed for cell in rung.cells for seed in cell.seeds}
             assert all(run.measured_on == "validation" for _, run in rung.runs())
         else:
-            counted |= set(rung.seeds)
+            counted |= {seed for cell in rung.cells for seed in cell.seeds}
             assert all(run.measured_on == "test" for _, run in rung.runs())
-    assert len(set(names)) == len(names)
     assert not searched & counted
 
 

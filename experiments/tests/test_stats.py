@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.stats import Interval, pairs_needed, sign_test, upper_deviation
+from experiments.stats import Interval, deviation_bound, pairs_needed, sign_test
 
 
 def test_an_interval_is_that_of_the_tables():
@@ -29,9 +29,8 @@ def test_pairs_are_those_of_cohens_tables():
     assert pairs_needed(0.6, 0.3) == 34
 
 
-def test_an_upper_deviation_is_the_chi_squared_tables():
-    values = [0, 2, 4, 6, 8]  # deviation 3.162; the 20 % quantile of chi squared of 4 is 1.649
-    assert upper_deviation(values) == pytest.approx(3.1623 * (4 / 1.6488) ** 0.5, abs=1e-3)
+def test_the_bound_of_a_deviation_is_the_chi_squared_tables():
+    assert deviation_bound(3, 4) == pytest.approx(3 * (4 / 1.649) ** 0.5, abs=1e-3)
 
 
 def test_signs_are_fair_coins():

@@ -1,5 +1,7 @@
 """A trained model leaves without this package: exported, traced or folded it runs where that cannot be imported."""
 
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -71,6 +73,34 @@ def test_an_exported_program_has_standard_operators(strict, tmp_path):
     assert not [target for target in targets if not target.startswith("aten.")]
     torch.export.save(program, tmp_path / "model.pt2")
     assert elsewhere("y = torch.export.load('model.pt2').module()(x)", tmp_path) < 1e-6
+
+
+def test_compiled_ahead_of_time_it_runs_by_itself(tmp_path):
+    if not shutil.which(os.environ.get("CXX", "g++")):
+        pytest.skip("SKIPPED: AOTInductor needs a C++ compiler")
+    model, x = swapped(), images()
+    stored(model, x, tmp_path)
+    program = torch.export.export(model, (x,))
+    torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+    code = """
+        y = torch._inductor.aoti_load_package("model.pt2")(x)
+    """
+    assert elsewhere(code, tmp_path) < 1e-5
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_trace_of_what_is_swapped_in_place_can_be_stored(training, tmp_path):
+    """In training it draws a mask each time, by an operator of this package."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)).train(training)
+    dt.replace_relu(model, 0.5)
+    x, path = images(), tmp_path / "model.pt"
+    torch.jit.trace(model, (x,), check_trace=False).save(path)
+    loaded = torch.jit.load(path)
+    torch.manual_seed(1)
+    y = loaded(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(model(x), y)
+    assert torch.equal(loaded(x), y) == (not training)
 
 
 def test_a_trace_has_standard_operators(tmp_path):

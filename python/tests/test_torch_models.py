@@ -7,8 +7,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 
 from conftest import unpacked
+from functorch.compile import make_boxed_func
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 import drop_activation as da
 import drop_activation.torch as dt
@@ -188,3 +191,164 @@ def test_with_p_1_it_is_the_original_to_the_last_bit_and_with_p_0_it_has_no_relu
     assert mode.count == 0
     dt.restore_relu(model)
     assert all(map(torch.equal, step(model), expected))
+
+
+def small_resnet():
+    models = pytest.importorskip("torchvision").models
+    return models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=10)
+
+
+def small_quantizable_resnet():
+    models = pytest.importorskip("torchvision").models.quantization.resnet
+    return models.QuantizableResNet(models.QuantizableBasicBlock, [1, 1, 1, 1], num_classes=10)
+
+
+def memory_efficient_densenet():
+    """It checkpoints its layers by itself."""
+    model = densenet()
+    for module in model.modules():
+        if hasattr(module, "memory_efficient"):
+            module.memory_efficient = True
+    return model
+
+
+def checkpointing_preresnet():
+    model = preresnet()
+    model.set_grad_checkpointing(True)
+    return model
+
+
+#: Whole, but with a block where the published ones have several: each is compiled and exported.
+SMALL = [
+    small_resnet,
+    wide_resnet,
+    resnext,
+    densenet,
+    preresnet,
+    small_quantizable_resnet,
+    googlenet,
+    vgg,
+    transformer,
+]
+
+
+def is_relu(target):
+    return str(target).startswith(("aten.relu", "aten.threshold", "aten.clamp_min", "aten._transformer"))
+
+
+class Recorded:
+    """A backend of torch.compile that keeps the names of what it would compile, and runs that."""
+
+    def __init__(self):
+        self.targets = []
+        self.backend = aot_autograd(fw_compiler=self.compiler)
+
+    def compiler(self, graph, example):
+        self.targets += [node.target for node in graph.graph.nodes if node.op == "call_function"]
+        return make_boxed_func(graph.forward)
+
+
+def stepped(model, call, states, images):
+    torch.manual_seed(2)
+    model.load_state_dict(states)
+    model.zero_grad()
+    y = call(images)
+    y.square().sum().backward()
+    return [y.detach(), *(p.grad.clone() for p in model.parameters()), *map(torch.clone, model.buffers())]
+
+
+def originals(make, training):
+    torch.manual_seed(0)
+    model = make().train(training)
+    return model, {name: tensor.clone() for name, tensor in model.state_dict().items()}, torch.randn(2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", SMALL)
+def test_compiled_it_is_the_original_or_has_no_relu(make, training):
+    model, states, images = originals(make, training)
+    torch._dynamo.reset()
+    expected = stepped(model, torch.compile(model, backend=Recorded().backend), states, images)
+    for p in (1.0, 0.0):
+        dt.replace_relu(model, p)
+        recorded = Recorded()
+        torch._dynamo.reset()
+        got = stepped(model, torch.compile(model, backend=recorded.backend), states, images)
+        assert recorded.targets and any(map(is_relu, recorded.targets)) == (p == 1.0)
+        assert not [target for target in recorded.targets if "drop_activation" in str(target)]
+        assert all(map(torch.equal, got, expected)) == (p == 1.0)
+        if p == 0.0:
+            for a, b in zip(got, stepped(model, model, states, images)):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", [vgg, small_resnet])
+def test_by_inductor_it_is_the_original_to_the_last_bit(make, training):
+    model, states, images = originals(make, training)
+    torch._dynamo.reset()
+    expected = stepped(model, torch.compile(model), states, images)
+    dt.replace_relu(model, 1.0)
+    torch._dynamo.reset()
+    assert all(map(torch.equal, stepped(model, torch.compile(model), states, images), expected))
+
+
+@pytest.mark.parametrize("reentrant, training", [(False, True), (False, False), (True, False)])
+@pytest.mark.parametrize("make", [*SMALL, memory_efficient_densenet, checkpointing_preresnet])
+def test_checkpointed_it_is_the_original_or_has_no_relu(make, reentrant, training):
+    model, states, images = originals(make, training)
+    images.requires_grad_()  # or a reentrant checkpoint gives no gradients
+    own = make in (memory_efficient_densenet, checkpointing_preresnet)
+
+    def call(images):
+        return model(images) if own else checkpoint(model, images, use_reentrant=reentrant)
+
+    # A reentrant checkpoint's forward pass has no gradients, in which case a Transformer takes a fused path of its own.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        expected = stepped(model, call, states, images)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    dt.replace_relu(model, 1.0)
+    assert all(map(torch.equal, stepped(model, call, states, images), expected))
+    dt.replace_relu(model, 0.0)
+    with NoRelu() as mode:
+        stepped(model, call, states, images)
+    assert mode.count == 0
+    # With masks, what is computed again has those of the first time.
+    dt.replace_relu(model, 0.7)
+    if not own:
+        results = 1 + len(list(model.parameters()))  # statistics are gathered twice
+        plain, again = stepped(model, model, states, images), stepped(model, call, states, images)
+        for a, b in zip(again[:results], plain[:results], strict=True):
+            torch.testing.assert_close(a, b)
+
+
+#: GoogLeNet's training would take ten seconds more, for what its evaluation and the other models show.
+EXPORTED = [(make, training) for make in SMALL for training in (True, False) if not (make is googlenet and training)]
+
+
+@pytest.mark.parametrize("make, training", EXPORTED)
+def test_exported_it_is_the_original_or_has_no_relu(make, training):
+    model, states, images = originals(make, training)
+    with torch.no_grad():
+        for p in (None, 1.0, 0.0, 0.7):
+            model.load_state_dict(states)
+            if p is not None:
+                dt.replace_relu(model, p)
+            program = torch.export.export(model, (images,), strict=False)
+            targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
+            torch.manual_seed(2)
+            y = program.module()(images)
+            if p is None:
+                relus, expected = sum(map(is_relu, targets)), y
+                continue
+            assert sum(map(is_relu, targets)) == (relus if p == 1.0 else 0)
+            assert torch.equal(y, expected) == (p == 1.0)
+            names = [str(target) for target in targets]
+            ours = sum(name.startswith("drop_activation.forward") for name in names)
+            leaky = sum(name.startswith("aten.leaky_relu") for name in names)  # in place, with p = 0, it has slope 1
+            if p == 0.7:
+                assert (ours, leaky) == ((relus, 0) if training else (0, relus))
+            else:
+                assert ours == 0 and (leaky == 0 or p == 0.0)

@@ -1,5 +1,5 @@
-//! The two machines that run kernels on a CPU, `tests/emulator` the sources and `tests/ptx_machine` what a compiler made of
-//! them: that they catch what they are there to catch, and mean by words and instructions what NVIDIA does.
+//! Tests of the two machines that run kernels on a CPU: `tests/emulator` runs the sources, `tests/ptx_machine` what a
+//! compiler made of them. Both catch what they are there to catch, and mean by words and instructions what NVIDIA means.
 #![cfg(feature = "cuda")]
 
 mod cuda_words;

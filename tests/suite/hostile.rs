@@ -91,7 +91,8 @@ enum Action {
 }
 
 fn lengths() -> impl Strategy<Value = usize> {
-    prop_oneof![2 => 0..70usize, 1 => (0..4usize, 0..3usize).prop_map(|(k, d)| (1024 * k + d).saturating_sub(1)), 2 => 0..LONGEST]
+    let near_tiles = (0..4usize, 0..3usize).prop_map(|(k, d)| (1024 * k + d).saturating_sub(1));
+    prop_oneof![2 => 0..70usize, 1 => near_tiles, 2 => 0..LONGEST]
 }
 
 fn keys() -> impl Strategy<Value = Key> {

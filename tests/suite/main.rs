@@ -8,9 +8,9 @@
 //!     gpu         the CUDA kernels on a GPU
 //!
 //! `backends!` below lists the backends and `table!` the tests that they share: `cpu::lengths::f32` is `lengths` in
-//! `passes.rs`, for the backend `cpu` and the element type f32. Tests of a single backend have `#[test]` in their files.
-//! Statistical tests draw from fixed seeds, so they pass always or never; each states the probability that a perfect
-//! generator would have had to fail it.
+//! `passes.rs`, for the backend `cpu` and the element type f32. Tests of a single backend are `#[test]` functions in
+//! their files. Statistical tests draw from fixed seeds, so they pass always or never; each states the probability that
+//! a perfect generator would have had to fail it.
 //!
 //! To add a test, write `pub fn name(backend: &dyn Backend)`, or `name<T: Tested>` if it depends on the element type,
 //! and name it in `table!`. To add a backend, implement [`backend::Backend`] in a file of `backend/` and name it in
@@ -44,8 +44,8 @@ mod vectors;
 
 use support::{data, guarded};
 
-/// The tests, in sections: a backend names those that it has to pass. A row is `file::test`, with the element types that
-/// it is run for where it depends on one.
+/// The tests, in sections: a backend names those that it has to pass. A row is `file::test`, with its element types where
+/// it depends on one.
 macro_rules! table {
     // Every backend.
     (every) => {

@@ -1,5 +1,5 @@
-//! What tests have to know of each smooth activation: a new one is added here, and to `scripts/activation-vectors`, which
-//! makes the table of exact values. Tests that need nothing but its name take it from `Activation::ALL`.
+//! What tests have to know of each smooth activation. A new one is added here, and to `scripts/activation-vectors`,
+//! which makes the table of exact values. Tests that need only its name take it from `Activation::ALL`.
 
 use drop_activation::Activation;
 use drop_activation::activation::*;
@@ -9,7 +9,7 @@ use super::data::{Bits, ulp};
 /// A smooth activation.
 pub struct Smooth {
     pub activation: Activation,
-    /// Units in the last place that the value and the derivative may be off: in f64, and in the CUDA kernels in f32 too.
+    /// Units in the last place that value and derivative may be off, in f64 and, in the CUDA kernels, in f32.
     pub bound: f64,
     pub value: Function,
     pub derivative: Function,

@@ -4,8 +4,8 @@ use drop_activation::{
     Activation, DropActivation, Element, Error, InOut, MaskKey, MaskOrigin, PackedMask, RRelu, Result, cpu, reference,
 };
 
-/// One pass with all its arguments but the tensor it reads (x, or dy in a backward pass) and the one it writes. `S` is a
-/// saved tensor and `M` a mask: a slice and a `PackedMask` on the CPU, their like on a device.
+/// One pass with all its arguments but the tensor it reads (x, or dy in a backward pass) and the one it writes. `S` is
+/// the type of a saved tensor and `M` of a mask: a slice and a `PackedMask` on the CPU, the device's own on CUDA.
 #[derive(Clone, Copy, Debug)]
 pub enum Call<S, M> {
     Forward(DropActivation, MaskKey),
@@ -178,9 +178,9 @@ impl<S, M> Call<S, M> {
         }
     }
 
-    /// The errors that may be the answer to this call; none if it must succeed. The lengths are those of the input, the
-    /// output and the saved tensor, `mask` is the one that is read. Said here once more, without a look at the library's
-    /// own checks.
+    /// The errors that this call may return; none if it must succeed. The lengths are those of the input, the output and
+    /// the saved tensor; `mask` is the origin and the length of the mask that is read. This does not use the library's
+    /// own checks, so that it can judge them.
     pub fn due(&self, len: usize, output: usize, saved: usize, mask: (MaskOrigin, usize)) -> Vec<Error> {
         let mut due = Vec::new();
         let (reads, writes) = self.kind().tensors();
@@ -300,8 +300,8 @@ mod cuda {
     /// A call with its saved tensor on a device; its mask is given apart.
     pub type DeviceCall<'a, T> = Call<&'a dyn Saved<T>, ()>;
 
-    /// Enqueues the call on the CUDA backend. Returns the mask of the calls that make one; `mask` is for those that read
-    /// or refill one.
+    /// Enqueues the call on the CUDA backend. Returns the mask of the calls that make one; `mask` is for those that
+    /// read or refill one.
     pub fn on_cuda<'a, T: Element>(
         kernels: &Kernels,
         stream: &Arc<CudaStream>,
