@@ -197,6 +197,27 @@ pub enum Error {
         inner: usize,
     },
 
+    /// One element for each channel has no unbiased variance.
+    #[error("each of {channels} channels has one element; running statistics need at least two")]
+    OneElement {
+        /// The number of channels.
+        channels: usize,
+    },
+
+    /// What is added to a variance would not keep it positive.
+    #[error("eps must be positive and finite, got {eps:?}")]
+    Epsilon {
+        /// What was given.
+        eps: f64,
+    },
+
+    /// The share of a batch in running statistics is no share.
+    #[error("momentum must be in [0, 1], got {momentum:?}")]
+    Momentum {
+        /// What was given.
+        momentum: f64,
+    },
+
     /// There is no memory for intermediate sums.
     #[error("there is no memory for {values} intermediate sums of {len} elements")]
     SumMemory {

@@ -485,3 +485,184 @@ impl<T: Lane<Real: Lane>, G: GradientOfZ<T>, const READS: bool> BlockPass<T> for
         (T::from_reals(simd, &dz), bits)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+    use crate::cpu::part::as_part_of;
+    use crate::cpu::simd::tests::sets;
+    use crate::fused::{Centred, Preactivation, Rest, cpu, reference};
+
+    fn numbers<T: Lane>(len: usize, seed: u64) -> Vec<T> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            T::from_real(T::Real::from_f64((state as i64 >> 40) as f64 / f64::from(1 << 21)))
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    fn vector<T: Lane>(channels: usize, factor: f64) -> Vec<T::Real> {
+        (0..channels).map(|c| T::Real::from_f64(factor * (c % 7) as f64 - 0.6)).collect()
+    }
+
+    fn same<T: Lane>(what: &str, given: &[T], expected: &[T]) {
+        for (i, (given, expected)) in given.iter().zip(expected).enumerate() {
+            let (given, expected) = (given.to_real().to_f64(), expected.to_real().to_f64());
+            assert!(given.to_bits() == expected.to_bits(), "{what}: element {i} is {given}, not {expected}");
+        }
+    }
+
+    /// Out of place and in place, as a part of a tensor that is written past the cache too, where lines begin elsewhere.
+    fn everywhere<T: Lane>(what: &str, input: &[T], expected: &[T], run: impl Fn(InOut<'_, T>)) {
+        let mut both = input.to_vec();
+        run(InOut::InPlace(&mut both));
+        same(&format!("{what}, in place"), &both, expected);
+        for ahead in [0, 1] {
+            let mut output = vec![T::default(); input.len() + ahead];
+            run(InOut::OutOfPlace(input, &mut output[ahead..]));
+            same(&format!("{what}, out of place"), &output[ahead..], expected);
+            output.fill(T::default());
+            as_part_of(1 << 30, || run(InOut::OutOfPlace(input, &mut output[ahead..])));
+            same(&format!("{what}, past the cache"), &output[ahead..], expected);
+        }
+    }
+
+    fn like_the_reference<T: Lane<Real: Lane>>() {
+        let shapes = [
+            (1, 1, 1),
+            (700, 1, 1),
+            (230, 3, 1),
+            (41, 17, 1),
+            (20, 32, 1),
+            (9, 70, 1),
+            (2, 1000, 1),
+            (30, 3, 7),
+            (5, 4, 31),
+            (5, 4, 32),
+            (3, 5, 49),
+            (2, 3, 1100),
+        ];
+        for (i, (outer, channels, inner)) in shapes.into_iter().enumerate() {
+            let shape = Shape::new(outer, channels, inner).unwrap();
+            let (x, r, dy): (Vec<T>, Vec<T>, Vec<T>) =
+                (numbers(shape.len(), 1), numbers(shape.len(), 2), numbers(shape.len(), 3));
+            let (scale, shift) = (vector::<T>(channels, 0.3), vector::<T>(channels, -0.2));
+            let (alpha, beta, gamma) =
+                (vector::<T>(channels, 0.4), vector::<T>(channels, 0.1), vector::<T>(channels, 2.0));
+            let mean = vector::<T>(channels, 0.15);
+            let key = MaskKey::new(7, i as u64);
+            for (j, activation) in [Activation::Relu, Activation::Tanh].into_iter().enumerate() {
+                let given = |k: usize| (i + j + k) % 3 != 0;
+                let before = Before {
+                    scale: given(0).then_some(&scale[..]),
+                    shift: given(1).then_some(&shift[..]),
+                    residual: given(2).then_some(&r[..]),
+                };
+                let z = Preactivation { x: &x, before };
+                let rest = Rest { beta: &beta, gamma: &gamma, centred: Centred { x: &x, mean: &mean } };
+                let linears = [(true, true), (true, false), (false, true), (false, false)]
+                    .map(|(a, r)| Linear { alpha: a.then_some(&alpha[..]), rest: r.then_some(rest) });
+                for p in [0.7, 1.0, 0.0] {
+                    let op = DropActivation::new(activation, p).unwrap();
+                    let (y, mask) = reference::forward(&op, key, shape, &z).unwrap();
+                    let inferred = reference::infer(&op, shape, &z).unwrap();
+                    let training = Gradient::Training(&op, &mask, Some(z));
+                    let gradients = [training, Gradient::Inference(&op, z), Gradient::Given];
+                    // One linear part for each gradient is enough, but all of them for one.
+                    let pairs: Vec<_> = if p == 0.7 {
+                        gradients.iter().flat_map(|by| linears.iter().map(move |linear| (by, linear))).collect()
+                    } else {
+                        gradients.iter().zip(&linears).collect()
+                    };
+                    let backward: Vec<_> =
+                        pairs.iter().map(|(by, linear)| reference::backward(shape, &dy, by, linear).unwrap()).collect();
+                    for set in sets() {
+                        let what = format!("{set:?} {} {op} {shape:?}", T::DTYPE.name());
+                        set.force(|| {
+                            everywhere(&what, &x, &y, |io| {
+                                let given = cpu::forward(&op, key, shape, &before, io).unwrap();
+                                assert_eq!(given, mask, "{what}");
+                            });
+                            everywhere(&format!("{what}, inference"), &x, &inferred, |io| {
+                                cpu::infer(&op, shape, &before, io).unwrap();
+                            });
+                            for ((by, linear), dx) in pairs.iter().zip(&backward) {
+                                everywhere(&format!("{what}, dx, {by:.30?}"), &dy, dx, |io| {
+                                    cpu::backward(shape, by, linear, io).unwrap();
+                                });
+                            }
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn passes_over_f32_are_the_reference_s() {
+        like_the_reference::<f32>();
+    }
+
+    #[test]
+    fn passes_over_f64_are_the_reference_s() {
+        like_the_reference::<f64>();
+    }
+
+    #[test]
+    fn passes_over_f16_are_the_reference_s() {
+        like_the_reference::<f16>();
+    }
+
+    #[test]
+    fn passes_over_bf16_are_the_reference_s() {
+        like_the_reference::<bf16>();
+    }
+
+    /// In several tasks.
+    #[test]
+    fn passes_do_not_depend_on_the_number_of_threads() {
+        let shape = Shape::new(70, 5, 1300).unwrap();
+        let (x, dy): (Vec<f32>, Vec<f32>) = (numbers(shape.len(), 4), numbers(shape.len(), 5));
+        let (scale, shift) = (vector::<f32>(5, 0.3), vector::<f32>(5, -0.2));
+        let before = Before { scale: Some(&scale), shift: Some(&shift), residual: Some(&dy) };
+        let (op, key) = (DropActivation::default(), MaskKey::new(1, 1));
+        let (expected, mask) = reference::forward(&op, key, shape, &Preactivation { x: &x, before }).unwrap();
+        let rest = Rest { beta: &scale, gamma: &shift, centred: Centred { x: &x, mean: &shift } };
+        let linear = Linear { alpha: Some(&scale), rest: Some(rest) };
+        let by = Gradient::Training(&op, &mask, None);
+        let gradient = reference::backward(shape, &dy, &by, &linear).unwrap();
+        for threads in [1, 3] {
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+                let mut y = vec![0.0; shape.len()];
+                assert_eq!(cpu::forward(&op, key, shape, &before, (&x, &mut y)).unwrap(), mask);
+                same("y", &y, &expected);
+                cpu::backward(shape, &by, &linear, (&dy, &mut y)).unwrap();
+                same("dx", &y, &gradient);
+            });
+        }
+    }
+
+    /// What is refused is what the reference refuses, and nothing is written.
+    #[test]
+    fn bad_input_is_refused() {
+        let shape = Shape::new(2, 3, 2).unwrap();
+        let (x, three, two) = ([1f32; 12], [1f32; 3], [1f32; 2]);
+        let op = DropActivation::default();
+        let mut y = [7f32; 12];
+        let before = Before { scale: Some(&two[..]), ..Before::default() };
+        let error = cpu::forward(&op, MaskKey::new(0, 0), shape, &before, (&x, &mut y)).unwrap_err();
+        assert_eq!(error, crate::Error::ChannelVector { argument: "scale", given: 2, channels: 3 });
+        assert_eq!(cpu::infer(&op, shape, &before, (&x, &mut y)).unwrap_err(), error);
+        let short = crate::Error::ShapeLength { argument: "y", given: 11, outer: 2, channels: 3, inner: 2 };
+        assert_eq!(cpu::infer(&op, shape, &Before::default(), (&x, &mut y[..11])).unwrap_err(), short);
+        let linear = Linear { alpha: Some(&two[..]), rest: None };
+        let error = cpu::backward(shape, &Gradient::Given, &linear, (&x, &mut y)).unwrap_err();
+        assert_eq!(error, crate::Error::ChannelVector { argument: "alpha", given: 2, channels: 3 });
+        let linear = Linear { alpha: Some(&three[..]), rest: None };
+        assert!(cpu::backward(shape, &Gradient::Given, &linear, (&x[..11], &mut y)).is_err());
+        assert_eq!(y, [7.0; 12]);
+    }
+}

@@ -1,10 +1,12 @@
 //! Drop-Activation fused with its neighbours: a scale and a shift for each channel, as batch normalisation and biases are,
 //! a residual, and the sums that their gradients need. `docs/fused.md` is the text that this follows.
 
+mod batch_norm;
 pub(crate) mod order;
 pub mod reference;
 mod shape;
 
+pub use batch_norm::{BatchNorm, Normalised, ParameterGradients, Running};
 pub use shape::Shape;
 
 /// The rayon backend's.
