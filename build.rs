@@ -1,11 +1,12 @@
-//! Puts the device code into OUT_DIR for `src/cuda/modules.rs`: one image for each `kernels/*.cu`.
+//! Puts the device code into OUT_DIR for `src/cuda/modules.rs`: one fatbin for each `kernels/*.cu`.
 //!
-//! With an nvcc the images are fatbins of the sources. Without one, or where it fails, they are the PTX
-//! in `kernels/prebuilt`, which was made from the same sources. Nothing is downloaded.
+//! With an nvcc these are made of the sources. Without one, or where it fails, they are those in `kernels/prebuilt`,
+//! which were made from the same sources, and beside them is compressed PTX for the drivers that refuse them. Nothing
+//! is downloaded.
 //!
 //!     DROP_ACTIVATION_DEVICE_CODE       auto: the above, and what is meant if this is not set
 //!                                       nvcc: an error where there is no nvcc, or where it fails
-//!                                       prebuilt: the PTX, whatever is installed
+//!                                       prebuilt: those, whatever is installed
 //!     DOCS_RS                           prebuilt as well, unless the other says something else: docs.rs has no nvcc
 //!     NVCC, CUDA_HOME, CUDA_PATH, CUDA_ROOT,
 //!     CUDA_TOOLKIT_ROOT_DIR, PATH       where nvcc is sought, in this order; then in /usr/local/cuda
@@ -138,7 +139,10 @@ fn embed_compiled(nvcc: &Nvcc, targets: &[Target], kernels: &Path, out: &Path, j
     let next = || queue.lock().unwrap().next();
     let worker = || -> Result<(), String> {
         while let Some(source) = next() {
-            nvcc.fatbin(source, &image(out, source), targets, jobs / workers)?;
+            nvcc.fatbin(source, &embedded(out, source, "fatbin"), targets, jobs / workers)?;
+            // Who compiles has a fatbin for the drivers that matter.
+            let no_ptx = embedded(out, source, "ptx.gz");
+            fs::write(&no_ptx, []).map_err(|e| format!("{}: {e}", no_ptx.display()))?;
         }
         Ok(())
     };
@@ -148,24 +152,22 @@ fn embed_compiled(nvcc: &Nvcc, targets: &[Target], kernels: &Path, out: &Path, j
     })
 }
 
-/// Takes the PTX of the repository. The driver reads PTX up to a zero byte, which it gets here.
+/// Takes the device code of the repository.
 fn embed_prebuilt(kernels: &Path, out: &Path, mut why: String, mut warn: bool) -> Result<Embedded, String> {
     for source in prebuilt::sources(kernels) {
-        let from = prebuilt::ptx(kernels, &source);
-        let mut ptx = fs::read(&from).map_err(|e| format!("{}: {e}", from.display()))?;
-        ptx.push(0);
-        let to = image(out, &source);
-        fs::write(&to, ptx).map_err(|e| format!("{}: {e}", to.display()))?;
+        for extension in ["fatbin", "ptx.gz"] {
+            let from = prebuilt::file(kernels, &source, extension);
+            fs::copy(&from, embedded(out, &source, extension)).map_err(|e| format!("{}: {e}", from.display()))?;
+        }
     }
     if !prebuilt::is_current(kernels) {
-        why += "; IT IS OLDER THAN kernels/: scripts/prebuilt-ptx makes it anew";
+        why += "; IT IS OLDER THAN kernels/: scripts/prebuilt-code makes it anew";
         warn = true;
     }
-    let (nvcc, capability) = (prebuilt::NVCC, prebuilt::CAPABILITY);
-    Ok(Embedded { what: format!("prebuilt PTX by nvcc {nvcc} for compute_{capability}"), why, warn })
+    Ok(Embedded { what: prebuilt::description(), why, warn })
 }
 
-/// Where `src/cuda/modules.rs` expects the image of a source.
-fn image(out: &Path, source: &Path) -> PathBuf {
-    out.join(source.with_extension("image").file_name().unwrap())
+/// Where `src/cuda/modules.rs` expects what was made of a source.
+fn embedded(out: &Path, source: &Path, extension: &str) -> PathBuf {
+    out.join(source.with_extension(extension).file_name().unwrap())
 }

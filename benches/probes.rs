@@ -32,10 +32,9 @@ const ROUNDS: u32 = 15;
 const PATTERN: usize = 16 << 20;
 
 /// The device code that the library embeds, as its build script has left it.
-const IMAGES: [&[u8]; 3] = [
-    include_bytes!(concat!(env!("OUT_DIR"), "/train.image")),
-    include_bytes!(concat!(env!("OUT_DIR"), "/infer.image")),
+const IMAGES: [&[u8]; 2] = [
     include_bytes!(concat!(env!("OUT_DIR"), "/relu.image")),
+    include_bytes!(concat!(env!("OUT_DIR"), "/smooth.image")),
 ];
 
 /// Blocks of a launch, if they are not those of the plan.

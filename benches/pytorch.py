@@ -5,8 +5,8 @@
 
 It has three parts, all of which are measured unless `--only` names one:
 
-kernels  On a CPU: PyTorch's ReLU, the library's ReLU and Drop-Activation into tensors that are there, without autograd, in
-         processes of their own and in one (`"kernels"` in FILE; see `relu_cpu.py`).
+kernels  On a CPU: PyTorch's ReLU, the library's ReLU and Drop-Activation into tensors that are there, without autograd,
+         in processes of their own and in one (`"kernels"` in FILE; see `relu_cpu.py`).
 norm     A training step of a batch normalisation with an activation behind it, through torch.compile, which fuses the
          composition with the normalisation and cannot look into an operator of ours (`"behind_norm"` in FILE).
 modules  What a network calls (`"rows"` in FILE, like those of `ratios --json`), with these cases:
@@ -176,9 +176,10 @@ def kernels(results, sizes, rounds):
         results.save()
         seconds = row["seconds"]
         ratio = lambda case: f"{seconds[case] / seconds['torch_relu_step']:.2f} {case.removesuffix('_step')}"
+        config = f"{row['dtype']:<5}2^{row['n'].bit_length() - 1:<3}{'cold' if row['cold'] else 'warm'}"
+        step = f"PyTorch's ReLU, step {1e6 * seconds['torch_relu_step']:9.1f} us"
         print(
-            f"{row['dtype']:<5}2^{row['n'].bit_length() - 1:<3}{'cold' if row['cold'] else 'warm'}  {row['threads']} threads, "
-            f"{row['processes']:<6} PyTorch's ReLU, step {1e6 * seconds['torch_relu_step']:9.1f} us; in its time "
+            f"{config}  {row['threads']} threads, {row['processes']:<6} {step}; in its time "
             f"{ratio('relu_step')}  {ratio('drop_step')}",
             flush=True,
         )
@@ -217,7 +218,9 @@ def main():
         sys.exit("kernels are measured on a CPU; for a GPU's see headline.py")
 
     def sizes(all):
-        return [int(size) for size in arguments.sizes.split(",")] if arguments.sizes else (16, 20) if arguments.quick else all
+        if arguments.sizes:
+            return [int(size) for size in arguments.sizes.split(",")]
+        return (16, 20) if arguments.quick else all
 
     rounds = 3 if arguments.quick else 21
     results = Results(device, arguments.json)

@@ -10,8 +10,8 @@ microsecond a call for PyTorch and half of one for the C interface.
 They are measured with one thread, which is the calling one, and with all, in two ways each:
 
     apart  in processes of their own, which take turns while the other waits for its next turn and does nothing
-    one    in one process, on the very same tensors. Before each timed call all of PyTorch's threads have had something to
-           do, as in a network, so that they may still wait for more of it, spinning
+    one    in one process, on the very same tensors. Before each timed call all of PyTorch's threads have had something
+           to do, as in a network, so that they may still wait for more of it, spinning
 
 Tensors are PyTorch's in all processes, so that they lie alike. What is computed is looked at before it is timed.
 """

@@ -135,7 +135,7 @@ impl Nvcc {
     }
 
     /// Compiles `source` to PTX, with `more` flags.
-    #[allow(dead_code)] // scripts/prebuilt-ptx and the tests use it, builds do not
+    #[allow(dead_code)] // scripts/prebuilt-code and the tests use it, builds do not
     pub fn ptx(&self, source: &Path, to: &Path, capability: u32, more: &[&str]) -> Result<(), String> {
         let mut flags = vec!["-ptx".to_owned(), format!("-arch=compute_{capability}")];
         flags.extend(more.iter().map(|flag| (*flag).to_owned()));

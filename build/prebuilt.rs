@@ -1,18 +1,50 @@
-//! The PTX that stands in for an nvcc, and the record that holds it to its sources.
+//! The device code that stands in for an nvcc, and the record that holds it to its sources.
 
-use super::{fingerprint::fingerprint, nvcc::FLAGS};
+use super::{
+    fingerprint::fingerprint,
+    nvcc::{self, CAPABILITIES, FLAGS, Target},
+};
 use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
 };
 
-/// What the PTX is made with and for. A newer nvcc would write PTX that the drivers of CUDA 13.0 refuse,
-/// and every supported GPU can run PTX of the lowest capability.
+/// What it is made with. The drivers of CUDA 13.0 would refuse the code of a newer nvcc.
 pub const NVCC: &str = "13.0.88";
+
+/// What the PTX is for: every supported GPU can run that of the lowest capability.
 pub const CAPABILITY: u32 = 75;
 
-/// The device sources, one image each, in a fixed order.
+/// The version of PTX's text. nvcc writes its own, and a driver refuses one that is newer than itself; the instructions
+/// need no more than this, which drivers know since CUDA 10.2. `tests/prebuilt_code.rs` asks an old ptxas.
+pub const PTX_VERSION: &str = "6.5";
+
+/// What the fatbins are for: what a build with this nvcc makes.
+pub fn targets() -> Vec<Target> {
+    nvcc::targets(&CAPABILITIES, None).expect("all of them are known")
+}
+
+/// What is embedded where this is.
+pub fn description() -> String {
+    let targets = nvcc::list(&targets());
+    format!(
+        "prebuilt fatbin by nvcc {NVCC} for {targets}, and for drivers that refuse it PTX {PTX_VERSION} for \
+         compute_{CAPABILITY}"
+    )
+}
+
+/// nvcc's PTX as text of that version.
+#[allow(dead_code)] // scripts/prebuilt-code and the tests use it, builds do not
+pub fn of_low_version(ptx: &str) -> String {
+    let lines = ptx.lines().map(|line| match line.strip_prefix(".version ") {
+        Some(_) => format!(".version {PTX_VERSION}\n"),
+        None => format!("{line}\n"),
+    });
+    lines.collect()
+}
+
+/// The device sources, one module each, in a fixed order.
 pub fn sources(kernels: &Path) -> Vec<PathBuf> {
     files(kernels, &["cu"])
 }
@@ -23,19 +55,19 @@ pub fn headers(kernels: &Path) -> Vec<PathBuf> {
     files(kernels, &["cuh", "h"])
 }
 
-/// Where the PTX of a source is.
-pub fn ptx(kernels: &Path, source: &Path) -> PathBuf {
-    kernels.join("prebuilt").join(source.with_extension("ptx").file_name().unwrap())
+/// Where what was made of a source is: its "fatbin" or its "ptx.gz".
+pub fn file(kernels: &Path, source: &Path, extension: &str) -> PathBuf {
+    kernels.join("prebuilt").join(source.with_extension(extension).file_name().unwrap())
 }
 
-/// Where the record of what the PTX was made from is.
+/// Where the record of what it was made from is.
 pub fn record_path(kernels: &Path) -> PathBuf {
     kernels.join("prebuilt/made-from.txt")
 }
 
-/// That record as it should be now: compared, it shows stale PTX without an nvcc.
+/// That record as it should be now: compared, it shows stale code without an nvcc.
 pub fn record(kernels: &Path) -> String {
-    let mut record = format!("nvcc {NVCC} {} -arch=compute_{CAPABILITY}\n", FLAGS.join(" "));
+    let mut record = format!("{}\n{}\n", description(), FLAGS.join(" "));
     for path in files(kernels, &["cu", "cuh", "h"]) {
         record += &format!("{:016x} {}\n", fingerprint(&path), path.file_name().unwrap().display());
     }

@@ -32,7 +32,10 @@ OTHERS = ("theory", "regression")
 
 def main(arguments=None) -> int:
     options = parser().parse_args(arguments)
-    return options.command(options)
+    try:
+        return options.command(options)
+    except (FileNotFoundError, ValueError) as why:
+        sys.exit(str(why))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,8 +53,8 @@ def parser() -> argparse.ArgumentParser:
 
     command("list", show, "the rungs and how far they are")
     run = command("run", run_rungs, "train what has no result yet")
-    run.add_argument("rungs", nargs="*", help="rungs, theory, regression; all of the CPU's (or GPU's) if left out")
-    run.add_argument("--full", action="store_true", help="the paper's sizes, in place of the CPU's")
+    run.add_argument("rungs", nargs="*", help="of the list, or theory or regression; all of a CPU's if left out")
+    run.add_argument("--full", action="store_true", help="if no rungs are named, all of the paper's sizes")
     run.add_argument("--device", default="cpu", help="cpu or cuda")
     run.add_argument("--data", default="", help="the folder of the data set")
     run.add_argument("--threads", type=int, help="of the CPU (1 for each of several processes is fastest)")
@@ -74,16 +77,24 @@ def run_rungs(options) -> int:
     level = "full" if options.full else "cpu"
     names = options.rungs or [*OTHERS, *(rung.name for rung in known.values() if rung.level == level)]
     for name in names:
-        if name not in known and name not in OTHERS:
-            sys.exit(f"rung is {name!r}; allowed are {', '.join([*OTHERS, *known])}")
-    with results.alone(options.results):
-        for name in names:
+        if name not in OTHERS:
+            _known(name, known, *OTHERS)
+    for name in names:
+        with results.alone(options.results, name):
+            if name in OTHERS and (options.results / f"{name}.json").exists():
+                continue
             if name in OTHERS:
                 importlib.import_module(f".{name}", __package__).measure(options.results)
             elif (left := run_rung(known[name], options, device, end)) is not None:
                 print(f"{name}: the minutes are over", file=sys.stderr)
                 return 0 if left else 3
     return 0
+
+
+def _known(name: str, rungs: dict[str, plan.Rung], *others: str) -> plan.Rung:
+    if name not in rungs:
+        raise ValueError(f"rung is {name!r}; allowed are {', '.join([*others, *rungs])}")
+    return rungs[name]
 
 
 def run_rung(rung: plan.Rung, options, device: torch.device, end: float) -> int | None:
@@ -124,7 +135,7 @@ def show(options) -> int:
 def tell_search(options) -> int:
     from . import search
 
-    rung = plan.rungs(options.plan)[options.rung]
+    rung = _known(options.rung, plan.rungs(options.plan))
     print(search.report(rung, results.Results(options.results, rung.name)))
     return 0
 

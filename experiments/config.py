@@ -54,6 +54,13 @@ class Run:
     #: Whether the shift ratio is measured after each epoch.
     shift_ratio: bool = False
 
+    def __post_init__(self):
+        for field, allowed in (("measured_on", ("test", "validation")), ("precision", ("float32", "bfloat16"))):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"{field} is {getattr(self, field)!r}; allowed are {', '.join(allowed)}")
+        if not 0 <= self.wrong_labels < 1:
+            raise ValueError(f"wrong_labels is {self.wrong_labels}; allowed is 0 <= wrong_labels < 1")
+
     def to_json(self) -> dict[str, Any]:
         """What differs from the defaults, so that a field that comes later leaves the names of runs as they are."""
         return _changed(self) | {"recipe": _changed(self.recipe)}

@@ -50,7 +50,13 @@ class Parts:
 
     def scaled(self, x: Tensor) -> Tensor:
         """What the network sees."""
-        return (x.float() / 255 - self.mean.to(x.device)) / self.deviation.to(x.device)
+        return (x.float() / 255 - self.mean) / self.deviation
+
+    def on(self, device, with_images: bool) -> "Parts":
+        """With what scales images on the device, and the images too, unless they are augmented on the CPU."""
+        mean, deviation = self.mean.to(device), self.deviation.to(device)
+        train, test = (images.to(device) if with_images else images for images in (self.train, self.test))
+        return Parts(train, test, self.classes, mean, deviation)
 
 
 def _images(x, y) -> Images:
@@ -159,7 +165,7 @@ class Cutout(v2.Transform):
 
     def __init__(self, side: int, mean: Tensor):
         super().__init__()
-        self.side, self.mean = side, (255 * mean).round().to(torch.uint8)
+        self.side, self.mean = side, (255 * mean).round().to("cpu", torch.uint8)
 
     def forward(self, image: Tensor) -> Tensor:
         image = image.clone()
@@ -209,12 +215,11 @@ class _Augmented(Dataset):
 def batches(run: Run, parts: Parts, epoch: int, device: torch.device, workers: int = 0):
     """The training batches of an epoch, on the device."""
     order = torch.randperm(len(parts.train), generator=seeds.generator(run.seed, "order", epoch))
-    indexes = list(order.split(run.recipe.batch))
     augment = transform(run.augmentation, parts)
     if augment is None:  # the images may be on the device already
-        yield from (parts.train.part(i.to(parts.train.x.device)) for i in indexes)
+        yield from map(parts.train.part, order.to(parts.train.x.device).split(run.recipe.batch))
         return
-    augmented = _Augmented(run, parts.train, epoch, indexes, augment)
+    augmented = _Augmented(run, parts.train, epoch, list(order.split(run.recipe.batch)), augment)
     # Without a generator of its own it would draw from the masks'.
     options = {"generator": torch.Generator(), "pin_memory": device.type == "cuda"}
     for x, y in DataLoader(augmented, batch_size=None, num_workers=workers, **options):

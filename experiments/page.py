@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import pathlib
 import re
+import textwrap
 from collections.abc import Iterator
 
 from . import activations, pictures, plan, regression, search, table, theory
@@ -106,8 +107,11 @@ def report(rung: Rung, results: Results) -> str:
                 continue
             texts = [Interval.of(values).text() for values in errors.values()]
             less = "" if a == "relu" else compare(results, cell, a, "relu").text()
+            if rung.level == "gpu":
+                texts.append(Interval.of(table.values(results, cell, a, "images_per_second")).text(0))
             rows.append([cell.label, activations.title(a), *texts, less])
-    head = ["", "activation", "test error (%)", "training error (%)", "in training mode (%)", "test error less ReLU's"]
+    head = ["", "activation", "test error (%)", "training error (%)", "in training mode (%)"]
+    head += [*(["images/s in training"] if rung.level == "gpu" else []), "test error less ReLU's"]
     text = _making(rung, results) + "\n"
     if rows:
         text += table.markdown(head, rows)
@@ -124,7 +128,7 @@ def _against_rrelu(rung, results):
         for c in comparisons(rung, results, "rrelu")
         if c.a == PAPERS and c.interval is not None
     ]
-    return table.markdown(["", f"{activations.title(PAPERS)} less RReLU"], rows)
+    return table.markdown(["", f"{activations.title(PAPERS)} less RReLU"], rows) if rows else ""
 
 
 def _shift_ratios(rung, results):
@@ -164,8 +168,8 @@ def _making(rung: Rung, results: Results) -> str:
     run = runs[0]
     device = {"cpu": "", "gpu": " --device cuda --minutes 4", "full": " --device cuda"}.get(rung.level, "")
     images = f"{run.train_images:,}" if run.train_images else "all"
-    text = f"```sh\npython -m experiments run {rung.name}{device} --data DIR\n```\n\n"
-    text += f"{run.data}, {images} training images"
+    head = f"```sh\npython -m experiments run {rung.name}{device} --data DIR\n```\n\n"
+    text = f"{run.data}, {images} training images"
     text += f", {100 * run.wrong_labels:.0f} % of their labels wrong" if run.wrong_labels else ""
     recipes = {run.recipe for run in runs}
     if len(recipes) == 1:
@@ -175,7 +179,7 @@ def _making(rung: Rung, results: Results) -> str:
         seconds = sum(entry["seconds"] for entry in entries)
         machines = sorted({entry["machine"] for entry in entries})
         text += f", {seconds / 60:.0f} min in all; {'; '.join(machines)}"
-    return text + ".\n"
+    return head + textwrap.fill(text + ".", 120) + "\n"
 
 
 def _recipe(recipe) -> str:
@@ -197,9 +201,16 @@ def _rungs(folder, rungs) -> str:
         stored = Results(folder, rung.name)
         if rung.level in SEARCHES or not any(run.name in stored.by_name for _, run in rung.runs()):
             continue
-        picture = f"![{rung.name}](../experiments/results/{rung.name}.svg)"
-        sections.append(f"### `{rung.name}`: {rung.title}\n\n{rung.about}{report(rung, stored)}\n{picture}\n")
+        section = f"### `{rung.name}`: {rung.title}\n\n{rung.about}{report(rung, stored)}"
+        if _pictured(rung, stored):
+            section += f"\n![{rung.name}](../experiments/results/{rung.name}.svg)\n"
+        sections.append(section)
     return "\n".join(sections)
+
+
+def _pictured(rung, results) -> list[Comparison]:
+    """The comparisons that have an interval."""
+    return [c for c in comparisons(rung, results) if c.interval and c.interval.half is not None]
 
 
 def _ladder(folder, rungs) -> str:
@@ -284,5 +295,5 @@ def draw(folder: pathlib.Path, file: pathlib.Path = plan.FILE) -> None:
             picture(part.read(folder), folder / f"{name}.svg")
     for rung in plan.rungs(file).values():
         stored = Results(folder, rung.name)
-        if rung.level not in SEARCHES and any(run.name in stored.by_name for _, run in rung.runs()):
-            pictures.differences(list(comparisons(rung, stored)), folder / f"{rung.name}.svg")
+        if rung.level not in SEARCHES and (shown := _pictured(rung, stored)):
+            pictures.differences(shown, folder / f"{rung.name}.svg")

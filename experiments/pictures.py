@@ -54,9 +54,8 @@ def regression(rows: list[dict], path: pathlib.Path) -> None:
     _save(figure, path)
 
 
-def differences(comparisons: list, path: pathlib.Path) -> None:
-    """Every activation less ReLU, with intervals; a comparison that lacks pairs is grey."""
-    shown = [c for c in comparisons if c.interval and c.interval.half is not None]
+def differences(shown: list, path: pathlib.Path) -> None:
+    """Comparisons with ReLU, which have intervals; one that lacks pairs is grey."""
     figure, axes = plt.subplots(figsize=(7, 0.9 + 0.28 * len(shown)))
     for i, c in enumerate(reversed(shown)):
         axes.errorbar(c.interval.mean, i, xerr=c.interval.half, fmt="o", color="C0" if c.complete else "0.6", capsize=3)

@@ -75,12 +75,12 @@ def processor() -> str:
 
 
 @contextlib.contextmanager
-def alone(folder: pathlib.Path) -> Iterator[None]:
-    """One process at a time adds to a folder of results."""
+def alone(folder: pathlib.Path, rung: str) -> Iterator[None]:
+    """One process at a time adds to a rung's results; others may have other rungs."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / f".{rung}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SystemExit(f"another process adds to the results in {folder}") from None
+            raise SystemExit(f"another process adds to the results of {rung} in {folder}") from None
         yield

@@ -3,6 +3,8 @@
 Both are measured on validation images, and with seeds that no rung counts.
 """
 
+import textwrap
+
 import numpy as np
 
 from . import table
@@ -49,7 +51,8 @@ def _scatter(rung, results) -> str:
     deviation = float(np.std(differences, ddof=1))
     bound = deviation_bound(deviation, freedom)
     pairs, more = (pairs_needed(d, DIFFERENCE, power=POWER) for d in (deviation, bound))
-    return (
+    text = (
         f"Differences scatter by {deviation:.2f} points from pair to pair ({freedom} degrees of freedom; with 80 % at "
-        f"most {bound:.2f}): {DIFFERENCE} points take {pairs} pairs (at most {more}).\n"
+        f"most {bound:.2f}): {DIFFERENCE} points take {pairs} pairs (at most {more})."
     )
+    return textwrap.fill(text, 120) + "\n"

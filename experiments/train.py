@@ -20,11 +20,7 @@ class Training:
 
     def __init__(self, run: Run, folder: str, device: torch.device, workers: int = 0):
         self.run, self.device, self.workers = run, device, workers
-        self.parts: Parts = parts(run, folder)
-        if not run.augmentation:
-            self.parts = self.parts.__class__(
-                **{**vars(self.parts), "train": self.parts.train.to(device), "test": self.parts.test.to(device)}
-            )
+        self.parts: Parts = parts(run, folder).on(device, with_images=not run.augmentation)
         self.network = network(run, self.parts).to(device, memory_format=torch.channels_last)
         recipe = run.recipe
         self.optimizer = torch.optim.SGD(

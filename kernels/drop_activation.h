@@ -24,16 +24,6 @@ enum da_mixture {
     DA_MIXTURE_MIXED = 2     /* 0 < p < 1 */
 };
 
-/* Elements of a channel that are summed together before anything else is added: docs/fused.md. */
-#define DA_CHUNK_ELEMENTS 1024
-
-/* Where the elements of a channel are, and whether they come in packs: sums.cuh. */
-enum da_layout {
-    DA_LAYOUT_ELEMENTS = 0, /* anywhere */
-    DA_LAYOUT_ROWS = 1,     /* inner == 1, channels in whole packs, all addresses multiples of a pack */
-    DA_LAYOUT_PLANES = 2    /* inner in whole packs, all addresses multiples of a pack */
-};
-
 /* The one argument of every kernel. A field that an entry point does not use is zero. */
 struct da_args {
     uint64_t n;                /* elements */
@@ -59,22 +49,6 @@ struct da_args {
     float upper;
     uint32_t round_keys[20];   /* Philox's key in each of its ten rounds, two words each; the first is the seed */
     uint32_t plane_masks[12];  /* threshold's first bits, the highest first: all zeros or all ones for each */
-    /* Tensors of the shape [outer, channels, inner]. Vectors have a value for each channel, in the type of the
-     * arithmetic; scale and shift may be null, for 1 and 0. */
-    uint64_t channels;
-    uint64_t inner;
-    uint64_t count;    /* elements of a channel */
-    uint64_t chunks;   /* of DA_CHUNK_ELEMENTS each, the last one perhaps less */
-    const void *residual; /* may be null */
-    const void *scale;
-    const void *shift;
-    const void *mean;
-    const void *alpha;
-    const void *beta;
-    const void *gamma;
-    void *partial;     /* the sums of chunks: of each sum, of each channel, of each chunk */
-    void *results[2];  /* vectors */
-    uint64_t layout;   /* enum da_layout */
 };
 
 #endif

@@ -86,7 +86,11 @@ class Prediction:
         yield ""
         yield from table(
             ("type", "by bytes", "if nothing overlaps, in either", "if only ReLU's overlaps"),
-            ((dtype, f"{a:.3f}", f"{b:.2f}", f"{c:.2f}") for dtype in self.dtypes for a, b, c in [self.step(dtype, "H200")]),
+            (
+                (dtype, f"{by_bytes:.3f}", f"{neither:.2f}", f"{relu_alone:.2f}")
+                for dtype in self.dtypes
+                for by_bytes, neither, relu_alone in [self.step(dtype, "H200")]
+            ),
         )
         yield ""
         forward = [self.rows[OURS[0], dtype] for dtype in self.dtypes]

@@ -38,6 +38,7 @@ def summary(rows, cache):
         lambda row: not row.cold and row.log < 16,
     )
     ways = dict.fromkeys((row.threads, row.processes) for row in rows)
+    figures = (PytorchRow.step, PytorchRow.relu)
     return table(
         ("", "threads", "", "step / the best ReLU's, large", "in cache", "small",
          "our ReLU's step / PyTorch's, large", "in cache", "small"),
@@ -46,7 +47,7 @@ def summary(rows, cache):
                 dtype,
                 f"{threads}",
                 PROCESSES[processes],
-                *(spread(filter(kind, mine), figure) for figure in (PytorchRow.step, PytorchRow.relu) for kind in kinds),
+                *(spread(filter(kind, mine), figure) for figure in figures for kind in kinds),
             )
             for dtype in DTYPES
             for threads, processes in ways
@@ -58,6 +59,9 @@ def summary(rows, cache):
 
 def tables(rows):
     """All figures, times in microseconds."""
+    ours = lambda row, part: f"{row.ratio(f'relu_{part}', f'torch_relu_{part}'):.2f}"
+    drop = lambda row, part: f"{row.seconds[f'drop_{part}'] / row.best_relu(part):.2f}"
+    parts = ("forward", "backward", "step")
     return table(
         ("", "threads", "", "PyTorch's ReLU, step", "our ReLU / PyTorch's, forward", "backward", "step",
          "Drop-Activation, step", "forward / the best ReLU's", "backward", "step"),
@@ -67,9 +71,9 @@ def tables(rows):
                 f"{row.threads}",
                 PROCESSES[row.processes],
                 f"{1e6 * row.seconds['torch_relu_step']:.1f}",
-                *(f"{row.ratio(f'relu_{part}', f'torch_relu_{part}'):.2f}" for part in ("forward", "backward", "step")),
+                *(ours(row, part) for part in parts),
                 f"{1e6 * row.seconds['drop_step']:.1f}",
-                *(f"{row.seconds[f'drop_{part}'] / row.best_relu(part):.2f}" for part in ("forward", "backward", "step")),
+                *(drop(row, part) for part in parts),
             )
             for row in rows
         ),

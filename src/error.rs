@@ -234,6 +234,7 @@ pub enum Error {
 }
 
 /// `argument` must be as long as `other`.
+#[inline(always)]
 pub(crate) fn same_length(argument: &'static str, given: usize, other: &'static str, expected: usize) -> Result<()> {
     if given == expected { Ok(()) } else { Err(Error::Length { argument, given, other, expected }) }
 }

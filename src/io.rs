@@ -99,7 +99,24 @@ pub enum AnyTensors<'a> {
     F64(Tensors<'a, f64>),
 }
 
-impl<T> Tensors<'_, T> {
+impl<'a, T> Tensors<'a, T> {
+    /// The first `at` elements, and the others.
+    pub(crate) fn split_at(self, at: usize) -> (Self, Self) {
+        let (io_a, io_b) = match self.io {
+            InOut::OutOfPlace(x, y) => {
+                let ((xa, xb), (ya, yb)) = (x.split_at(at), y.split_at_mut(at));
+                (InOut::OutOfPlace(xa, ya), InOut::OutOfPlace(xb, yb))
+            }
+            InOut::InPlace(x) => {
+                let (a, b) = x.split_at_mut(at);
+                (InOut::InPlace(a), InOut::InPlace(b))
+            }
+        };
+        let (saved_a, saved_b) = self.saved.map(|saved| saved.split_at(at)).unzip();
+        (Self { io: io_a, saved: saved_a }, Self { io: io_b, saved: saved_b })
+    }
+
+    #[inline(always)]
     fn arguments(&self, mask: MaskArgument) -> Arguments {
         Arguments { input: self.io.len(), output: self.io.output_len(), saved: self.saved.map(<[T]>::len), mask }
     }
@@ -107,6 +124,7 @@ impl<T> Tensors<'_, T> {
 
 impl AnyTensors<'_> {
     /// The arguments of a call on these tensors.
+    #[inline(always)]
     pub(crate) fn arguments(&self, mask: MaskArgument) -> Arguments {
         match self {
             Self::F32(tensors) => tensors.arguments(mask),

@@ -53,6 +53,7 @@ impl MaskKey {
     }
 
     /// The index of each of `len` elements must fit in 64 bits.
+    #[inline(always)]
     pub(crate) fn check_covers(self, len: usize) -> Result<()> {
         let first = self.first;
         if u128::from(first) + len as u128 <= 1 << 64 { Ok(()) } else { Err(Error::IndexRange { first, len }) }

@@ -19,6 +19,7 @@ pub mod cpu;
 #[allow(unsafe_code)] // the driver's interface; each block names the contract that makes it sound
 pub mod cuda;
 pub mod reference;
+pub mod stream;
 
 pub use activation::Activation;
 pub use element::{Dtype, Element};

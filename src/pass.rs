@@ -81,6 +81,7 @@ pub enum Pass {
 
 impl Pass {
     /// Whether the input is x and the output y; else they are dy and dx.
+    #[inline]
     pub const fn is_forward(&self) -> bool {
         matches!(
             self,
@@ -94,16 +95,19 @@ impl Pass {
     }
 
     /// What the input is called: `x` or `dy`.
+    #[inline]
     pub const fn input(&self) -> &'static str {
         if self.is_forward() { "x" } else { "dy" }
     }
 
     /// What the output is called: `y` or `dx`.
+    #[inline]
     pub const fn output(&self) -> &'static str {
         if self.is_forward() { "y" } else { "dx" }
     }
 
     /// What the saved tensor is called, if there is one: `x` or `y`.
+    #[inline]
     pub const fn saved(&self) -> Option<&'static str> {
         match self {
             Self::Backward { op } if op.activation().backward_needs_input() => Some("x"),
@@ -114,16 +118,19 @@ impl Pass {
     }
 
     /// Whether a mask is written.
+    #[inline]
     pub const fn writes_mask(&self) -> bool {
         matches!(self, Self::Forward { .. } | Self::RreluForward { .. })
     }
 
     /// Whether a mask is read.
+    #[inline]
     pub const fn reads_mask(&self) -> bool {
         matches!(self, Self::Backward { .. } | Self::RreluBackward { .. })
     }
 
     /// The key of what draws random numbers.
+    #[inline(always)]
     pub(crate) const fn key(&self) -> Option<MaskKey> {
         match self {
             Self::Forward { key, .. }
@@ -135,6 +142,7 @@ impl Pass {
     }
 
     /// What the mask of the pass is made by, if it has one.
+    #[inline(always)]
     pub(crate) const fn mask_origin(&self) -> Option<MaskOrigin> {
         match self {
             Self::Forward { op, .. } | Self::Backward { op } => Some(MaskOrigin::DropActivation(*op)),
@@ -145,16 +153,19 @@ impl Pass {
 
     /// Every check of a call that can be made on a host: of the pass itself, of the tensors' lengths and of the mask.
     /// Returns the number of elements.
+    #[inline(always)]
     pub(crate) fn check(&self, call: &Arguments) -> Result<usize> {
         let len = call.input;
         same_length(self.output(), call.output, self.input(), len)?;
-        self.check_without_tensors(len)?;
+        // A mask of another length is the better reason where its key has no room for this one.
         self.check_mask(call.mask, len)?;
+        self.check_without_tensors(len)?;
         self.check_saved(call)?;
         Ok(len)
     }
 
     /// What can be said against the pass itself, for `len` elements. This is all for memory whose length nobody knows.
+    #[inline(always)]
     pub(crate) fn check_without_tensors(&self, len: usize) -> Result<()> {
         if let Self::ForwardWithoutMask { op, .. } | Self::BackwardFromOutput { op } = self
             && op.activation() != Activation::Relu
@@ -165,6 +176,7 @@ impl Pass {
     }
 
     /// A mask must be there if the pass has one, and be its own.
+    #[inline(always)]
     fn check_mask(&self, mask: MaskArgument, len: usize) -> Result<()> {
         let Some(expected) = self.mask_origin() else { return Ok(()) };
         match mask {
@@ -184,6 +196,7 @@ impl Pass {
 
     /// A saved tensor must be there if the pass reads one. Where one is given, it must have the right length, even if
     /// the pass does not read it.
+    #[inline(always)]
     fn check_saved(&self, call: &Arguments) -> Result<()> {
         match (self, call.saved) {
             (_, Some(given)) => same_length(self.saved().unwrap_or("x"), given, self.input(), call.input),
@@ -229,6 +242,7 @@ pub(crate) enum MaskArgument {
 }
 
 /// A mask of `len` elements has exactly this many words.
+#[inline(always)]
 pub(crate) fn word_count(given: usize, len: usize) -> Result<()> {
     let expected = words_for(len);
     if given == expected { Ok(()) } else { Err(Error::WordCount { given, len, expected }) }

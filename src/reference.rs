@@ -1,70 +1,18 @@
-//! The specification in code: every pass, one element after the other, as the text of the mask
-//! stream and the paper's equations say it. Slow and plain; the other backends are held to it.
+//! The passes in plain code: one element after the other, as the paper's equations and [the stream](crate::stream) say
+//! it. Slow; the other backends are held to it.
 
 use crate::activation::Activation;
 use crate::element::Element;
 use crate::error::Result;
-use crate::float_environment::{DefaultEnvironment, in_default};
+use crate::float_environment::DefaultEnvironment;
 use crate::key::MaskKey;
 use crate::mask::{MaskOrigin, PackedMask, clear_unused, words_for, zero_words};
 use crate::operation::{DropActivation, Mixture, RRelu};
 use crate::pass::{Arguments, MaskArgument, Pass};
 use crate::real::Real;
 
-/// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
-pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let [mut c0, mut c1, mut c2, mut c3] = counter;
-    let [mut k0, mut k1] = key;
-    for _ in 0..10 {
-        let p0 = 0xD251_1F53 * u64::from(c0);
-        let p1 = 0xCD9E_8D57 * u64::from(c2);
-        (c0, c1, c2, c3) = ((p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32);
-        k0 = k0.wrapping_add(0x9E37_79B9);
-        k1 = k1.wrapping_add(0xBB67_AE85);
-    }
-    [c0, c1, c2, c3]
-}
-
-const fn low(v: u64) -> u32 {
-    v as u32
-}
-
-const fn high(v: u64) -> u32 {
-    (v >> 32) as u32
-}
-
-/// The 32 keep bits of global word `w` for the threshold T in \[0, 2^32\] (section 3 of the mask
-/// stream): U\[i\] < T for 32 uniform integers U whose bits, most significant first, are bit i of
-/// R\[0\], R\[1\], ..., R\[31\].
-pub fn keep_word(threshold: u64, key: MaskKey, w: u64) -> u32 {
-    if threshold == 0 {
-        return 0;
-    }
-    if threshold == 1 << 32 {
-        return u32::MAX;
-    }
-    let threshold = threshold as u32;
-    let mut keep = 0;
-    let mut undecided = u32::MAX;
-    for block in 0..8 {
-        let counter = [low(w), high(w) | block << 29, low(key.offset()), high(key.offset())];
-        let r = philox4x32_10(counter, [low(key.seed()), high(key.seed())]);
-        for (j, r) in r.into_iter().enumerate() {
-            let k = 4 * block + j as u32;
-            if threshold >> (31 - k) & 1 == 1 {
-                keep |= undecided & !r;
-                undecided &= r;
-            } else {
-                undecided &= !r;
-            }
-            let rest_is_zero = k == 31 || threshold << (k + 1) == 0;
-            if undecided == 0 || rest_is_zero {
-                return keep;
-            }
-        }
-    }
-    keep
-}
+#[doc(no_inline)]
+pub use crate::stream::{keep_word, philox4x32_10, rrelu_slope};
 
 /// The keep bits of `len` elements, packed.
 ///
@@ -242,14 +190,6 @@ fn scaled<T: Element>(v: T, slope: T::Real) -> T {
     if real.is_nan() { v } else { T::from_real(slope * real) }
 }
 
-/// The slope of global element `e` (section 4 of the mask stream), in f32 arithmetic.
-pub fn rrelu_slope(op: &RRelu, key: MaskKey, e: u64) -> f32 {
-    let q = e / 4;
-    let counter = [low(q), high(q), low(key.offset()), high(key.offset())];
-    let r = philox4x32_10(counter, [low(key.seed()), high(key.seed())])[(e % 4) as usize];
-    in_default((op.lower(), op.upper()), |(lower, upper)| lower + (upper - lower) * (r >> 8) as f32 / 16_777_216.0)
-}
-
 /// RReLU's training forward (the paper's equation 6): `y = x >= 0 ? x : U x`, and the sign bits.
 ///
 /// # Errors
@@ -259,7 +199,7 @@ pub fn rrelu_forward<T: Element>(op: &RRelu, key: MaskKey, x: &[T]) -> Result<(V
     key.check_covers(x.len())?;
     let positive = |x: T| x.to_real() >= T::Real::ZERO;
     let words = pack(x.len(), |i| positive(x[i]));
-    let y = |(i, x): (usize, &T)| if positive(*x) { *x } else { scaled(*x, drawn_slope::<T>(op, key, i)) };
+    let y = |(i, x): (usize, &T)| if positive(*x) { *x } else { scaled(*x, slope_of::<T>(op, key, i)) };
     let y = x.iter().enumerate().map(y).collect();
     Ok((y, PackedMask::assemble(MaskOrigin::RRelu(*op, key), x.len(), words)))
 }
@@ -273,12 +213,12 @@ pub fn rrelu_backward<T: Element>(op: &RRelu, mask: &PackedMask, dy: &[T]) -> Re
     let key = mask.origin().slopes_key(op)?;
     Pass::RreluBackward { op: *op, key }.check(&of_mask(mask, dy.len()))?;
     let dx = |(i, dy): (usize, &T)| {
-        if bit(mask.words(), i) { *dy } else { scaled(*dy, drawn_slope::<T>(op, key, i)) }
+        if bit(mask.words(), i) { *dy } else { scaled(*dy, slope_of::<T>(op, key, i)) }
     };
     Ok(dy.iter().enumerate().map(dx).collect())
 }
 
-fn drawn_slope<T: Element>(op: &RRelu, key: MaskKey, i: usize) -> T::Real {
+fn slope_of<T: Element>(op: &RRelu, key: MaskKey, i: usize) -> T::Real {
     T::Real::from_f32(rrelu_slope(op, key, key.first() + i as u64))
 }
 

@@ -75,7 +75,7 @@ impl Place {
         device_code(choice(&env)?, &env, &self.folder.join("kernels"), &self.folder.join("out"), 2)
     }
 
-    fn image(&self, name: &str) -> Vec<u8> {
+    fn embedded(&self, name: &str) -> Vec<u8> {
         fs::read(self.folder.join("out").join(name)).unwrap()
     }
 }
@@ -122,7 +122,7 @@ fn every_source_is_compiled_for_what_nvcc_knows() {
     assert_eq!(why, nvcc.display().to_string());
     assert!(!warn, "all went well");
     for name in ["relu", "smooth", "rrelu"] {
-        let args = String::from_utf8(place.image(&format!("{name}.image"))).unwrap();
+        let args = String::from_utf8(place.embedded(&format!("{name}.fatbin"))).unwrap();
         assert!(args.contains("code=[sm_75,compute_75] "), "{args}");
         assert!(args.contains("code=[sm_80] "), "{args}");
         assert!(args.contains("code=[sm_90,compute_90] -ccbin g++-12 -o "), "{args}");
@@ -137,7 +137,7 @@ fn one_capability_makes_a_quick_build() {
     let nvcc = place.nvcc("nvcc", "13.0.88", "sm_75 sm_90 sm_120", ECHO);
     place.set("NVCC", &nvcc).set("CUDA_COMPUTE_CAP", "9.0");
     assert_eq!(place.build().unwrap().what, "fatbin by nvcc 13.0.88 for sm_90, compute_90");
-    let args = String::from_utf8(place.image("relu.image")).unwrap();
+    let args = String::from_utf8(place.embedded("relu.fatbin")).unwrap();
     assert_eq!(args.matches("-gencode").count(), 1, "{args}");
     assert!(args.contains("--compress-mode=size"), "{args}");
     // What was asked for by name and can't be had is an error, not something else.
@@ -148,17 +148,23 @@ fn one_capability_makes_a_quick_build() {
 }
 
 #[test]
-fn a_missing_nvcc_is_replaced_by_the_prebuilt_ptx_unless_required() {
+fn a_missing_nvcc_is_replaced_by_the_prebuilt_code_unless_required() {
     if Path::new("/usr/local/cuda/bin/nvcc").exists() {
         return; // it would be found
     }
     let mut place = Place::new("missing");
     let Embedded { what, why, warn } = place.build().unwrap();
-    assert_eq!(what, "prebuilt PTX by nvcc 13.0.88 for compute_75");
+    assert_eq!(
+        what,
+        "prebuilt fatbin by nvcc 13.0.88 for sm_75, sm_80, sm_86, sm_89, sm_90, sm_100, sm_120, compute_75, compute_120, \
+         and for drivers that refuse it PTX 6.5 for compute_75"
+    );
     assert!(why.contains("no nvcc in NVCC, CUDA_HOME"), "{why}");
     assert!(!warn, "most users have none");
-    let prebuilt = fs::read(place.folder.join("kernels/prebuilt/smooth.ptx")).unwrap();
-    assert_eq!(place.image("smooth.image"), [&prebuilt[..], &[0]].concat());
+    for file in ["smooth.fatbin", "smooth.ptx.gz"] {
+        let prebuilt = fs::read(place.folder.join("kernels/prebuilt").join(file)).unwrap();
+        assert!(!prebuilt.is_empty() && place.embedded(file) == prebuilt, "{file}");
+    }
     let error = place.set("DROP_ACTIVATION_DEVICE_CODE", "nvcc").build().unwrap_err();
     assert!(error.contains("no nvcc in NVCC"), "{error}");
 }
@@ -168,7 +174,7 @@ fn where_the_device_code_comes_from_can_be_chosen() {
     let mut place = Place::new("choice");
     let nvcc = place.nvcc("nvcc", "13.0.88", "sm_75", ECHO);
     place.set("NVCC", &nvcc);
-    for (value, made_by) in [("auto", "fatbin by nvcc"), ("nvcc", "fatbin by nvcc"), ("prebuilt", "prebuilt PTX")] {
+    for (value, made_by) in [("auto", "fatbin by nvcc"), ("nvcc", "fatbin by nvcc"), ("prebuilt", "prebuilt fatbin")] {
         let Embedded { what, warn, .. } = place.set("DROP_ACTIVATION_DEVICE_CODE", value).build().unwrap();
         assert!(what.starts_with(made_by) && !warn, "{value}: {what}");
     }
@@ -178,7 +184,7 @@ fn where_the_device_code_comes_from_can_be_chosen() {
     }
     // docs.rs sets a variable of its own, and has no nvcc.
     place.env.remove("DROP_ACTIVATION_DEVICE_CODE");
-    assert!(place.set("DOCS_RS", "1").build().unwrap().what.starts_with("prebuilt PTX"));
+    assert!(place.set("DOCS_RS", "1").build().unwrap().what.starts_with("prebuilt fatbin"));
     assert!(place.set("DROP_ACTIVATION_DEVICE_CODE", "nvcc").build().unwrap().what.starts_with("fatbin"));
 }
 
@@ -219,7 +225,7 @@ fn an_nvcc_that_appears_is_used_by_the_next_build() {
         text
     };
     let first = build();
-    assert!(first.contains("embedded prebuilt PTX"), "{first}");
+    assert!(first.contains("embedded prebuilt fatbin"), "{first}");
     let second = build();
     assert!(second.contains("Fresh images"), "nothing has changed: {second}");
     place.nvcc("toolkits/home/bin/nvcc", "13.0.88", "sm_75 sm_90", ECHO);
@@ -236,7 +242,7 @@ fn a_failing_nvcc_is_replaced_too_and_its_message_is_kept() {
     let mut place = Place::new("failing");
     let nvcc = place.nvcc("nvcc", "13.0.88", "sm_75 sm_90", FAIL);
     let Embedded { what, why, warn } = place.set("NVCC", &nvcc).build().unwrap();
-    assert!(what.starts_with("prebuilt PTX"), "{what}");
+    assert!(what.starts_with("prebuilt fatbin"), "{what}");
     assert!(warn);
     assert!(why.contains("failed: unsupported GNU version!; its whole message"), "{why}");
     assert!(!why.contains("OLDER"), "{why}");
@@ -249,7 +255,7 @@ fn a_failing_nvcc_is_replaced_too_and_its_message_is_kept() {
 }
 
 #[test]
-fn prebuilt_ptx_does_not_stand_in_for_kernels_that_were_edited() {
+fn prebuilt_code_does_not_stand_in_for_kernels_that_were_edited() {
     let mut place = Place::new("edited");
     let header = place.folder.join("kernels/philox.cuh");
     fs::write(&header, fs::read_to_string(&header).unwrap() + "// edited\n").unwrap();

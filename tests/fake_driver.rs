@@ -3,6 +3,8 @@
 //! there is none, or a real driver, the tests say so and are skipped.
 #![cfg(all(feature = "cuda", target_os = "linux", target_env = "gnu"))]
 
+#[path = "fake_driver/functions.rs"]
+mod functions;
 #[path = "fake_driver/hostile.rs"]
 mod hostile;
 mod support;
@@ -181,6 +183,43 @@ fn devices_and_drivers_that_are_too_old() {
 }
 
 #[test]
+fn a_driver_that_refuses_the_fatbin_gets_ptx() {
+    let Some(fake) = fake() else { return };
+    // Who compiled the kernels has no other code.
+    let has_ptx = cuda::device_code().starts_with("prebuilt ");
+    let launch = || {
+        let context = cuda::context(0).unwrap();
+        let kernels = Kernels::get(&context).unwrap();
+        let mut x = context.default_stream().alloc_zeros::<f32>(1).unwrap();
+        let loads = (fake.count("loads"), fake.count("from_ptx"));
+        let launched = kernels.relu_forward(&context.default_stream(), &mut x);
+        let loads = (fake.count("loads") - loads.0, fake.count("from_ptx") - loads.1);
+        assert_eq!(kernels.runs_ptx(), loads.1 != 0);
+        (launched, loads)
+    };
+    assert_eq!(launch(), (Ok(()), (1, 0)));
+    for code in [200, 209, 218, 221, 222, 223, 300] {
+        let (launched, loads) = fake.with("fatbin", code, launch);
+        assert_eq!((launched.is_ok(), loads), (has_ptx, if has_ptx { (1, 1) } else { (0, 0) }), "{code}");
+    }
+    let (launched, loads) = fake.with("fatbin", 209, || fake.with("ptx", 222, launch));
+    let Err(Error::Cuda(CudaError::Unsupported { reason, .. })) = launched else { panic!("{launched:?}") };
+    assert!(reason.contains("refuses the fatbin (CUDA_ERROR_NO_BINARY_FOR_GPU: the driver's own words)"), "{reason}");
+    assert_eq!(reason.contains("and the PTX (CUDA_ERROR_UNSUPPORTED_PTX_VERSION: the driver's"), has_ptx, "{reason}");
+    assert_eq!(loads, (0, 0));
+
+    // Out of memory is no refusal.
+    let out_of_memory = |(launched, loads)| {
+        assert!(matches!(launched, Err(Error::Cuda(CudaError::Driver { code: 2, .. }))), "{launched:?}");
+        assert_eq!(loads, (0, 0));
+    };
+    out_of_memory(fake.with("fatbin", 2, launch));
+    if has_ptx {
+        out_of_memory(fake.with("fatbin", 209, || fake.with("ptx", 2, launch)));
+    }
+}
+
+#[test]
 fn the_drivers_own_words_are_kept() {
     let Some(fake) = fake() else { return };
     let (_context, kernels, stream, _) = on_two_streams();
@@ -304,6 +343,30 @@ fn cpu_time_of_a_call() {
     println!("raw pointers: forward {raw} ns");
     // SAFETY: as before.
     unsafe { context.enable_event_tracking() };
+}
+
+/// The host's work from a new context to its first launch, the driver's own work left out: the stand-in does nothing with
+/// what it is given.
+#[test]
+#[ignore = "prints times, and proves nothing"]
+fn time_to_the_first_launch() {
+    let Some(fake) = fake() else { return };
+    let first_launch = || {
+        let times = (0..20).map(|_| {
+            let context = cuda::context(0).unwrap();
+            let stream = context.default_stream();
+            let mut x = stream.alloc_zeros::<f32>(1).unwrap();
+            let start = Instant::now();
+            let kernels = Kernels::get(&context).unwrap();
+            let (launched, relu) = (kernels.relu_forward(&stream, &mut x), start.elapsed());
+            let launched = launched.and_then(|()| kernels.infer(&stream, &gelu(), &mut x));
+            (launched.is_ok().then_some(relu), start.elapsed())
+        });
+        times.min().unwrap()
+    };
+    println!("{}", cuda::device_code());
+    println!("fatbin: first launch of ReLU, and of GELU besides: {:?}", first_launch());
+    println!("PTX: the same: {:?}", fake.with("fatbin", 209, first_launch));
 }
 
 #[test]

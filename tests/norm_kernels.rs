@@ -6,13 +6,78 @@ mod emulator;
 mod ptx_machine;
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
-use drop_activation::cuda::launch::{NOTHING, da_args};
+use drop_activation::cuda::launch;
 use drop_activation::fused::{Before, Centred, Gradient, Preactivation, Shape, reference};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, Dtype, Element, MaskKey, Real};
-use emulator::{Buffer, Emulator, Machine, Order, device_address};
-use ptx_machine::compile;
+use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
+use ptx_machine::{Ptx, compile};
+
+/// `kernels/fused/drop_activation.h` has the same.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Args {
+    pass: launch::da_args,
+    channels: u64,
+    inner: u64,
+    count: u64,
+    chunks: u64,
+    residual: u64,
+    scale: u64,
+    shift: u64,
+    mean: u64,
+    partial: u64,
+    results: [u64; 2],
+    layout: u64,
+}
+
+const NOTHING: Args = Args {
+    pass: launch::NOTHING,
+    channels: 0,
+    inner: 0,
+    count: 0,
+    chunks: 0,
+    residual: 0,
+    scale: 0,
+    shift: 0,
+    mean: 0,
+    partial: 0,
+    results: [0; 2],
+    layout: 0,
+};
+
+/// The kernels, as sources and as nvcc compiles them for 7.5 and 9.0.
+struct Kernels {
+    sources: Emulator,
+    compiled: Vec<Ptx>,
+}
+
+fn kernels() -> Option<&'static Kernels> {
+    static BUILT: OnceLock<Option<Kernels>> = OnceLock::new();
+    let build = || {
+        let folder = emulator::root().join("kernels/fused");
+        assert_eq!(emulator::untested(&folder), [""; 0], "words of CUDA that nobody compares with the compiler");
+        let sources = match Emulator::build(&folder) {
+            Ok(emulator) => emulator,
+            Err(BuildError::Unavailable(why)) => {
+                emulator::tell_skipped(&why);
+                return None;
+            }
+            Err(BuildError::Failed(why)) => panic!("{why}"),
+        };
+        let compiled = match compile::nvcc() {
+            Ok(_) => [75, 90].map(|c| compile::of_folder(&folder, c).unwrap_or_else(|e| panic!("{e}"))).into(),
+            Err(why) => {
+                compile::tell_skipped(why);
+                Vec::new()
+            }
+        };
+        Some(Kernels { sources, compiled })
+    };
+    BUILT.get_or_init(build).as_ref()
+}
 
 /// Elements at an address that is so many elements behind a multiple of 16 bytes.
 struct Placed<T> {
@@ -53,19 +118,19 @@ impl<M: Machine> Launcher<'_, M> {
         &self,
         kernel: &str,
         layout: u64,
-        args: da_args,
+        args: Args,
         buffers: Vec<Buffer<'_>>,
         sums: usize,
     ) -> [Vec<T::Real>; 2] {
         let Self { machine, shape, order } = *self;
         let chunks = shape.count().div_ceil(1024);
         let mut partial = vec![T::Real::ZERO; sums * shape.channels() * chunks];
-        let args = da_args {
+        let args = Args {
             channels: shape.channels() as u64,
             inner: shape.inner() as u64,
             count: shape.count() as u64,
             chunks: chunks as u64,
-            partial: device_address(partial.as_ptr()) as *mut _,
+            partial: device_address(partial.as_ptr()),
             layout,
             ..args
         };
@@ -78,7 +143,7 @@ impl<M: Machine> Launcher<'_, M> {
 
         let results = if kernel.starts_with("da_sums") { 1 } else { 2 };
         let mut vectors = [vec![T::Real::ZERO; shape.channels()], vec![T::Real::ZERO; shape.channels()]];
-        let args = da_args { results: [0, 1].map(|i| device_address(vectors[i].as_ptr()) as *mut _), ..args };
+        let args = Args { results: [0, 1].map(|i| device_address(vectors[i].as_ptr())), ..args };
         let [first, second] = &mut vectors;
         let mut all = vec![Buffer::input("partial", &partial), Buffer::output("result 0", first)];
         if results == 2 {
@@ -139,7 +204,9 @@ fn cases<T: Element>() -> Vec<(Shape, u64, usize)> {
 fn moments<T: Element>(machine: &impl Machine, order: Order) {
     for (shape, layout, behind) in cases::<T>() {
         let x = Placed::new(&numbers::<T>(shape.len(), 1), behind);
-        let args = da_args { n: shape.len() as u64, x: device_address(x.values().as_ptr()) as *const _, ..NOTHING };
+        let x_at = device_address(x.values().as_ptr()) as *const _;
+        let pass = launch::da_args { n: shape.len() as u64, x: x_at, ..launch::NOTHING };
+        let args = Args { pass, ..NOTHING };
         let buffers = vec![Buffer::input("x", x.values())];
         let launcher = Launcher { machine, shape, order };
         let [mean, variance] = launcher.run::<T>("da_moments", layout, args, buffers, 3);
@@ -185,14 +252,18 @@ fn gradients<T: Element>(machine: &impl Machine, order: Order) {
                 (true, true) => format!("da_products_{}", activation.name()),
             };
             let mut out = Placed::new(&numbers::<T>(shape.len(), 9), behind);
-            let optional = |given: bool, at: u64| if given { at as *const _ } else { std::ptr::null() };
-            let args = da_args {
+            let optional = |given: bool, at: u64| if given { at } else { 0 };
+            let pass = launch::da_args {
                 n: shape.len() as u64,
-                x: optional(product, device_address(x.values().as_ptr())),
+                x: optional(product, device_address(x.values().as_ptr())) as *const _,
                 dy: device_address(dy.values().as_ptr()) as *const _,
-                out: optional(store, device_address(out.values().as_ptr())).cast_mut(),
+                out: optional(store, device_address(out.values().as_ptr())) as *mut _,
                 mask: device_address(mask.words().as_ptr()) as *mut _,
-                mean: device_address(mean.as_ptr()) as *const _,
+                ..launch::NOTHING
+            };
+            let args = Args {
+                pass,
+                mean: device_address(mean.as_ptr()),
                 scale: optional(before.scale.is_some(), device_address(scale.as_ptr())),
                 shift: optional(before.shift.is_some(), device_address(shift.as_ptr())),
                 residual: optional(before.residual.is_some(), device_address(residual.values().as_ptr())),
@@ -253,14 +324,12 @@ macro_rules! types {
             use super::*;
 
             fn on_all_machines<T: Element>() {
-                if let Some(sources) = Emulator::load_or_tell() {
-                    for order in Order::ALL {
-                        super::$test::<T>(sources, order);
-                    }
+                let Some(kernels) = kernels() else { return };
+                for order in Order::ALL {
+                    super::$test::<T>(&kernels.sources, order);
                 }
-                super::$test::<T>(compile::shipped(), Order::Reversed);
-                if let Some(fresh) = compile::fresh_90() {
-                    super::$test::<T>(fresh, Order::Random(3));
+                for (ptx, order) in kernels.compiled.iter().zip([Order::Reversed, Order::Random(3)]) {
+                    super::$test::<T>(ptx, order);
                 }
             }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""scripts/report: on results of a GPU, that measured stands beside predicted, and each figure under the GPU that gave it;
-on those of a CPU, that the baseline is the fastest ReLU; and that no page can differ from its figures.
+"""scripts/report: on results of a GPU, that measured stands beside predicted, and each figure under the GPU that gave
+it; on those of a CPU, that the baseline is the fastest ReLU; and that no page can differ from its figures.
 
     python3 tests/report_test.py
 """
@@ -83,7 +83,8 @@ class Report(unittest.TestCase):
 
     def test_predictions_follow_from_instructions(self):
         forward = prediction().rows["train_forward_relu", "f32"]
-        # 33.4e12 slots a second are 7.767 for each of an H200's bytes and 11.13 for an H100's: 2.031 and 1.417 bytes' time.
+        # 33.4e12 slots a second are 7.767 for each of an H200's bytes and 11.13 for an H100's, so that the instructions
+        # take the time of 2.031 bytes and of 1.417.
         self.assertAlmostEqual(forward.of_copy("H200")[0], 8.125 / (8.125 + 2.0313), 4)
         self.assertAlmostEqual(forward.of_copy("H100")[0], 8.125 / (8.125 + 1.4171), 4)
         by_bytes, neither, one = prediction().step("f32", "H200")

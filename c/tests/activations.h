@@ -15,9 +15,7 @@ static double sigmoid_derivative(double x) { return sigmoid(x) * (1 - sigmoid(x)
 static double tanh_derivative(double x) { return 1 - tanh(x) * tanh(x); }
 
 static double gelu(double x) { return x * erfc(-x / sqrt(2)) / 2; }
-static double gelu_derivative(double x) {
-  return erfc(-x / sqrt(2)) / 2 + x * exp(-x * x / 2) / sqrt(2 * acos(-1.0));
-}
+static double gelu_derivative(double x) { return erfc(-x / sqrt(2)) / 2 + x * exp(-x * x / 2) / sqrt(2 * acos(-1.0)); }
 
 static double silu(double x) { return x / (1 + exp(-x)); }
 static double silu_derivative(double x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); }

@@ -134,7 +134,8 @@ static void drop_activation(uint32_t dtype, uint32_t activation, memory at) {
 
   pass.kind = DACT_PASS_INFER;
   run(&pass, dtype, at.x, NULL, at.y, NULL);
-  for (size_t i = 0; i < N; i++) close_to(dtype, at.y, i, 0.25 * number(i) + 0.75 * ACTIVATIONS[activation].value(number(i)));
+  for (size_t i = 0; i < N; i++)
+    close_to(dtype, at.y, i, 0.25 * number(i) + 0.75 * ACTIVATIONS[activation].value(number(i)));
 
   pass.kind = DACT_PASS_INFER_BACKWARD;
   run(&pass, dtype, at.dy, at.x, at.dx, NULL);

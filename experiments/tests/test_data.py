@@ -2,11 +2,14 @@
 
 import collections
 import gzip
+import pickle
 import struct
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
+from torchvision import datasets
 from conftest import tiny
 
 from experiments import data
@@ -77,23 +80,69 @@ def test_cutout_sets_a_square_to_the_mean_and_loses_what_sticks_out():
     assert (min(sizes), max(sizes)) == (4, 16)
 
 
-def test_fashion_mnist_is_read_as_it_is_published(tmp_path):
+def idx(values):
+    """A file of MNIST's format."""
+    header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+    return header + values.tobytes()
+
+
+def read(name, folder):
+    run = Run.of(data=name, network={"kind": "simple"}, activation="relu", recipe={"epochs": 1, "rate": 1}, seed=0)
+    return parts(run, str(folder))
+
+
+def test_fashion_mnist_and_emnist_are_read_as_they_are_published(tmp_path):
     random = np.random.default_rng(1)
+    raw = tmp_path / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
     stored = {}
-    for part, count in (("train", 60), ("t10k", 10)):
-        x, y = random.integers(0, 256, (count, 28, 28), np.uint8), random.integers(0, 10, count, np.uint8)
-        stored[part] = x, y
+    for fashion, emnist, count in (("train", "train", 60), ("t10k", "test", 10)):
+        stored[emnist] = x, y = (
+            random.integers(0, 256, (count, 28, 28), np.uint8),
+            random.integers(0, 10, count, np.uint8),
+        )
         for kind, values in (("images-idx3", x), ("labels-idx1", y)):
-            header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
-            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + values.tobytes()))
-    run = Run.of(
-        data="fashion-mnist", network={"kind": "simple"}, activation="relu", recipe={"epochs": 1, "rate": 1}, seed=0
-    )
-    found = parts(run, str(tmp_path))
-    assert np.array_equal(found.train.x.squeeze(1), stored["train"][0])
-    assert np.array_equal(found.test.y, stored["t10k"][1])
-    scaled = found.scaled(found.train.x)
-    assert abs(scaled.mean()) < 1e-5 and abs(scaled.std() - 1) < 1e-5
+            (tmp_path / f"{fashion}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx(values)))
+            (raw / f"emnist-balanced-{emnist}-{kind}-ubyte").write_bytes(idx(values))
+    for name in ("fashion-mnist", "emnist"):
+        found = read(name, tmp_path)
+        for part, images in (("train", found.train), ("test", found.test)):
+            assert np.array_equal(images.x.squeeze(1), stored[part][0]) and np.array_equal(images.y, stored[part][1])
+        scaled = found.scaled(found.train.x)
+        assert abs(scaled.mean()) < 1e-5 and abs(scaled.std() - 1) < 1e-5
+
+
+def test_cifar_and_svhn_are_read_as_they_are_published(tmp_path, monkeypatch):
+    """But for the files' checksums, which torchvision knows."""
+    for of in (datasets.CIFAR10, datasets.SVHN):
+        monkeypatch.setattr(of, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    random, (x, y) = np.random.default_rng(1), ({}, {})
+    for name, batches_, labels, classes in (
+        ("cifar-10", {"cifar-10-batches-py": [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]}, "labels", 10),
+        ("cifar-100", {"cifar-100-python": ["train", "test"]}, "fine_labels", 100),
+    ):
+        ((folder, files),) = batches_.items()
+        (tmp_path / folder).mkdir()
+        for file in files:
+            x[file], y[file] = (
+                random.integers(0, 256, (30, 3 * 32 * 32), np.uint8),
+                random.integers(0, classes, 30).tolist(),
+            )
+            (tmp_path / folder / file).write_bytes(pickle.dumps({"data": x[file], labels: y[file]}))
+        meta = ("batches.meta", "label_names") if name == "cifar-10" else ("meta", "fine_label_names")
+        (tmp_path / folder / meta[0]).write_bytes(pickle.dumps({meta[1]: [str(i) for i in range(classes)]}))
+        found = read(name, tmp_path)
+        for images, named in ((found.train, files[:-1]), (found.test, files[-1:])):
+            assert np.array_equal(images.x.flatten(1), np.concatenate([x[file] for file in named]))
+            assert images.x.shape[1:] == (3, 32, 32) and images.y.tolist() == sum((y[file] for file in named), [])
+    for split in ("train", "extra", "test"):
+        x[split], y[split] = random.integers(0, 256, (32, 32, 3, 12), np.uint8), random.integers(1, 11, 12)
+        scipy.io.savemat(tmp_path / f"{split}_32x32.mat", {"X": x[split], "y": y[split].reshape(-1, 1)})
+    found = read("svhn", tmp_path)
+    assert np.array_equal(found.train.x[12], x["extra"][..., 0].transpose(2, 0, 1)) and len(found.train) == 24
+    assert found.test.y.tolist() == (y["test"] % 10).tolist()
+    assert torch.equal(found.scaled(found.test.x), found.test.x / 255), "as the paper scales it"
 
 
 def test_images_with_their_channels_last_are_turned():

@@ -84,22 +84,27 @@ def test_a_line_that_was_cut_off_is_as_if_it_were_not_there(tiny_rung, tmp_path)
 
 def test_the_command_runs_a_rung_once_and_by_its_minutes(tiny_plan, tiny_rung, tmp_path, capsys):
     places = ["--plan", str(tiny_plan), "--results", str(tmp_path)]
-    run = ["run", "tiny", *places, "--threads", "1"]
+    rows = tmp_path / "rows.json"
+    run = ["run", "tiny", *places, "--threads", "1", "--json", str(rows)]
     assert command.main([*run, "--minutes", "0"]) == 3
     assert not (tmp_path / "tiny.jsonl").exists()
     assert command.main(run) == 0
     lines = (tmp_path / "tiny.jsonl").read_text()
     assert lines.count("\n") == 12
+    assert [row["name"] for row in json.loads(rows.read_text())["rows"]] == [run.name for _, run in tiny_rung.runs()]
     assert command.main(run) == 0 and (tmp_path / "tiny.jsonl").read_text() == lines
     assert command.main(["list", *places]) == 0
     assert "12 of   12 runs" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="rung is 'big'; allowed are theory, regression, tiny"):
         command.main(["run", "big", *places])
+    with pytest.raises(SystemExit, match="rung is 'big'; allowed are tiny"):
+        command.main(["search", "big", *places])
 
 
-def test_two_processes_do_not_add_to_one_folder(tmp_path):
-    with alone(tmp_path), pytest.raises(SystemExit, match="another process"), alone(tmp_path):
-        pass
+def test_two_processes_do_not_add_to_one_rung(tmp_path):
+    with alone(tmp_path, "a"), alone(tmp_path, "b"):
+        with pytest.raises(SystemExit, match="another process adds to the results of a"), alone(tmp_path, "a"):
+            pass
 
 
 def test_the_plan_can_be_run():

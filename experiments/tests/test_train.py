@@ -20,6 +20,11 @@ def test_losses_fall_and_the_stripes_are_learned(activation):
     assert result["test_error"] < 50 and result["train_error"] < 50, "of four classes, 75 is chance"
 
 
+def test_bfloat16_learns_as_well_and_is_another_run():
+    wide, narrow = (train(tiny("wide", precision=p, epochs=4), "", CPU)["loss"] for p in ("float32", "bfloat16"))
+    assert narrow[-1] < narrow[0] and narrow[0] == pytest.approx(wide[0], rel=0.1) and narrow != wide
+
+
 @pytest.mark.parametrize("kind", [kind for kind in SMALL if kind != "resnet18"])
 def test_losses_of_every_network_fall(kind):
     losses = train(tiny(kind, epochs=3), "", CPU)["loss"]
@@ -89,6 +94,19 @@ def test_errors_are_counted_in_evaluation_mode():
     with torch.no_grad():
         wrong = (under_way.logits(test.x).argmax(1) != test.y).sum().item()
     assert found == [100 * wrong / len(test)] * 2
+
+
+@pytest.mark.parametrize(
+    "fields,text",
+    [
+        ({"measured_on": "train"}, "measured_on is 'train'; allowed are test, validation"),
+        ({"precision": "float16"}, "precision is 'float16'; allowed are float32, bfloat16"),
+        ({"wrong_labels": 1.5}, "wrong_labels is 1.5; allowed is 0 <= wrong_labels < 1"),
+    ],
+)
+def test_what_a_run_cannot_be_is_named(fields, text):
+    with pytest.raises(ValueError, match=text):
+        tiny(**fields)
 
 
 def test_rates_follow_the_recipe():

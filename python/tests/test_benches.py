@@ -153,7 +153,8 @@ def test_relu_on_a_cpu_is_measured_in_processes_of_their_own_and_in_one(relu_cpu
     assert [(row["n"], row["cold"], row["threads"], row["processes"]) for row in rows] == [
         (1024, cold, 1, way) for way in ("apart", "one") for cold in (False, True)
     ]
-    cases = {f"{family}_{part}" for family in ("torch_relu", "relu", "drop") for part in ("forward", "backward", "step")}
+    families = ("torch_relu", "relu", "drop")
+    cases = {f"{family}_{part}" for family in families for part in ("forward", "backward", "step")}
     for row in rows:
         assert row["seconds"].keys() == row["spread"].keys() == cases
         assert all(0 < low <= row["seconds"][case] <= high for case, (low, high) in row["spread"].items())

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 
 import drop_activation as da
 import drop_activation.torch as dt
+from drop_activation.torch import _keys as keys
 
 pytestmark = pytest.mark.gpu
 
@@ -90,6 +91,36 @@ def test_a_graph_replays_the_steps_that_would_be_taken_without_it(layer):
         assert all(map(torch.equal, eager[i], replayed[i])), i
         for j in range(i):
             assert not any(map(torch.equal, replayed[i], replayed[j])), (i, j)
+
+
+def kernels(run):
+    """The names of the kernels that a call launches."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+        torch.cuda.synchronize()
+    device = torch.autograd.DeviceType.CUDA
+    return [event.name for event in profile.events() if event.device_type == device and "mem" not in event.name.lower()]
+
+
+@pytest.mark.skipif(not hasattr(torch.Generator, "philox_state"), reason="SKIPPED: this PyTorch draws keys by a kernel")
+@pytest.mark.parametrize("layer", [dt.DropActivation(0.5), dt.DropActivation(0.5, "gelu"), dt.RReLU()])
+def test_a_pass_is_one_launch_and_its_key_is_what_randint_would_draw(layer):
+    x = torch.randn(4096, device="cuda", requires_grad=True)
+    y = layer(x)  # loads the kernels, and tries whether PyTorch draws such keys
+    torch.autograd.grad(y.sum(), x)
+    assert keys._AGREES == {x.device: True}
+    assert len(kernels(lambda: layer(x.detach()))) == 1 and len(kernels(lambda: layer(x))) == 1
+    y, dy = layer(x), torch.ones_like(x)
+    assert len(kernels(lambda: torch.autograd.grad(y, x, dy))) == 1
+
+    if isinstance(layer, dt.DropActivation):
+        torch.manual_seed(11)
+        torch.rand(3, device="cuda")  # the generator is somewhere
+        with torch.random.fork_rng():
+            first, second = layer(x), layer(x)
+        for expected in (first, second):
+            key = torch.randint(2**63 - 1, (1,), device="cuda")
+            assert torch.equal(dt.drop_activation(x, layer.p, layer.activation, key=key), expected)
 
 
 def test_a_graph_reads_a_key_on_the_gpu_and_keeps_one_on_the_cpu():

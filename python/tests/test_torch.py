@@ -218,7 +218,8 @@ def test_auto_is_the_operator_but_on_a_gpu_under_torch_compile(monkeypatch):
         # A mask that is named is the operator's.
         assert is_fused(lambda x: dt.drop_activation(x, 0.7, key=key, fused="auto"))
         assert is_fused(lambda x: dt.drop_activation(x, 0.7, first=32, fused="auto"))
-        assert is_fused(lambda x: dt.drop_activation(x, 0.7)) and not is_fused(lambda x: dt.drop_activation(x, 0.7, fused=False))
+        for fused in (True, False):
+            assert is_fused(functools.partial(dt.drop_activation, p=0.7, fused=fused)) == fused
     torch._dynamo.reset()
     torch.compile(layer, backend="eager", fullgraph=True)(x)
     assert set(asked) == {("cpu", False), ("cpu", True)}
@@ -325,7 +326,7 @@ def test_what_pytorch_refuses_to_overwrite_is_refused_before_anything_is_written
 def test_mistakes_are_named():
     x = torch.ones(4)
     for call, error, words in [
-        (lambda: dt.DropActivation(1.5), ValueError, "p is 1.5"),
+        (lambda: dt.DropActivation(1.5), ValueError, r"p must be in \[0, 1\], got 1.5"),
         (lambda: dt.DropActivation(0.5, "elu"), ValueError, "activation is 'elu'"),
         (lambda: dt.DropActivation(0.5, "gelu", inplace=True), ValueError, "inplace is True"),
         (lambda: dt.RReLU(0.5, 0.25), ValueError, "lower is 0.5"),

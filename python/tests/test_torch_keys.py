@@ -156,7 +156,11 @@ def test_what_runs_again_draws_on_the_gpu(gpu, monkeypatch):
     assert keys.key_on_cpu(gpu.x) is not None and gpu.generator.offset == 4
 
 
-@pytest.mark.parametrize("transformed", [torch.vmap, torch.func.grad, lambda f: lambda x: torch.func.jvp(f, (x,), (x,))])
+def jvp(function):
+    return lambda x: torch.func.jvp(function, (x,), (x,))
+
+
+@pytest.mark.parametrize("transformed", [torch.vmap, torch.func.grad, jvp])
 def test_what_a_transformation_looks_at_is_not_plain(transformed):
     assert is_plain(torch.ones(3)) and is_plain(torch.nn.Parameter(torch.ones(3)))
     seen = []
@@ -167,7 +171,8 @@ def test_what_a_transformation_looks_at_is_not_plain(transformed):
 def test_it_is_tried_once_whether_pytorch_draws_the_same(gpu, monkeypatch):
     tried = []
     monkeypatch.setattr(keys, "agree", lambda *generators: tried.append(generators) or False)
-    monkeypatch.setattr(torch, "Generator", lambda device: types.SimpleNamespace(manual_seed=lambda seed: (device, seed)))
+    generator = lambda device: types.SimpleNamespace(manual_seed=lambda seed: (device, seed))
+    monkeypatch.setattr(torch, "Generator", generator)
     keys._AGREES.clear()
     gpu.waits = 1
     assert keys.key_on_cpu(gpu.x) is None and not tried, "it would wait, which was forbidden"

@@ -263,8 +263,11 @@ def originals(make, training):
     return model, {name: tensor.clone() for name, tensor in model.state_dict().items()}, torch.randn(2, 3, 32, 32)
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("make", SMALL)
+#: In training and evaluation. GoogLeNet, the largest, is compiled in training alone and exported in evaluation alone.
+BOTH = [(make, training) for make in SMALL for training in (True, False)]
+
+
+@pytest.mark.parametrize("make, training", [case for case in BOTH if case != (googlenet, False)])
 def test_compiled_it_is_the_original_or_has_no_relu(make, training):
     model, states, images = originals(make, training)
     torch._dynamo.reset()
@@ -282,8 +285,7 @@ def test_compiled_it_is_the_original_or_has_no_relu(make, training):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("make", [vgg, small_resnet])
+@pytest.mark.parametrize("make, training", [(vgg, True), (small_resnet, False)])
 def test_by_inductor_it_is_the_original_to_the_last_bit(make, training):
     model, states, images = originals(make, training)
     torch._dynamo.reset()
@@ -297,7 +299,7 @@ def test_by_inductor_it_is_the_original_to_the_last_bit(make, training):
 @pytest.mark.parametrize("make", [*SMALL, memory_efficient_densenet, checkpointing_preresnet])
 def test_checkpointed_it_is_the_original_or_has_no_relu(make, reentrant, training):
     model, states, images = originals(make, training)
-    images.requires_grad_()  # or a reentrant checkpoint gives no gradients
+    images.requires_grad_()  # or a reentrant checkpoint has no gradients
     own = make in (memory_efficient_densenet, checkpointing_preresnet)
 
     def call(images):
@@ -324,11 +326,7 @@ def test_checkpointed_it_is_the_original_or_has_no_relu(make, reentrant, trainin
             torch.testing.assert_close(a, b)
 
 
-#: GoogLeNet's training would take ten seconds more, for what its evaluation and the other models show.
-EXPORTED = [(make, training) for make in SMALL for training in (True, False) if not (make is googlenet and training)]
-
-
-@pytest.mark.parametrize("make, training", EXPORTED)
+@pytest.mark.parametrize("make, training", [case for case in BOTH if case != (googlenet, True)])
 def test_exported_it_is_the_original_or_has_no_relu(make, training):
     model, states, images = originals(make, training)
     with torch.no_grad():

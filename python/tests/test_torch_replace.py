@@ -535,7 +535,8 @@ def test_hooks_and_state_stay_with_a_swapped_module():
     model[0].note = "kept"
     dt.replace_relu(model)
     model(torch.randn(8, 8))
-    assert len(seen) == 1 and issubclass(seen[0], dt.DropActivation) and model[0].note == "kept" and not model[0].training
+    assert len(seen) == 1 and issubclass(seen[0], dt.DropActivation)
+    assert model[0].note == "kept" and not model[0].training
     handle.remove()
     model(torch.randn(8, 8))
     assert len(seen) == 1
@@ -712,7 +713,7 @@ def test_mistakes_are_named():
     for call, error, words in [
         (lambda: dt.replace_relu(nn.ReLU()), TypeError, "itself a ReLU"),
         (lambda: dt.replace_relu(F.relu), TypeError, "model is a function"),
-        (lambda: dt.replace_relu(nn.Sequential(), 1.5), ValueError, "p is 1.5"),
+        (lambda: dt.replace_relu(nn.Sequential(), 1.5), ValueError, r"p must be in \[0, 1\], got 1.5"),
     ]:
         with pytest.raises(error, match=words):
             call()

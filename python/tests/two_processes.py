@@ -22,7 +22,7 @@ def whole(function, x):
 
 
 def dtensors(rank):
-    """Every placement gives the whole tensor's numbers, forward and backward."""
+    """Every placement has the whole tensor's results, forward and backward."""
     mesh = init_device_mesh("cpu", (2,))
     functions = {
         "relu": lambda x: dt.drop_activation(x, 0.5, key=KEY),

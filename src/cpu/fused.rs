@@ -1,16 +1,16 @@
 //! The fused passes: what each does to a block of 32 elements.
 
 use crate::activation::Activation;
-use crate::cpu::job::{self, Bits, BlockPass, Words};
-use crate::cpu::keep::KeepStream;
+use crate::cpu::engine::{Bits, BlockPass, KeepStream, READ_PREFETCH, Words, run_over_tensor};
 use crate::cpu::lane::Lane;
-use crate::cpu::run::MaskWords;
+use crate::cpu::mask_words::MaskWords;
+use crate::cpu::passes::drawn;
 use crate::cpu::simd::Simd;
-use crate::cpu::smooth::Smooth;
+use crate::cpu::smooth::{self, Smooth};
 use crate::error::Result;
 use crate::float_environment::DefaultEnvironment;
 use crate::fused::{Before, Gradient, Linear, Shape};
-use crate::io::InOut;
+use crate::io::{InOut, Tensors};
 use crate::key::MaskKey;
 use crate::mask::{MaskOrigin, PackedMask};
 use crate::operation::{DropActivation, Mixture};
@@ -32,8 +32,10 @@ pub(crate) fn forward<T: Lane<Real: Lane>>(
     let before = Prologue::new(shape, before);
     let stream = KeepStream::new(op, key);
     match op.activation() {
-        Activation::Relu => job::run(&DropRelu(before), io, None, Words::drawn(&stream, words)),
-        activation => job::run(&DropSigma(before, activation), io, None, Words::drawn(&stream, words)),
+        Activation::Relu => run_over_tensor(&DropRelu(before), Tensors { io, saved: None }, drawn(&stream, words)),
+        activation => {
+            run_over_tensor(&DropSigma(before, activation), Tensors { io, saved: None }, drawn(&stream, words))
+        }
     }
     Ok(())
 }
@@ -47,7 +49,7 @@ pub(crate) fn infer<T: Lane<Real: Lane>>(
 ) -> Result<()> {
     check_forward(shape, before, &io)?;
     let _environment = DefaultEnvironment::enter();
-    job::run(&Infer(Prologue::new(shape, before), *op), io, None, Words::None);
+    run_over_tensor(&Infer(Prologue::new(shape, before), *op), Tensors { io, saved: None }, Words::None);
     Ok(())
 }
 
@@ -65,22 +67,30 @@ pub(crate) fn backward<T: Lane<Real: Lane>>(
     let _environment = DefaultEnvironment::enter();
     let epilogue = Epilogue::new(shape, linear);
     match *by {
-        Gradient::Given => job::run(&Backward::<_, _, false> { gradient: Plain, epilogue }, io, None, Words::None),
+        Gradient::Given => run_over_tensor(
+            &Backward::<_, _, false> { gradient: Plain, epilogue },
+            Tensors { io, saved: None },
+            Words::None,
+        ),
         Gradient::Training(op, mask, z) => {
             let words = Words::Load(mask.words());
             match (op.activation(), z) {
                 (Activation::Relu, _) | (_, None) => {
-                    job::run(&Backward::<_, _, true> { gradient: Selected, epilogue }, io, None, words);
+                    run_over_tensor(
+                        &Backward::<_, _, true> { gradient: Selected, epilogue },
+                        Tensors { io, saved: None },
+                        words,
+                    );
                 }
                 (activation, Some(z)) => {
                     let gradient = Kept { x: z.x, before: Prologue::new(shape, &z.before), activation };
-                    job::run(&Backward::<_, _, true> { gradient, epilogue }, io, None, words);
+                    run_over_tensor(&Backward::<_, _, true> { gradient, epilogue }, Tensors { io, saved: None }, words);
                 }
             }
         }
         Gradient::Inference(op, z) => {
             let gradient = Mixed { x: z.x, before: Prologue::new(shape, &z.before), op: *op };
-            job::run(&Backward::<_, _, false> { gradient, epilogue }, io, None, Words::None);
+            run_over_tensor(&Backward::<_, _, false> { gradient, epilogue }, Tensors { io, saved: None }, Words::None);
         }
     }
     Ok(())
@@ -176,7 +186,7 @@ fn block<S: Simd, T: Lane>(simd: S, tensor: &[T], e: u64) -> [T; 32] {
     let start = usize::try_from(e).unwrap_or(usize::MAX);
     match tensor.get(start..).and_then(|rest| rest.first_chunk()) {
         Some(block) => {
-            simd.prefetch(block.as_ptr().cast::<u8>().wrapping_add(crate::cpu::tuning::AHEAD));
+            simd.prefetch(block.as_ptr().cast::<u8>().wrapping_add(READ_PREFETCH));
             *block
         }
         None => part(tensor, e),
@@ -252,7 +262,7 @@ struct DropRelu<'a, T: Lane>(Prologue<'a, T>);
 
 impl<T: Lane<Real: Lane>> BlockPass<T> for DropRelu<'_, T> {
     const BITS: Bits = Bits::Draw;
-    const STREAMS: bool = true;
+    const MEMORY_BOUND: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
@@ -272,7 +282,7 @@ impl<T: Lane<Real: Lane>> BlockPass<T> for DropSigma<'_, T> {
     fn block<S: Simd>(&self, simd: S, e: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
         let z = self.0.block(simd, e, x);
         let mut sigma = z;
-        simd.evaluate(Smooth::Value(self.1), &mut sigma);
+        smooth::evaluate(simd, Smooth::Value(self.1), &mut sigma);
         (T::from_reals(simd, &simd.blend(keep, &sigma, &z)), keep)
     }
 }
@@ -282,7 +292,7 @@ struct Infer<'a, T: Lane>(Prologue<'a, T>, DropActivation);
 
 impl<T: Lane<Real: Lane>> BlockPass<T> for Infer<'_, T> {
     const BITS: Bits = Bits::None;
-    const STREAMS: bool = true;
+    const MEMORY_BOUND: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
@@ -293,7 +303,7 @@ impl<T: Lane<Real: Lane>> BlockPass<T> for Infer<'_, T> {
             (Mixture::Sigma, Activation::Relu) => {
                 z = simd.blend(simd.at_most_zero(u32::MAX, &z), &[T::Real::ZERO; 32], &z);
             }
-            (Mixture::Sigma, _) => simd.evaluate(Smooth::Value(activation), &mut z),
+            (Mixture::Sigma, _) => smooth::evaluate(simd, Smooth::Value(activation), &mut z),
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
                 let slope = T::Real::from_f64(slope);
                 let mut scaled = z;
@@ -305,7 +315,7 @@ impl<T: Lane<Real: Lane>> BlockPass<T> for Infer<'_, T> {
             (Mixture::Mixed { p, slope }, _) => {
                 let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
                 let mut sigma = z;
-                simd.evaluate(Smooth::Value(activation), &mut sigma);
+                smooth::evaluate(simd, Smooth::Value(activation), &mut sigma);
                 for i in 0..32 {
                     z[i] = p.mul_add(sigma[i], slope * z[i]);
                 }
@@ -359,7 +369,7 @@ impl<T: Lane<Real: Lane>> GradientOfZ<T> for Kept<'_, T> {
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, dy: &[T; 32], keep: u32) -> [T::Real; 32] {
         let mut derivative = self.before.block(simd, e, &block(simd, self.x, e));
-        simd.evaluate(Smooth::Derivative(self.activation), &mut derivative);
+        smooth::evaluate(simd, Smooth::Derivative(self.activation), &mut derivative);
         let dy = T::to_reals(simd, dy);
         for i in 0..32 {
             derivative[i] = dy[i] * derivative[i];
@@ -395,7 +405,7 @@ impl<T: Lane<Real: Lane>> GradientOfZ<T> for Mixed<'_, T> {
             }
             return simd.blend(simd.at_most_zero(u32::MAX, &z), &scaled, &dy);
         }
-        simd.evaluate(Smooth::Derivative(self.op.activation()), &mut z);
+        smooth::evaluate(simd, Smooth::Derivative(self.op.activation()), &mut z);
         for i in 0..32 {
             z[i] = dy[i] * p.map_or(z[i], |p| p.mul_add(z[i], slope));
         }
@@ -476,7 +486,7 @@ struct Backward<'a, T: Lane, G, const READS: bool> {
 
 impl<T: Lane<Real: Lane>, G: GradientOfZ<T>, const READS: bool> BlockPass<T> for Backward<'_, T, G, READS> {
     const BITS: Bits = if READS { Bits::Read } else { Bits::None };
-    const STREAMS: bool = G::CHEAP;
+    const MEMORY_BOUND: bool = G::CHEAP;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, dy: &[T; 32], _: &[T; 32], bits: u32) -> ([T; 32], u32) {

@@ -15,31 +15,27 @@
 //! input. Lengths are in elements; any length will do, 0 too. A call that gives an error has written
 //! nothing.
 
+mod engine;
 pub(crate) mod fused;
-mod job;
-mod keep;
 mod lane;
+mod mask_words;
 mod part;
 mod passes;
-mod philox;
-mod pool;
-mod room;
 mod run;
-mod share;
 #[allow(unsafe_code)] // vector instructions
 mod simd;
 mod smooth;
 pub(crate) mod sums;
-mod tuning;
 mod uniform;
 
+pub use mask_words::MaskWords;
 #[doc(hidden)] // for the C interface, in PyTorch
 pub use part::as_part_of;
-pub use run::{MaskWords, run, run_over_saved};
+pub use run::{run, run_over_saved};
 #[doc(hidden)] // for the benches
 pub use uniform::uniform_words;
 
-use keep::KeepStream;
+use engine::{KeepStream, draw_all};
 use run::{Mask, call, tensors};
 
 use crate::element::Element;
@@ -241,7 +237,7 @@ pub fn keep_mask(op: &DropActivation, key: MaskKey, len: usize) -> Result<Vec<u3
 pub fn keep_words(op: &DropActivation, key: MaskKey, len: usize, words: &mut [u32]) -> Result<()> {
     key.check_covers(len)?;
     word_count(words.len(), len)?;
-    keep::fill(KeepStream::new(op, key), words);
+    draw_all(KeepStream::new(op, key), words);
     clear_unused(words, len);
     Ok(())
 }

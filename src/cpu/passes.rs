@@ -1,13 +1,11 @@
 //! The passes: what each does to a block of 32 elements.
 
 use crate::activation::Activation;
-use crate::cpu::job::{self, Bits, BlockPass, Words};
-use crate::cpu::keep::KeepStream;
+use crate::cpu::engine::{Bits, BlockPass, KeepStream, Philox, Words, run_over_tensor};
 use crate::cpu::lane::{Lane, map};
-use crate::cpu::philox::Philox;
-use crate::cpu::run::MaskWords;
+use crate::cpu::mask_words::MaskWords;
 use crate::cpu::simd::Simd;
-use crate::cpu::smooth::Smooth;
+use crate::cpu::smooth::{self, Smooth};
 use crate::element::Element;
 use crate::float_environment::DefaultEnvironment;
 use crate::io::{AnyTensors, Tensors};
@@ -31,15 +29,17 @@ fn run_on<T: Lane>(pass: &Pass, tensors: Tensors<'_, T>, mask: MaskWords<'_>) {
     let Tensors { io, saved } = tensors;
     match *pass {
         Pass::Forward { op, key } if op.activation() == Activation::Relu => {
-            job::run(&DropRelu, io, None, Words::drawn(&KeepStream::new(&op, key), mask));
+            run_over_tensor(&DropRelu, Tensors { io, saved: None }, drawn(&KeepStream::new(&op, key), mask));
         }
         Pass::ForwardWithoutMask { op, key } => {
-            job::run(&DropRelu, io, None, Words::Draw(&KeepStream::new(&op, key)));
+            run_over_tensor(&DropRelu, Tensors { io, saved: None }, Words::Draw(&KeepStream::new(&op, key)));
         }
-        Pass::Backward { op } if op.activation() == Activation::Relu => job::run(&Select, io, None, mask.into()),
-        Pass::BackwardFromOutput { .. } => job::run(&SelectNonzero, io, saved, Words::None),
-        Pass::ReluForward => job::run(&Relu, io, None, Words::None),
-        Pass::ReluBackward => job::run(&ReluBackward, io, saved, Words::None),
+        Pass::Backward { op } if op.activation() == Activation::Relu => {
+            run_over_tensor(&Select, Tensors { io, saved: None }, mask.into())
+        }
+        Pass::BackwardFromOutput { .. } => run_over_tensor(&SelectNonzero, Tensors { io, saved }, Words::None),
+        Pass::ReluForward => run_over_tensor(&Relu, Tensors { io, saved: None }, Words::None),
+        Pass::ReluBackward => run_over_tensor(&ReluBackward, Tensors { io, saved }, Words::None),
         _ => {
             let _environment = DefaultEnvironment::enter();
             compute(pass, Tensors { io, saved }, mask);
@@ -53,26 +53,58 @@ fn run_on<T: Lane>(pass: &Pass, tensors: Tensors<'_, T>, mask: MaskWords<'_>) {
 fn compute<T: Lane>(pass: &Pass, Tensors { io, saved }: Tensors<'_, T>, mask: MaskWords<'_>) {
     match *pass {
         Pass::Forward { op, key } => {
-            job::run(&DropSigma(op.activation()), io, None, Words::drawn(&KeepStream::new(&op, key), mask));
+            run_over_tensor(
+                &DropSigma(op.activation()),
+                Tensors { io, saved: None },
+                drawn(&KeepStream::new(&op, key), mask),
+            );
         }
-        Pass::Backward { op } => job::run(&DropSigmaBackward(op.activation()), io, saved, mask.into()),
+        Pass::Backward { op } => {
+            run_over_tensor(&DropSigmaBackward(op.activation()), Tensors { io, saved }, mask.into())
+        }
         Pass::Infer { op } => match (op.mixture::<T::Real>(), op.activation()) {
-            (Mixture::Sigma, Activation::Relu) => job::run(&Relu, io, None, Words::None),
+            (Mixture::Sigma, Activation::Relu) => run_over_tensor(&Relu, Tensors { io, saved: None }, Words::None),
             (Mixture::Mixed { slope, .. }, Activation::Relu) => {
-                job::run(&LeakyRelu(T::Real::from_f64(slope)), io, None, Words::None);
+                run_over_tensor(&LeakyRelu(T::Real::from_f64(slope)), Tensors { io, saved: None }, Words::None);
             }
-            _ => job::run(&Infer(op), io, None, Words::None),
+            _ => run_over_tensor(&Infer(op), Tensors { io, saved: None }, Words::None),
         },
-        Pass::InferBackward { op } => job::run(&InferBackward(op), io, saved, Words::None),
-        Pass::RreluForward { op, key } => job::run(&DropRRelu(Slopes::new(&op, key)), io, None, mask.into()),
-        Pass::RreluBackward { op, key } => job::run(&DropRReluBackward(Slopes::new(&op, key)), io, None, mask.into()),
-        Pass::RreluInfer { op } => {
-            job::run(&LeakyRelu(T::Real::from_f64(op.inference_slope())), io, None, Words::None);
+        Pass::InferBackward { op } => run_over_tensor(&InferBackward(op), Tensors { io, saved }, Words::None),
+        Pass::RreluForward { op, key } => {
+            run_over_tensor(&DropRRelu(Slopes::new(&op, key)), Tensors { io, saved: None }, mask.into())
         }
-        Pass::RreluInferBackward { op } => job::run(&RReluInferBackward(op), io, saved, Words::None),
+        Pass::RreluBackward { op, key } => {
+            run_over_tensor(&DropRReluBackward(Slopes::new(&op, key)), Tensors { io, saved: None }, mask.into())
+        }
+        Pass::RreluInfer { op } => {
+            run_over_tensor(
+                &LeakyRelu(T::Real::from_f64(op.inference_slope())),
+                Tensors { io, saved: None },
+                Words::None,
+            );
+        }
+        Pass::RreluInferBackward { op } => run_over_tensor(&RReluInferBackward(op), Tensors { io, saved }, Words::None),
         Pass::ForwardWithoutMask { .. } | Pass::BackwardFromOutput { .. } | Pass::ReluForward | Pass::ReluBackward => {
             unreachable!("no arithmetic")
         }
+    }
+}
+
+impl<'a> From<MaskWords<'a>> for Words<'a> {
+    fn from(mask: MaskWords<'a>) -> Self {
+        match mask {
+            MaskWords::None => Self::None,
+            MaskWords::Read(words) => Self::Load(words),
+            MaskWords::Write(words) => Self::Store(words),
+        }
+    }
+}
+
+/// Drawn, and stored if there are words to write.
+pub(super) fn drawn<'a>(stream: &'a KeepStream, mask: MaskWords<'a>) -> Words<'a> {
+    match mask {
+        MaskWords::Write(words) => Words::DrawStore(stream, words),
+        MaskWords::None | MaskWords::Read(_) => Words::Draw(stream),
     }
 }
 
@@ -90,7 +122,7 @@ fn at_least_zero<S: Simd, T: Element>(simd: S, x: &[T; 32]) -> u32 {
 #[inline(always)]
 fn sigma<S: Simd, T: Lane>(simd: S, activation: Activation, x: &[T; 32]) -> [T::Real; 32] {
     let mut values = T::to_reals(simd, x);
-    simd.evaluate(Smooth::Value(activation), &mut values);
+    smooth::evaluate(simd, Smooth::Value(activation), &mut values);
     values
 }
 
@@ -98,7 +130,7 @@ fn sigma<S: Simd, T: Lane>(simd: S, activation: Activation, x: &[T; 32]) -> [T::
 #[inline(always)]
 fn derivative<S: Simd, T: Lane>(simd: S, activation: Activation, x: &[T; 32]) -> [T::Real; 32] {
     let mut values = T::to_reals(simd, x);
-    simd.evaluate(Smooth::Derivative(activation), &mut values);
+    smooth::evaluate(simd, Smooth::Derivative(activation), &mut values);
     values
 }
 
@@ -111,18 +143,18 @@ fn select<S: Simd, T: Element>(simd: S, x: &[T; 32], pass: u32) -> [T; 32] {
 /// `slope v`; a NaN stays the NaN it was.
 #[inline(always)]
 fn scaled<S: Simd, T: Lane>(simd: S, v: &[T; 32], slope: T::Real) -> [T; 32] {
-    simd.blend(numbers(simd, v), &simd.hide(T::scale(simd, v, slope)), v)
+    simd.blend(not_nan(simd, v), &simd.optimizer_barrier(T::scale(simd, v, slope)), v)
 }
 
 /// [`scaled`], each by a slope of its own.
 #[inline(always)]
 fn scaled_each<S: Simd, T: Lane>(simd: S, v: &[T; 32], slopes: &[T::Real; 32]) -> [T; 32] {
-    simd.blend(numbers(simd, v), &simd.hide(map(simd, v, |i, value| slopes[i] * value)), v)
+    simd.blend(not_nan(simd, v), &simd.optimizer_barrier(map(simd, v, |i, value| slopes[i] * value)), v)
 }
 
 /// Bit i: element i is not NaN.
 #[inline(always)]
-fn numbers<S: Simd, T: Element>(simd: S, v: &[T; 32]) -> u32 {
+fn not_nan<S: Simd, T: Element>(simd: S, v: &[T; 32]) -> u32 {
     simd.at_most_zero(u32::MAX, v) | at_least_zero(simd, v)
 }
 
@@ -131,7 +163,7 @@ struct DropRelu;
 
 impl<T: Lane> BlockPass<T> for DropRelu {
     const BITS: Bits = Bits::Draw;
-    const STREAMS: bool = true;
+    const MEMORY_BOUND: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
@@ -145,7 +177,7 @@ struct Select;
 
 impl<T: Lane> BlockPass<T> for Select {
     const BITS: Bits = Bits::Read;
-    const STREAMS: bool = true;
+    const MEMORY_BOUND: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], _: &[T; 32], pass: u32) -> ([T; 32], u32) {
@@ -158,8 +190,8 @@ struct SelectNonzero;
 
 impl<T: Lane> BlockPass<T> for SelectNonzero {
     const BITS: Bits = Bits::None;
-    const SECOND: bool = true;
-    const STREAMS: bool = true;
+    const READS_SAVED: bool = true;
+    const MEMORY_BOUND: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], y: &[T; 32], word: u32) -> ([T; 32], u32) {
@@ -172,7 +204,7 @@ struct Relu;
 
 impl<T: Lane> BlockPass<T> for Relu {
     const BITS: Bits = Bits::None;
-    const STREAMS: bool = true;
+    const MEMORY_BOUND: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
@@ -185,8 +217,8 @@ struct ReluBackward;
 
 impl<T: Lane> BlockPass<T> for ReluBackward {
     const BITS: Bits = Bits::None;
-    const SECOND: bool = true;
-    const STREAMS: bool = true;
+    const READS_SAVED: bool = true;
+    const MEMORY_BOUND: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], y: &[T; 32], word: u32) -> ([T; 32], u32) {
@@ -211,7 +243,7 @@ struct DropSigmaBackward(Activation);
 
 impl<T: Lane> BlockPass<T> for DropSigmaBackward {
     const BITS: Bits = Bits::Read;
-    const SECOND: bool = true;
+    const READS_SAVED: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], keep: u32) -> ([T; 32], u32) {
@@ -226,11 +258,11 @@ struct LeakyRelu<R>(R);
 
 impl<T: Lane> BlockPass<T> for LeakyRelu<T::Real> {
     const BITS: Bits = Bits::None;
-    const STREAMS: bool = true;
+    const MEMORY_BOUND: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
-        (simd.blend(simd.at_most_zero(u32::MAX, x), &simd.hide(T::scale(simd, x, self.0)), x), word)
+        (simd.blend(simd.at_most_zero(u32::MAX, x), &simd.optimizer_barrier(T::scale(simd, x, self.0)), x), word)
     }
 }
 
@@ -239,7 +271,7 @@ struct Infer(DropActivation);
 
 impl<T: Lane> BlockPass<T> for Infer {
     const BITS: Bits = Bits::None;
-    const STREAMS: bool = true;
+    const MEMORY_BOUND: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
@@ -261,7 +293,7 @@ struct InferBackward(DropActivation);
 
 impl<T: Lane> BlockPass<T> for InferBackward {
     const BITS: Bits = Bits::None;
-    const SECOND: bool = true;
+    const READS_SAVED: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], word: u32) -> ([T; 32], u32) {
@@ -305,7 +337,7 @@ impl Slopes {
     #[inline(always)]
     fn block<S: Simd, R: Real>(&self, simd: S, e: u64) -> [R; 32] {
         let mut slopes = [R::ZERO; 32];
-        for (slope, word) in slopes.iter_mut().zip(self.philox.numbers(simd, self.first + e)) {
+        for (slope, word) in slopes.iter_mut().zip(self.philox.uniforms(simd, self.first + e)) {
             // 24 bits, so a signed conversion is as good, and vectors have it everywhere.
             *slope = R::from_f32(self.lower + self.span * (word >> 8) as i32 as f32 / 16_777_216.0);
         }
@@ -345,7 +377,7 @@ struct RReluInferBackward(RRelu);
 
 impl<T: Lane> BlockPass<T> for RReluInferBackward {
     const BITS: Bits = Bits::None;
-    const SECOND: bool = true;
+    const READS_SAVED: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], x: &[T; 32], word: u32) -> ([T; 32], u32) {

@@ -1,28 +1,13 @@
 //! The one way into the CPU backend: a pass, its tensors and its mask are checked, then the pass runs.
 
+use super::engine::{Pool, TASK, share};
+use super::mask_words::MaskWords;
 use super::passes;
-use super::pool::Pool;
-use super::share::share;
-use super::tuning::TASK;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::io::{AnyTensors, InOut, Tensors};
 use crate::mask::{PackedMask, words_for};
 use crate::pass::{Arguments, MaskArgument, Pass};
-
-/// The mask's words of a pass: `ceil(len / 32)` of them, element i at bit i % 32 of word i / 32.
-///
-/// Unlike a [`PackedMask`](crate::PackedMask) they do not know what they were made for: words of another
-/// operation or key give a wrong gradient, and that the caller has to see to.
-#[derive(Debug)]
-pub enum MaskWords<'a> {
-    /// The pass has no mask.
-    None,
-    /// A backward pass reads them. Unused bits of the last word are not looked at.
-    Read(&'a [u32]),
-    /// A forward pass writes them; unused bits of the last word become zero.
-    Write(&'a mut [u32]),
-}
 
 /// The mask of a call, in one of the forms that callers have it in.
 pub(super) enum Mask<'a> {
@@ -37,6 +22,7 @@ pub(super) enum Mask<'a> {
 }
 
 impl Mask<'_> {
+    #[inline(always)]
     fn argument(&self) -> MaskArgument {
         match self {
             Self::None | Self::Words(MaskWords::None) => MaskArgument::None,
@@ -48,7 +34,8 @@ impl Mask<'_> {
     }
 }
 
-/// Checks a call and makes it.
+/// Checks a call and makes it. Inlined into the public functions: there the pass is known, and few checks are left.
+#[inline(always)]
 pub(super) fn call(pass: &Pass, tensors: AnyTensors<'_>, mask: Mask<'_>) -> Result<()> {
     let len = pass.check(&tensors.arguments(mask.argument()))?;
     let words = match mask {
@@ -65,6 +52,7 @@ pub(super) fn call(pass: &Pass, tensors: AnyTensors<'_>, mask: Mask<'_>) -> Resu
 }
 
 /// The tensors of a call.
+#[inline(always)]
 pub(super) fn tensors<'a, T: Element>(io: InOut<'a, T>, saved: Option<&'a [T]>) -> AnyTensors<'a> {
     T::erase(Tensors { io, saved })
 }

@@ -13,12 +13,10 @@
 use std::ops::Range;
 
 use crate::activation::Activation;
+use crate::cpu::engine::{Pool, TASK, share};
 use crate::cpu::lane::Lane;
-use crate::cpu::pool::Pool;
-use crate::cpu::share::share;
 use crate::cpu::simd::{self, Simd, Task};
-use crate::cpu::smooth::Smooth;
-use crate::cpu::tuning::TASK;
+use crate::cpu::smooth::{self, Smooth};
 use crate::error::{Error, Result};
 use crate::float_environment::DefaultEnvironment;
 use crate::fused::order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
@@ -85,6 +83,9 @@ fn reduce_by<T: Lane, G: Gradients<T>>(
 
 /// What is summed, in N sums that go together.
 trait Summand<T: Lane, const N: usize>: Sync {
+    /// Whether the first elements of accumulators are taken in another way. If not, accumulators begin at zero.
+    const FIRST: bool;
+
     /// The vectors with a value for each channel that it looks at: mean, scale and shift.
     fn vectors(&self) -> [Option<&[T::Real]>; 3];
 
@@ -134,6 +135,8 @@ struct Distances<'a, T> {
 }
 
 impl<T: Lane> Summand<T, 3> for Distances<'_, T> {
+    const FIRST: bool = true;
+
     fn vectors(&self) -> [Option<&[T::Real]>; 3] {
         [None; 3]
     }
@@ -231,6 +234,8 @@ struct Products<'a, T: Lane, G> {
 }
 
 impl<T: Lane, G: Gradients<T>> Summand<T, 1> for Plain<'_, G> {
+    const FIRST: bool = false;
+
     fn vectors(&self) -> [Option<&[T::Real]>; 3] {
         let [scale, shift] = self.gradients.vectors();
         [None, scale, shift]
@@ -247,7 +252,7 @@ impl<T: Lane, G: Gradients<T>> Summand<T, 1> for Plain<'_, G> {
     ) {
         let dz = self.gradients.block(simd, here, values, at);
         for i in 0..32 {
-            sums[i] = if FIRST { T::Real::ZERO + dz[i] } else { sums[i] + dz[i] };
+            sums[i] = sums[i] + dz[i];
         }
     }
 
@@ -262,6 +267,8 @@ impl<T: Lane, G: Gradients<T>> Summand<T, 1> for Plain<'_, G> {
 }
 
 impl<T: Lane, G: Gradients<T>> Summand<T, 2> for Products<'_, T, G> {
+    const FIRST: bool = false;
+
     fn vectors(&self) -> [Option<&[T::Real]>; 3] {
         let [scale, shift] = self.gradients.vectors();
         [Some(self.centred.mean), scale, shift]
@@ -280,9 +287,8 @@ impl<T: Lane, G: Gradients<T>> Summand<T, 2> for Products<'_, T, G> {
         let mean = values.block(0, at);
         let dz = self.gradients.block(simd, here, values, at);
         for i in 0..32 {
-            let (sum, product) = if FIRST { (T::Real::ZERO, T::Real::ZERO) } else { (sums[i], products[i]) };
-            sums[i] = sum + dz[i];
-            products[i] = dz[i].mul_add(x[i] - mean[i], product);
+            sums[i] = sums[i] + dz[i];
+            products[i] = dz[i].mul_add(x[i] - mean[i], products[i]);
         }
     }
 
@@ -367,7 +373,7 @@ impl<T: Lane> Gradients<T> for Kept<'_, T> {
     fn block<S: Simd, V: Values<T::Real>>(&self, simd: S, here: Range<usize>, values: &V, at: usize) -> [T::Real; 32] {
         let keep = bits(self.words, here.start);
         let mut derivative = preactivation(simd, &self.z, &here, values, at);
-        simd.evaluate(Smooth::Derivative(self.activation), &mut derivative);
+        smooth::evaluate(simd, Smooth::Derivative(self.activation), &mut derivative);
         let mut dz = T::to_reals(simd, &block(self.dy, &here));
         for (i, dz) in dz.iter_mut().enumerate() {
             *dz = if keep >> i & 1 == 1 { *dz * derivative[i] } else { *dz };
@@ -405,7 +411,7 @@ impl<T: Lane> Gradients<T> for Mixed<'_, T> {
             }
             return dz;
         }
-        simd.evaluate(Smooth::Derivative(self.op.activation()), &mut z);
+        smooth::evaluate(simd, Smooth::Derivative(self.op.activation()), &mut z);
         for (dz, derivative) in dz.iter_mut().zip(z) {
             *dz = *dz * if zero { derivative } else { p.mul_add(derivative, slope) };
         }
@@ -668,6 +674,9 @@ impl<T: Lane, P: Summand<T, N>, const N: usize> Task for Walk<'_, T, P, N> {
         let values = OfRows::new(if rows { summand.vectors() } else { [None; 3] }, &channels);
         for (k, out) in chunks.zip(out.chunks_exact_mut(channels.len())) {
             let chunk = k * CHUNK..shape.count().min((k + 1) * CHUNK);
+            if !P::FIRST {
+                accumulators.sums.iter_mut().for_each(|sums| sums.fill(T::Real::ZERO));
+            }
             let mut chunk_of = Chunk { shape, summand, channels: channels.clone(), accumulators: &mut accumulators };
             if rows {
                 chunk_of.rows(simd, chunk.clone(), &values);
@@ -694,26 +703,15 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
         P: Summand<T, N>,
     {
         let (width, of_row) = (self.channels.len(), self.shape.channels());
-        let first = chunk.start + ACCUMULATORS.min(chunk.len());
-        if width == of_row {
-            // Rows follow each other without a gap.
-            let mut start = chunk.start;
-            while start < chunk.end {
-                let end = chunk.end.min(start + ACCUMULATORS);
-                let elements = start * width..end * width;
-                if start < first {
-                    self.blocks::<T, S, _, true>(simd, elements, 0, values);
-                } else {
-                    self.blocks::<T, S, _, false>(simd, elements, 0, values);
-                }
-                start = end;
-            }
-            return;
-        }
-        for row in chunk {
-            let elements = row * of_row + self.channels.start..row * of_row + self.channels.end;
+        // Whole rows follow each other without a gap, so that all accumulators take something at once.
+        let together = if width == of_row { ACCUMULATORS } else { 1 };
+        let first = chunk.start + ACCUMULATORS;
+        for row in chunk.clone().step_by(together) {
+            let rows = together.min(chunk.end - row);
+            let start = row * of_row + self.channels.start;
+            let elements = start..start + rows * width;
             let at = row % ACCUMULATORS * width;
-            if row < first {
+            if P::FIRST && row < first {
                 self.blocks::<T, S, _, true>(simd, elements, at, values);
             } else {
                 self.blocks::<T, S, _, false>(simd, elements, at, values);
@@ -733,12 +731,14 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
         while start < chunk.end {
             let (o, j) = (start / inner, start % inner);
             let end = chunk.end.min(start + inner - j);
-            let first = (chunk.start + ACCUMULATORS).clamp(start, end);
+            let first = if P::FIRST { (chunk.start + ACCUMULATORS).clamp(start, end) } else { start };
             for c in self.channels.clone() {
                 let values = OfChannel(vectors.map(|vector| vector.map_or(R::ZERO, |vector| vector[c])));
                 let from = (o * of_row + c) * inner + j;
                 let place = 32 * (c - self.channels.start);
-                self.ring::<T, S, true>(simd, from..from + (first - start), place, start, &values);
+                if P::FIRST {
+                    self.ring::<T, S, true>(simd, from..from + (first - start), place, start, &values);
+                }
                 self.ring::<T, S, false>(simd, from + (first - start)..from + (end - start), place, first, &values);
             }
             start = end;
@@ -758,24 +758,29 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
         P: Summand<T, N>,
     {
         // Up to the last accumulator, then all of them again and again, then the rest.
-        let lead = elements.len().min(t.wrapping_neg() % ACCUMULATORS);
-        if lead > 0 {
-            let part = elements.start..elements.start + lead;
-            self.blocks::<T, S, _, FIRST>(simd, part, place + t % ACCUMULATORS, values);
-            elements.start += lead;
-        }
-        let mut sums = self.accumulators.load(place, 32);
-        let whole = elements.len() / 32;
-        for _ in 0..whole {
-            let block = elements.start..elements.start + 32;
-            self.summand.take::<S, _, FIRST>(simd, block, values, 0, &mut sums);
-            elements.start += 32;
-        }
-        if whole > 0 {
-            self.accumulators.store(place, 32, &sums);
-        }
-        if !elements.is_empty() {
-            self.blocks::<T, S, _, FIRST>(simd, elements, place, values);
+        let mut at = t % ACCUMULATORS;
+        let mut len = elements.len().min((ACCUMULATORS - at) % ACCUMULATORS);
+        loop {
+            if len > 0 {
+                let part = elements.start..elements.start + len;
+                let mut sums = self.accumulators.load(place + at, len);
+                self.summand.take::<S, _, FIRST>(simd, part, values, 0, &mut sums);
+                self.accumulators.store(place + at, len, &sums);
+                elements.start += len;
+            }
+            if elements.is_empty() {
+                return;
+            }
+            if elements.len() >= 32 {
+                let mut sums = self.accumulators.load(place, 32);
+                while elements.len() >= 32 {
+                    let block = elements.start..elements.start + 32;
+                    self.summand.take::<S, _, FIRST>(simd, block, values, 0, &mut sums);
+                    elements.start += 32;
+                }
+                self.accumulators.store(place, 32, &sums);
+            }
+            (at, len) = (0, elements.len());
         }
     }
 

@@ -1,11 +1,8 @@
 //! A mask drawn in the usual way, from one 32-bit number for each element: what `keep_words` is measured against.
 //! No pass uses it.
 
-use crate::cpu::philox::Philox;
-use crate::cpu::pool::Pool;
-use crate::cpu::share::share;
+use crate::cpu::engine::{Philox, Pool, TASK, share};
 use crate::cpu::simd::{self, Simd, Task};
-use crate::cpu::tuning::TASK;
 use crate::error::Result;
 use crate::float_environment::DefaultEnvironment;
 use crate::key::MaskKey;
@@ -46,7 +43,7 @@ impl Task for Uniform<'_> {
         let mut e = self.first;
         for word in self.words {
             let mut differences = [0.0; 32];
-            for (difference, number) in differences.iter_mut().zip(self.philox.numbers(simd, e)) {
+            for (difference, number) in differences.iter_mut().zip(self.philox.uniforms(simd, e)) {
                 // 24 bits, which a float holds. No difference is rounded to zero, so it has the exact one's sign.
                 *difference = (number >> 8) as i32 as f32 / 16_777_216.0 - self.p;
             }

@@ -133,20 +133,6 @@ pub const NOTHING: da_args = da_args {
     slope_f32: 0.0,
     lower: 0.0,
     upper: 0.0,
-    channels: 0,
-    inner: 0,
-    count: 0,
-    chunks: 0,
-    residual: std::ptr::null(),
-    scale: std::ptr::null(),
-    shift: std::ptr::null(),
-    mean: std::ptr::null(),
-    alpha: std::ptr::null(),
-    beta: std::ptr::null(),
-    gamma: std::ptr::null(),
-    partial: std::ptr::null_mut(),
-    results: [std::ptr::null_mut(); 2],
-    layout: 0,
 };
 
 /// The address of a 64-bit word that the caller may leave out.

@@ -1,5 +1,6 @@
 //! The kernels as one context has them loaded: each module when it is first needed, and nothing twice.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result, sys};
@@ -38,6 +39,7 @@ pub struct Kernels {
     functions: [OnceLock<CudaFunction>; Entry::COUNT],
     /// Held while something is loaded, so that nothing is loaded twice.
     loading: Mutex<()>,
+    runs_ptx: AtomicBool,
     /// For the context objects whose slices passes were made on.
     anchors: Anchors,
 }
@@ -73,6 +75,7 @@ impl Kernels {
             modules: [const { OnceLock::new() }; Module::ALL.len()],
             functions: [const { OnceLock::new() }; Entry::COUNT],
             loading: Mutex::new(()),
+            runs_ptx: AtomicBool::new(false),
             anchors: Anchors::default(),
         });
         live.push(Arc::downgrade(&kernels));
@@ -114,30 +117,40 @@ impl Kernels {
         if let Some(loaded) = place.get() {
             return Ok(loaded);
         }
-        let code = Ptx::from_binary(module.image().to_vec());
-        let loaded = self.context.load_module(code).map_err(|error| self.cannot_load(error))?;
+        let loaded = self.load(module)?;
         Ok(place.get_or_init(|| loaded))
     }
 
-    /// Tells device code that does not suit this machine from other failures.
-    fn cannot_load(&self, error: DriverError) -> CudaError {
-        use sys::CUresult as Code;
-        match error.0 {
-            Code::CUDA_ERROR_INVALID_IMAGE
-            | Code::CUDA_ERROR_NO_BINARY_FOR_GPU
-            | Code::CUDA_ERROR_INVALID_PTX
-            | Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
-            | Code::CUDA_ERROR_JIT_COMPILER_NOT_FOUND
-            | Code::CUDA_ERROR_JIT_COMPILATION_DISABLED => unsupported(
-                &self.context,
-                format!(
-                    "{}; update the driver, or build this library with the nvcc of a CUDA version that the driver \
-                     knows and without CUDA_COMPUTE_CAP set for another device",
-                    driver_text(error)
-                ),
-            ),
-            _ => while_doing("loading device code")(error),
+    /// Loads what the driver accepts: the fatbin, else the PTX.
+    fn load(&self, module: Module) -> CudaResult<Arc<CudaModule>> {
+        let load = |code: Vec<u8>| self.context.load_module(Ptx::from_binary(code));
+        let failed = while_doing("loading device code");
+        let refused = match load(module.fatbin().to_vec()) {
+            Ok(loaded) => return Ok(loaded),
+            Err(error) if is_refusal(error) => error,
+            Err(error) => return Err(failed(error)),
+        };
+        let mut reason = format!("the driver refuses the fatbin ({})", driver_text(refused));
+        if let Some(ptx) = module.ptx() {
+            match load(ptx) {
+                Ok(loaded) => {
+                    self.runs_ptx.store(true, Ordering::Relaxed);
+                    return Ok(loaded);
+                }
+                Err(error) if is_refusal(error) => reason += &format!(" and the PTX ({})", driver_text(error)),
+                Err(error) => return Err(failed(error)),
+            }
         }
+        reason += "; update the driver, or build this library with the nvcc of a CUDA version that the driver knows and \
+                   without CUDA_COMPUTE_CAP set for another device";
+        Err(unsupported(&self.context, reason))
+    }
+
+    /// Whether the driver has refused the machine code that is embedded, for one of the modules loaded so far, and
+    /// compiled PTX instead. The results are the same. Loading takes longer, and some kernels for f16 and bf16 run slower:
+    /// the PTX is for the oldest supported GPU. A newer driver, or a build with an nvcc that the driver knows, helps.
+    pub fn runs_ptx(&self) -> bool {
+        self.runs_ptx.load(Ordering::Relaxed)
     }
 
     /// Has cudarc track events for as long as there are these kernels, unless that was turned off. For a stream that
@@ -165,6 +178,21 @@ impl Drop for Kernels {
         }
         self.context.record_err(waited);
     }
+}
+
+/// Tells device code that does not suit this machine from other failures.
+fn is_refusal(error: DriverError) -> bool {
+    use sys::CUresult as Code;
+    matches!(
+        error.0,
+        Code::CUDA_ERROR_INVALID_IMAGE
+            | Code::CUDA_ERROR_INVALID_SOURCE
+            | Code::CUDA_ERROR_NO_BINARY_FOR_GPU
+            | Code::CUDA_ERROR_INVALID_PTX
+            | Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+            | Code::CUDA_ERROR_JIT_COMPILER_NOT_FOUND
+            | Code::CUDA_ERROR_JIT_COMPILATION_DISABLED
+    )
 }
 
 /// The compute capability of a context's device, major and minor.

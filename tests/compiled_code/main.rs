@@ -29,10 +29,10 @@ use sass::Kernel;
 use shape::{FIRST_VOTE, Kind, Shape, mean_calls};
 
 const IMAGES: [(&str, &[u8]); 4] = [
-    ("relu.image", include_bytes!(concat!(env!("OUT_DIR"), "/relu.image"))),
-    ("smooth.image", include_bytes!(concat!(env!("OUT_DIR"), "/smooth.image"))),
-    ("rrelu.image", include_bytes!(concat!(env!("OUT_DIR"), "/rrelu.image"))),
-    ("advance.image", include_bytes!(concat!(env!("OUT_DIR"), "/advance.image"))),
+    ("relu.fatbin", include_bytes!(concat!(env!("OUT_DIR"), "/relu.fatbin"))),
+    ("smooth.fatbin", include_bytes!(concat!(env!("OUT_DIR"), "/smooth.fatbin"))),
+    ("rrelu.fatbin", include_bytes!(concat!(env!("OUT_DIR"), "/rrelu.fatbin"))),
+    ("advance.fatbin", include_bytes!(concat!(env!("OUT_DIR"), "/advance.fatbin"))),
 ];
 
 /// Instruction counts, and the nvcc that they are of.
@@ -53,7 +53,7 @@ fn is_recorded() -> bool {
 fn kernels() -> Option<&'static [Kernel]> {
     static FOUND: OnceLock<Option<Vec<Kernel>>> = OnceLock::new();
     let found = FOUND.get_or_init(|| {
-        let found = match device_code().starts_with("fatbin") {
+        let found = match device_code().contains("fatbin by nvcc") {
             true => sass::kernels(&IMAGES),
             false => Err(format!("the library embeds {}", device_code())),
         };
@@ -355,7 +355,7 @@ fn predictions_are_of_this_code() {
 fn prebuilt_ptx() {
     let mut complaints = Vec::new();
     let mut names = BTreeSet::new();
-    for entry in shipped::PTX.iter().flat_map(|(_, text)| text.split(".visible .entry ").skip(1)) {
+    for entry in shipped::ptx().iter().flat_map(|(_, text)| text.split(".visible .entry ").skip(1)) {
         let (name, body) = entry.split_once('(').expect("parameters");
         let name: &'static str = name;
         names.insert(name);

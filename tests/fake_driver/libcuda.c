@@ -23,8 +23,8 @@
 
 typedef int Result;
 enum {
-    SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, NOT_READY = 600,
-    ILLEGAL_ADDRESS = 700
+    SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
+    NOT_READY = 600, ILLEGAL_ADDRESS = 700
 };
 
 // ---------------------------------------------------------------------------------------------------
@@ -33,7 +33,7 @@ enum {
 static struct {
     const char* name;
     int value;
-} settings[] = {{"devices", 2}, {"capability", 90}, {"alloc", 0},  {"load", 0},       {"wait", 0},
+} settings[] = {{"devices", 2}, {"capability", 90}, {"alloc", 0},  {"load", 0}, {"fatbin", 0}, {"ptx", 0}, {"wait", 0},
                 {"launch", 0},  {"record", 0},      {"memset", 0}, {"synchronize", 0}};
 
 static int* setting(const char* name) {
@@ -50,12 +50,13 @@ void fake_log_calls(int yes) { calls_are_logged = yes; }
 
 static int state;  // not SUCCESS once an access has failed
 static int hangs;
-static long allocations, modules, loads, launches;
+static long allocations, modules, loads, from_ptx, launches;
 
 long fake_count(const char* name) {
     if (!strcmp(name, "allocations")) return allocations;
     if (!strcmp(name, "modules")) return modules;
     if (!strcmp(name, "loads")) return loads;
+    if (!strcmp(name, "from_ptx")) return from_ptx;
     if (!strcmp(name, "launches")) return launches;
     abort();
 }
@@ -122,9 +123,14 @@ Result cuCtxSetCurrent(void* context) { return current = context, SUCCESS; }
 Result cuCtxSynchronize(void) { LOG("synchronize context\n"); return state ? state : *setting("synchronize"); }
 
 Result cuModuleLoadData(void** module, const void* image) {
-    (void)image;
-    if (*setting("load")) return *setting("load");
+    static const unsigned char fatbin[4] = {0x50, 0xED, 0x55, 0xBA};
+    const int is_fatbin = !memcmp(image, fatbin, sizeof fatbin);
+    // Else it is text, of which a driver reads the version before all others and the end at its zero byte.
+    if (!is_fatbin && (!strstr(image, ".version ") || !strstr(image, ".visible .entry da_"))) return INVALID_IMAGE;
+    const int refused = *setting("load") ? *setting("load") : *setting(is_fatbin ? "fatbin" : "ptx");
+    if (refused) return refused;
     ++loads, ++modules;
+    if (!is_fatbin) ++from_ptx;
     return *module = (void*)loads, SUCCESS;
 }
 Result cuModuleUnload(void* module) { (void)module, --modules; LOG("unload\n"); return SUCCESS; }

@@ -170,7 +170,7 @@ fn the_table_has_the_kernels_instructions() {
     const OTHERS: [&str; 10] = ["bra", "ret", "ld", "st", "mov", "cvta", "shfl", "vote", "bar", "call"];
     let known: BTreeSet<_> = table::cases().iter().map(|case| case.instruction).collect();
     let mut missing = BTreeSet::new();
-    for (_, text) in shipped::PTX {
+    for (_, text) in shipped::ptx() {
         for line in text.lines() {
             let mut words = line.split_whitespace().skip_while(|word| word.starts_with(['{', '@']));
             let Some(opcode) = words.next().filter(|_| line.contains(';')) else { continue };

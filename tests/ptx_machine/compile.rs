@@ -24,7 +24,6 @@ mod shipped;
 use super::Ptx;
 use crate::emulator::root;
 use nvcc::Nvcc;
-use shipped::PTX;
 
 /// The PTX that is shipped, which is what users run who have no nvcc; or, where `DROP_ACTIVATION_PTX` names a folder, the
 /// files of the same names in it, which another compiler may have made.
@@ -32,14 +31,14 @@ pub fn shipped() -> &'static Ptx {
     static FOUND: OnceLock<Ptx> = OnceLock::new();
     FOUND.get_or_init(|| {
         let ptx = match env::var_os("DROP_ACTIVATION_PTX").filter(|folder| !folder.is_empty()) {
-            None => Ptx::new(PTX),
+            None => Ptx::new(shipped::ptx().iter().map(|(name, text)| (*name, text.as_str()))),
             Some(folder) => {
-                let read = |(name, _): &(&'static str, _)| {
+                let read = |(name, _): &(&'static str, String)| {
                     let path = Path::new(&folder).join(name);
                     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
                     (*name, text)
                 };
-                let texts: Vec<_> = PTX.iter().map(read).collect();
+                let texts: Vec<_> = shipped::ptx().iter().map(read).collect();
                 Ptx::new(texts.iter().map(|(name, text)| (*name, text.as_str())))
             }
         };
@@ -48,7 +47,7 @@ pub fn shipped() -> &'static Ptx {
 }
 
 /// What the nvcc of this machine makes of the kernels for compute capability 9.0. `None`, after telling so once,
-/// without an nvcc. (What it makes for 7.5 is what is shipped, to which tests/prebuilt_ptx.rs holds it.)
+/// without an nvcc. (What it makes for 7.5 is what is shipped, to which tests/prebuilt_code.rs holds it.)
 pub fn fresh_90() -> Option<&'static Ptx> {
     static FRESH: OnceLock<Option<Ptx>> = OnceLock::new();
     let fresh = FRESH.get_or_init(|| match self::nvcc() {

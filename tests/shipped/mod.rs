@@ -1,9 +1,21 @@
-//! The PTX that is shipped, file by file: what users run who have no nvcc.
+//! The PTX that is shipped, file by file: what users run whose driver refuses the machine code.
 
-pub const PTX: [(&str, &str); 5] = [
-    ("relu.ptx", include_str!("../../kernels/prebuilt/relu.ptx")),
-    ("smooth.ptx", include_str!("../../kernels/prebuilt/smooth.ptx")),
-    ("rrelu.ptx", include_str!("../../kernels/prebuilt/rrelu.ptx")),
-    ("norm.ptx", include_str!("../../kernels/prebuilt/norm.ptx")),
-    ("advance.ptx", include_str!("../../kernels/prebuilt/advance.ptx")),
-];
+use std::{io::Read, sync::OnceLock};
+
+/// Names and texts.
+pub fn ptx() -> &'static [(&'static str, String); 4] {
+    static UNPACKED: OnceLock<[(&'static str, String); 4]> = OnceLock::new();
+    let unpacked = |name, compressed: &[u8]| {
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(compressed).read_to_string(&mut text).expect("it was packed as gzip");
+        (name, text)
+    };
+    UNPACKED.get_or_init(|| {
+        [
+            unpacked("relu.ptx", include_bytes!("../../kernels/prebuilt/relu.ptx.gz")),
+            unpacked("smooth.ptx", include_bytes!("../../kernels/prebuilt/smooth.ptx.gz")),
+            unpacked("rrelu.ptx", include_bytes!("../../kernels/prebuilt/rrelu.ptx.gz")),
+            unpacked("advance.ptx", include_bytes!("../../kernels/prebuilt/advance.ptx.gz")),
+        ]
+    })
+}

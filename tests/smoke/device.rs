@@ -12,7 +12,7 @@ use drop_activation::cuda::cudarc::nvrtc::Ptx;
 use drop_activation::cuda::{self, Addresses, Kernels, launch};
 
 use crate::cases::{Case, N};
-use crate::shipped::PTX;
+use crate::shipped;
 
 /// Which device code.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,8 +58,8 @@ pub struct Device {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     kernels: Arc<Kernels>,
-    /// In the order of [`PTX`], each once it was asked for.
-    prebuilt: [Option<Arc<CudaModule>>; PTX.len()],
+    /// In the order of [`shipped::ptx`], each once it was asked for.
+    prebuilt: [Option<Arc<CudaModule>>; 4],
     patience: Duration,
 }
 
@@ -141,13 +141,16 @@ impl Device {
 
     fn launch_prebuilt(&mut self, mut planned: launch::Launch) -> Outcome<()> {
         let entry = format!(".entry {}(", planned.entry.name());
-        let Some(place) = PTX.iter().position(|(_, text)| text.contains(&entry)) else {
+        let Some(place) = shipped::ptx().iter().position(|(_, text)| text.contains(&entry)) else {
             return Err(Failure::Here("no prebuilt PTX has it".into()));
         };
         let module = match &self.prebuilt[place] {
             Some(module) => module.clone(),
             None => {
-                let module = self.context.load_module(Ptx::from_src(PTX[place].1)).map_err(|e| self.refused(e))?;
+                let module = self
+                    .context
+                    .load_module(Ptx::from_src(shipped::ptx()[place].1.as_str()))
+                    .map_err(|e| self.refused(e))?;
                 self.prebuilt[place].insert(module).clone()
             }
         };

@@ -144,12 +144,12 @@ def _dlpack(name: str, array: Any) -> View:
         capsule = array.__dlpack__()
     form = _get_name(capsule)
     if form not in _FORMS:
-        raise TypeError(f"{name} gives a DLPack capsule called {form!r}; allowed are {sorted(_FORMS)}")
+        raise TypeError(f"{name} returns a DLPack capsule called {form!r}; allowed are {sorted(_FORMS)}")
     # The capsule is not marked as used, so that it frees what it holds when it goes: it is the view's owner.
     managed = ctypes.cast(_get_pointer(capsule, form), ctypes.POINTER(_FORMS[form])).contents
     versioned = form == b"dltensor_versioned"
     if versioned and managed.major != 1:
-        raise TypeError(f"{name} gives DLPack version {managed.major}.{managed.minor}; allowed are versions up to 1")
+        raise TypeError(f"{name} returns DLPack version {managed.major}.{managed.minor}; allowed are versions up to 1")
     tensor = managed.tensor
     dtype = tensor.dtype
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))

@@ -159,7 +159,7 @@ class Cuda:
 
 
 def torch_register(find) -> None:
-    """Registers the kernels of PyTorch's operators, by LibTorch's functions that `find` gives."""
+    """Registers the kernels of PyTorch's operators, by LibTorch's functions, whose addresses `find` returns."""
     _call(_c.dact_torch_register, FIND(find))
 
 

@@ -104,7 +104,7 @@ def backward(
 
     Args:
         dy: The gradient of y.
-        mask: What `forward` gave.
+        mask: What `forward` returned.
         x: The input of `forward`. ReLU needs none; the others do.
         p, activation: As in `forward`.
         out: Where dx goes, of dy's shape and type; may be dy or x.
@@ -285,7 +285,7 @@ _NO_MASK = object()
 
 
 def _run(pass_: Pass, given: View, out: Any, saved: tuple[str, Any] | None = None, mask: Any = _NO_MASK) -> Any:
-    """Runs a pass from `given` to `out`, or to a new array; gives that."""
+    """Runs a pass from `given` to `out`, or to a new array, and returns that."""
     saved_view = _like(*saved, given) if saved else None
     mask_view = _words(mask, given) if mask is not _NO_MASK else None
     result = empty_like(given) if out is None else out

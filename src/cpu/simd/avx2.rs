@@ -3,15 +3,11 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use half::f16;
 
-use super::{Lines, MAX_LANES, Simd, Task};
-use crate::cpu::keep::{BATCH, Batch, KeepStream};
-use crate::cpu::smooth::{self, Smooth};
+use super::{BlockOps, CacheLines, MAX_LANES, MemoryOps, Simd, Task, VectorOps};
 use crate::element::Element;
-use crate::real::Real;
 
 /// Stands for the instructions: who has one may use them.
 #[derive(Clone, Copy)]
@@ -27,38 +23,20 @@ impl Avx2 {
     }
 }
 
+/// Runs the task; never inlined, so that there is one copy of each.
+///
 /// # Safety
 /// The machine must have the instructions that [`Avx2::available`] asks for.
+#[inline(never)]
 #[target_feature(enable = "avx2,f16c,fma,bmi2,popcnt")]
 pub(super) unsafe fn run(task: impl Task) {
     task.run(Avx2(()));
 }
 
-/// [`smooth::evaluate`], not inlined: one copy for all passes.
-#[inline(never)]
-#[target_feature(enable = "avx2,f16c,fma,bmi2,popcnt")]
-fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
-    smooth::evaluate(function, values);
-}
-
-/// [`KeepStream::groups`], not inlined, likewise.
-#[inline(never)]
-#[target_feature(enable = "avx2,f16c,fma,bmi2,popcnt")]
-fn groups(keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH], range: Range<usize>) {
-    keep.groups(Avx2(()), batch, words, range);
-}
-
-/// [`KeepStream::finish`], not inlined, likewise.
-#[inline(never)]
-#[target_feature(enable = "avx2,f16c,fma,bmi2,popcnt")]
-fn finish(keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]) {
-    keep.finish(Avx2(()), batch, words);
-}
-
-/// [`Simd::pin`], apart because a register's name needs the instruction set.
+/// [`VectorOps::order_barrier`], apart because a register's name needs the instruction set.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn pin([[a0, _, a2, _], [b0, _, b2, _]]: &mut [[__m256i; 4]; 2]) {
+fn order_barrier([[a0, _, a2, _], [b0, _, b2, _]]: &mut [[__m256i; 4]; 2]) {
     // SAFETY: there are no instructions.
     unsafe {
         asm!(
@@ -91,22 +69,29 @@ const ORDERS: [u64; 256] = {
     orders
 };
 
-/// [`Simd::hide`] for a vector, apart likewise.
+/// [`BlockOps::optimizer_barrier`] for a vector, apart likewise.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn hide(mut v: __m256i) -> __m256i {
+fn optimizer_barrier(mut v: __m256i) -> __m256i {
     // SAFETY: there are no instructions.
     unsafe { asm!("/* {0} */", inout(ymm_reg) v, options(nomem, nostack, preserves_flags, pure)) };
     v
 }
 
 // The contract that each block below leans on:
-// 1. An `Avx2` is made by `run`, `groups` and `finish` alone, which have the instructions and whose callers vouch for
-//    them.
+// 1. An `Avx2` is made by `run` alone, whose caller vouches for the instructions.
 // 2. Elements are 2, 4 or 8 bytes of plain bits (the trait is sealed), so 32 of them, the block behind an array
 //    reference, are as many vectors of 32 bytes as each loop says. These may begin anywhere: all loads and
 //    stores but the streaming ones are unaligned.
 impl Simd for Avx2 {
+    #[inline(always)]
+    fn outlined(self, task: impl Task) {
+        // SAFETY: 1.
+        unsafe { run(task) }
+    }
+}
+
+impl BlockOps for Avx2 {
     #[inline(always)]
     fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32 {
         let at = block.as_ptr().cast::<__m256i>();
@@ -199,11 +184,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn hide<T: Element>(self, mut block: [T; 32]) -> [T; 32] {
+    fn optimizer_barrier<T: Element>(self, mut block: [T; 32]) -> [T; 32] {
         let at = block.as_mut_ptr().cast::<__m256i>();
         for i in 0..size_of::<T>() {
             // SAFETY: 1; 2, for all vectors of the block.
-            unsafe { _mm256_storeu_si256(at.add(i), hide(_mm256_loadu_si256(at.add(i)))) };
+            unsafe { _mm256_storeu_si256(at.add(i), optimizer_barrier(_mm256_loadu_si256(at.add(i)))) };
         }
         block
     }
@@ -232,16 +217,12 @@ impl Simd for Avx2 {
         }
         out
     }
+}
 
-    #[inline(always)]
-    fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]) {
-        // SAFETY: 1.
-        unsafe { evaluate(function, values) }
-    }
-
-    type Lanes = __m256i;
+impl VectorOps for Avx2 {
+    type Vector = __m256i;
     const LANES: usize = 4;
-    const CALLS_ABREAST: usize = 1;
+    const CALLS_IN_FLIGHT: usize = 1;
 
     #[inline(always)]
     fn splat(self, value: u64) -> __m256i {
@@ -309,9 +290,9 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn pin(self, r: &mut [[__m256i; 4]; 2]) {
+    fn order_barrier(self, r: &mut [[__m256i; 4]; 2]) {
         // SAFETY: 1.
-        unsafe { pin(r) }
+        unsafe { order_barrier(r) }
     }
 
     #[inline(always)]
@@ -361,7 +342,9 @@ impl Simd for Avx2 {
             _mm256_storeu_si256(to.add(1), _mm256_permute2x128_si256::<0x31>(even, odd));
         }
     }
+}
 
+impl MemoryOps for Avx2 {
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: 1; a prefetch of any address at all changes no memory and cannot fault.
@@ -376,22 +359,10 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn groups(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH], range: Range<usize>) {
-        // SAFETY: 1.
-        unsafe { groups(keep, batch, words, range) }
-    }
-
-    #[inline(always)]
-    fn finish(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]) {
-        // SAFETY: 1.
-        unsafe { finish(keep, batch, words) }
-    }
-
-    #[inline(always)]
-    fn stream<T: Element, const N: usize>(self, block: &[T; 32], to: &mut Lines<'_, T, N>, k: usize) {
+    fn store_non_temporal<T: Element, const N: usize>(self, block: &[T; 32], to: &mut CacheLines<'_, T, N>, k: usize) {
         let (block, to) = (block.as_ptr().cast::<__m256i>(), to.0[k].as_mut_ptr().cast::<__m256i>());
         for i in 0..32 * size_of::<T>() / 32 {
-            // SAFETY: 1; 2, for all vectors of both blocks; `Lines` begin on lines of 64 bytes. What follows is
+            // SAFETY: 1; 2, for all vectors of both blocks; `CacheLines` begin on lines of 64 bytes. What follows is
             // ordered by the fence that the trait asks for.
             unsafe { _mm256_stream_si256(to.add(i), _mm256_loadu_si256(block.add(i))) };
         }

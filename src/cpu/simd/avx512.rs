@@ -2,15 +2,11 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use half::f16;
 
-use super::{Lines, MAX_LANES, Simd, Task};
-use crate::cpu::keep::{BATCH, Batch, KeepStream};
-use crate::cpu::smooth::{self, Smooth};
+use super::{BlockOps, CacheLines, MAX_LANES, MemoryOps, Simd, Task, VectorOps};
 use crate::element::Element;
-use crate::real::Real;
 
 /// Stands for the instructions: who has one may use them.
 #[derive(Clone, Copy)]
@@ -28,38 +24,20 @@ impl Avx512 {
     }
 }
 
+/// Runs the task; never inlined, so that there is one copy of each.
+///
 /// # Safety
 /// The machine must have the instructions that [`Avx512::available`] asks for.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2,popcnt")]
 pub(super) unsafe fn run(task: impl Task) {
     task.run(Avx512(()));
 }
 
-/// [`smooth::evaluate`], not inlined: one copy for all passes.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2,popcnt")]
-fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
-    smooth::evaluate(function, values);
-}
-
-/// [`KeepStream::groups`], not inlined, likewise.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2,popcnt")]
-fn groups(keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH], range: Range<usize>) {
-    keep.groups(Avx512(()), batch, words, range);
-}
-
-/// [`KeepStream::finish`], not inlined, likewise.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2,popcnt")]
-fn finish(keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]) {
-    keep.finish(Avx512(()), batch, words);
-}
-
-/// [`Simd::pin`], apart because a register's name needs the instruction set.
+/// [`VectorOps::order_barrier`], apart because a register's name needs the instruction set.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn pin([[a0, _, a2, _], [b0, _, b2, _]]: &mut [[__m512i; 4]; 2]) {
+fn order_barrier([[a0, _, a2, _], [b0, _, b2, _]]: &mut [[__m512i; 4]; 2]) {
     // SAFETY: there are no instructions.
     unsafe {
         asm!(
@@ -73,22 +51,29 @@ fn pin([[a0, _, a2, _], [b0, _, b2, _]]: &mut [[__m512i; 4]; 2]) {
     }
 }
 
-/// [`Simd::hide`] for a vector, apart likewise.
+/// [`BlockOps::optimizer_barrier`] for a vector, apart likewise.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn hide(mut v: __m512i) -> __m512i {
+fn optimizer_barrier(mut v: __m512i) -> __m512i {
     // SAFETY: there are no instructions.
     unsafe { asm!("/* {0} */", inout(zmm_reg) v, options(nomem, nostack, preserves_flags, pure)) };
     v
 }
 
 // The contract that each block below leans on:
-// 1. An `Avx512` is made by `run`, `groups` and `finish` alone, which have the instructions and whose callers vouch for
-//    them.
+// 1. An `Avx512` is made by `run` alone, whose caller vouches for the instructions.
 // 2. Elements are 2, 4 or 8 bytes of plain bits (the trait is sealed), so 32 of them, the block behind an array
 //    reference, are as many vectors of 64 bytes as each loop says. These may begin anywhere: all loads and
 //    stores but the streaming ones are unaligned.
 impl Simd for Avx512 {
+    #[inline(always)]
+    fn outlined(self, task: impl Task) {
+        // SAFETY: 1.
+        unsafe { run(task) }
+    }
+}
+
+impl BlockOps for Avx512 {
     #[inline(always)]
     fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32 {
         let at = block.as_ptr().cast::<__m512i>();
@@ -148,11 +133,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn hide<T: Element>(self, mut block: [T; 32]) -> [T; 32] {
+    fn optimizer_barrier<T: Element>(self, mut block: [T; 32]) -> [T; 32] {
         let at = block.as_mut_ptr().cast::<__m512i>();
         for i in 0..size_of::<T>() / 2 {
             // SAFETY: 1; 2, for all vectors of the block.
-            unsafe { _mm512_storeu_si512(at.add(i), hide(_mm512_loadu_si512(at.add(i)))) };
+            unsafe { _mm512_storeu_si512(at.add(i), optimizer_barrier(_mm512_loadu_si512(at.add(i)))) };
         }
         block
     }
@@ -184,16 +169,12 @@ impl Simd for Avx512 {
         }
         out
     }
+}
 
-    #[inline(always)]
-    fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]) {
-        // SAFETY: 1.
-        unsafe { evaluate(function, values) }
-    }
-
-    type Lanes = __m512i;
+impl VectorOps for Avx512 {
+    type Vector = __m512i;
     const LANES: usize = 8;
-    const CALLS_ABREAST: usize = 2;
+    const CALLS_IN_FLIGHT: usize = 2;
 
     #[inline(always)]
     fn splat(self, value: u64) -> __m512i {
@@ -257,9 +238,9 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn pin(self, r: &mut [[__m512i; 4]; 2]) {
+    fn order_barrier(self, r: &mut [[__m512i; 4]; 2]) {
         // SAFETY: 1.
-        unsafe { pin(r) }
+        unsafe { order_barrier(r) }
     }
 
     #[inline(always)]
@@ -308,7 +289,9 @@ impl Simd for Avx512 {
             _mm512_storeu_si512(to.add(1), _mm512_permutex2var_epi64(ab, high, cd));
         }
     }
+}
 
+impl MemoryOps for Avx512 {
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: 1; a prefetch of any address at all changes no memory and cannot fault.
@@ -323,22 +306,10 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn groups(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH], range: Range<usize>) {
-        // SAFETY: 1.
-        unsafe { groups(keep, batch, words, range) }
-    }
-
-    #[inline(always)]
-    fn finish(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]) {
-        // SAFETY: 1.
-        unsafe { finish(keep, batch, words) }
-    }
-
-    #[inline(always)]
-    fn stream<T: Element, const N: usize>(self, block: &[T; 32], to: &mut Lines<'_, T, N>, k: usize) {
+    fn store_non_temporal<T: Element, const N: usize>(self, block: &[T; 32], to: &mut CacheLines<'_, T, N>, k: usize) {
         let (block, to) = (block.as_ptr().cast::<__m512i>(), to.0[k].as_mut_ptr().cast::<__m512i>());
         for i in 0..32 * size_of::<T>() / 64 {
-            // SAFETY: 1; 2, for all vectors of both blocks; `Lines` begin on lines of 64 bytes. What follows is
+            // SAFETY: 1; 2, for all vectors of both blocks; `CacheLines` begin on lines of 64 bytes. What follows is
             // ordered by the fence that the trait asks for.
             unsafe { _mm512_stream_si512(to.add(i), _mm512_loadu_si512(block.add(i))) };
         }

@@ -1,35 +1,19 @@
 //! For every machine: plain loops, of the kind that compilers make vectors of.
 
 use std::hint::black_box;
-use std::ops::Range;
 
 use half::f16;
 
-use super::{Lines, MAX_LANES, Simd};
-use crate::cpu::keep::{BATCH, Batch, KeepStream};
-use crate::cpu::smooth::{self, Smooth};
+use super::{BlockOps, CacheLines, MAX_LANES, MemoryOps, Simd, Task, VectorOps};
 use crate::element::Element;
-use crate::real::Real;
 
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
 
-/// [`smooth::evaluate`], not inlined: one copy for all passes.
+/// Runs the task; never inlined, so that there is one copy of each.
 #[inline(never)]
-fn evaluate<R: Real>(function: Smooth, values: &mut [R; 32]) {
-    smooth::evaluate(function, values);
-}
-
-/// [`KeepStream::groups`], not inlined, likewise.
-#[inline(never)]
-fn groups(keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH], range: Range<usize>) {
-    keep.groups(Portable, batch, words, range);
-}
-
-/// [`KeepStream::finish`], not inlined, likewise.
-#[inline(never)]
-fn finish(keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]) {
-    keep.finish(Portable, batch, words);
+pub(super) fn run(task: impl Task) {
+    task.run(Portable);
 }
 
 /// As many lanes as fill the registers that most machines have, twice.
@@ -83,6 +67,13 @@ plain!(u64, i64);
 
 impl Simd for Portable {
     #[inline(always)]
+    fn outlined(self, task: impl Task) {
+        run(task);
+    }
+}
+
+impl BlockOps for Portable {
+    #[inline(always)]
     fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32 {
         let at = block.as_ptr();
         // SAFETY: elements are 2, 4 or 8 bytes of plain bits (the trait is sealed), aligned to as many.
@@ -113,7 +104,7 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn hide<T: Element>(self, block: [T; 32]) -> [T; 32] {
+    fn optimizer_barrier<T: Element>(self, block: [T; 32]) -> [T; 32] {
         black_box(block)
     }
 
@@ -126,58 +117,61 @@ impl Simd for Portable {
     fn narrow(self, block: &[f32; 32]) -> [f16; 32] {
         block.map(f16::from_f32)
     }
+}
 
-    #[inline(always)]
-    fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]) {
-        evaluate(function, values);
-    }
-
-    type Lanes = [u64; LANES];
+impl VectorOps for Portable {
+    type Vector = [u64; LANES];
     const LANES: usize = LANES;
-    const CALLS_ABREAST: usize = 1;
+    const CALLS_IN_FLIGHT: usize = 1;
 
     #[inline(always)]
-    fn splat(self, value: u64) -> Self::Lanes {
+    fn splat(self, value: u64) -> Self::Vector {
         [value; LANES]
     }
 
     #[inline(always)]
-    fn lanes(self, values: &[u64; MAX_LANES]) -> Self::Lanes {
+    fn lanes(self, values: &[u64; MAX_LANES]) -> Self::Vector {
         std::array::from_fn(|i| values[i])
     }
 
     #[inline(always)]
-    fn add(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| a[i].wrapping_add(b[i]))
     }
 
     #[inline(always)]
-    fn multiply(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+    fn multiply(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| (a[i] & 0xFFFF_FFFF) * (b[i] & 0xFFFF_FFFF))
     }
 
     #[inline(always)]
-    fn high(self, a: Self::Lanes) -> Self::Lanes {
+    fn high(self, a: Self::Vector) -> Self::Vector {
         a.map(|a| a >> 32)
     }
 
     #[inline(always)]
-    fn xor(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+    fn xor(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| a[i] ^ b[i])
     }
 
     #[inline(always)]
-    fn xor3(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes {
+    fn xor3(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| a[i] ^ b[i] ^ c[i])
     }
 
     #[inline(always)]
-    fn or_and_not(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes {
+    fn or_and_not(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| a[i] | (b[i] & !c[i]))
     }
 
     #[inline(always)]
-    fn compare(self, plane: u64, r: [Self::Lanes; 2], not_less: &mut [Self::Lanes; 2], equal: &mut [Self::Lanes; 2]) {
+    fn compare(
+        self,
+        plane: u64,
+        r: [Self::Vector; 2],
+        not_less: &mut [Self::Vector; 2],
+        equal: &mut [Self::Vector; 2],
+    ) {
         let (r, not_less, equal) = (r.as_flattened(), not_less.as_flattened_mut(), equal.as_flattened_mut());
         // As in AVX2's.
         if plane != 0 {
@@ -194,7 +188,7 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn pairs(self, words: &[u32]) -> Self::Lanes {
+    fn pairs(self, words: &[u32]) -> Self::Vector {
         std::array::from_fn(|i| u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32)
     }
 
@@ -209,19 +203,21 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn interleave(self, even: Self::Lanes, odd: Self::Lanes, to: &mut [u32]) {
+    fn interleave(self, even: Self::Vector, odd: Self::Vector, to: &mut [u32]) {
         for (i, pair) in to[..2 * LANES].as_chunks_mut::<2>().0.iter_mut().enumerate() {
             *pair = [even[i] as u32, odd[i] as u32];
         }
     }
 
     #[inline(always)]
-    fn quads(self, r: &[Self::Lanes; 4], to: &mut [u32]) {
+    fn quads(self, r: &[Self::Vector; 4], to: &mut [u32]) {
         for (i, to) in to[..4 * LANES].as_chunks_mut::<4>().0.iter_mut().enumerate() {
             *to = [r[0][i] as u32, r[1][i] as u32, r[2][i] as u32, r[3][i] as u32];
         }
     }
+}
 
+impl MemoryOps for Portable {
     #[inline(always)]
     fn prefetch<T>(self, _: *const T) {}
 
@@ -229,17 +225,7 @@ impl Simd for Portable {
     fn prefetch_to_write<T>(self, _: *const T) {}
 
     #[inline(always)]
-    fn groups(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH], range: Range<usize>) {
-        groups(keep, batch, words, range);
-    }
-
-    #[inline(always)]
-    fn finish(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]) {
-        finish(keep, batch, words);
-    }
-
-    #[inline(always)]
-    fn stream<T: Element, const N: usize>(self, block: &[T; 32], to: &mut Lines<'_, T, N>, k: usize) {
+    fn store_non_temporal<T: Element, const N: usize>(self, block: &[T; 32], to: &mut CacheLines<'_, T, N>, k: usize) {
         to.0[k] = *block;
     }
 

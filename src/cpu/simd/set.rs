@@ -99,7 +99,7 @@ impl Set {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { avx2::run(task) },
-            Self::Portable => task.run(portable::Portable),
+            Self::Portable => portable::run(task),
         }
     }
 }

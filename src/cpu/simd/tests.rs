@@ -8,8 +8,8 @@ use std::sync::Once;
 use half::{bf16, f16};
 
 pub(crate) use super::set::Set;
-use super::{LINE, Lines, Simd, Task};
-use crate::cpu::keep::KeepStream;
+use super::{CacheLines, LINE, Simd, Task};
+use crate::cpu::engine::{DrawTask, KeepStream};
 use crate::real::Real;
 use crate::{Activation, DropActivation, Element, InOut, MaskKey, RRelu, cpu, reference};
 
@@ -119,12 +119,6 @@ task!(Compress<>(words: [u32; 16], others: [u32; 16]), |simd| {
     let moved = to[..count].iter().chain(&others_to[..count]);
     [2 * S::LANES as u64].into_iter().chain(moved.map(|v| u64::from(*v))).collect::<Vec<_>>()
 });
-task!(Draw<>(stream: KeepStream, first: u64, len: usize), |simd| {
-    let mut words = vec![0; *len];
-    stream.draw(simd, *first, &mut words);
-    words.into_iter().map(u64::from)
-});
-
 fn out_of(set: Set, run: impl FnOnce(Set, &mut Vec<u64>)) -> Vec<u64> {
     let mut out = Vec::new();
     run(set, &mut out);
@@ -222,13 +216,13 @@ fn narrowing_rounds_to_even() {
 }
 
 /// Copies the block and touches nothing else.
-fn streams<T: Bits>() {
-    struct Stream<'a, T>(&'a [T; 32], Lines<'a, T, 2>);
+fn non_temporal_stores<T: Bits>() {
+    struct Stream<'a, T>(&'a [T; 32], CacheLines<'a, T, 2>);
 
     impl<T: Element> Task for Stream<'_, T> {
         #[inline(always)]
         fn run<S: Simd>(mut self, simd: S) {
-            simd.stream(self.0, &mut self.1, 1);
+            simd.store_non_temporal(self.0, &mut self.1, 1);
             simd.fence();
         }
     }
@@ -242,20 +236,22 @@ fn streams<T: Bits>() {
             let mut target = blank.clone();
             let at = target.as_ptr().align_offset(LINE);
             let blocks = target[at..].as_chunks_mut::<32>().0.first_chunk_mut().unwrap();
-            set.run(Stream(from, Lines::new(blocks).expect("blocks on lines")));
+            set.run(Stream(from, CacheLines::new(blocks).expect("blocks on lines")));
             let expected = blank[..at + 32].iter().chain(from).chain(&blank[at + 64..]);
             assert!(target.iter().zip(expected).all(|(a, b)| a.bits() == b.bits()), "{set:?} {}", T::DTYPE.name());
-            assert!(Lines::new(target[at + 1..].as_chunks_mut::<32>().0.first_chunk_mut::<2>().unwrap()).is_none());
+            assert!(
+                CacheLines::new(target[at + 1..].as_chunks_mut::<32>().0.first_chunk_mut::<2>().unwrap()).is_none()
+            );
         }
     }
 }
 
 #[test]
-fn streams_of_all_types() {
-    streams::<f32>();
-    streams::<f64>();
-    streams::<f16>();
-    streams::<bf16>();
+fn non_temporal_stores_of_all_types() {
+    non_temporal_stores::<f32>();
+    non_temporal_stores::<f64>();
+    non_temporal_stores::<f16>();
+    non_temporal_stores::<bf16>();
 }
 
 #[test]
@@ -269,9 +265,10 @@ fn the_keep_stream_is_the_reference_s() {
                 let key = MaskKey::new(7 << (16 * i), u64::MAX - i as u64).shard(first).unwrap();
                 for (skip, len) in [(0, 1200), (0, 100), (0, 16), (3, 17), (5, 31), (0, 0), (99, 1)] {
                     let stream = KeepStream::new(&op, key);
-                    let given = out_of(set, |set, out| set.run(Draw { stream: &stream, first: &skip, len: &len, out }));
-                    let word = |w: u64| reference::keep_word(op.threshold(), key, key.first_word() + skip + w).into();
-                    let expected: Vec<u64> = (0..len as u64).map(word).collect();
+                    let mut given = vec![0; len];
+                    set.run(DrawTask { stream: &stream, first: skip, words: &mut given });
+                    let word = |w: u64| reference::keep_word(op.threshold(), key, key.first_word() + skip + w);
+                    let expected: Vec<u32> = (0..len as u64).map(word).collect();
                     assert_eq!(given, expected, "{set:?} p = {p}, {key:?}, {len} words from {skip}");
                 }
             }

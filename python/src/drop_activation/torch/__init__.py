@@ -8,12 +8,12 @@
 In training a mask of one bit per element is kept for the backward pass, and for ReLU nothing else. Each call draws the
 key of its mask from PyTorch's generator for the tensor's device: so masks follow `torch.manual_seed`, and checkpointing
 recomputes the same mask. The generators of the CPU and of CUDA draw different keys; a key that is given names the same
-mask on both. On CUDA the work is enqueued on PyTorch's current stream; the first call alone waits for the device. It may
-be captured into a CUDA graph (`torch.cuda.graph`, after a first call without one), whose replays draw the masks that the
-calls would draw without it.
+mask on both. On CUDA the work is enqueued on PyTorch's current stream, and only the first call waits for the device. It
+may be captured into a CUDA graph (`torch.cuda.graph`, after a first call without one), whose replays draw the masks
+that the calls would draw without it.
 
-In evaluation mode, and where p is 0 or 1, PyTorch's own operations are called: leaky_relu for ReLU, relu for p = 1. So a model in
-evaluation mode is exported, traced and compiled like any other. There x = 0 and NaN have PyTorch's derivatives.
+In evaluation mode, and where p is 0 or 1, PyTorch's own operations are called: leaky_relu for ReLU, relu for p = 1. So
+a model in evaluation mode is exported, traced and compiled like any other. There x = 0 and NaN have PyTorch's derivatives.
 
 Derivatives of any order and direction, torch.func's transformations and vmap's randomness are as for F.dropout.
 DTensors get the mask of the whole tensor. Equal keys give equal masks; `first` makes a tensor a shard.

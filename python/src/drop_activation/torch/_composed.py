@@ -10,17 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._plain import PLAIN
+
 
 def relu(x: Tensor, inplace: bool = False) -> Tensor:
     """PyTorch's own, past a swapped model that would catch the call."""
     kind = type(x)
-    if kind not in _PLAIN and kind.__torch_function__ is not torch._C._disabled_torch_function_impl:
+    if kind not in PLAIN and kind.__torch_function__ is not torch._C._disabled_torch_function_impl:
         return torch.threshold_(x, 0, 0) if inplace else torch.threshold(x, 0, 0)  # a subclass sees every call
     with torch._C.DisableTorchFunction():
         return torch.relu_(x) if inplace else torch.relu(x)
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
 SIGMA = {"relu": relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu}
 _NARROW = (torch.float16, torch.bfloat16)
 

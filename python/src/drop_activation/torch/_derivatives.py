@@ -65,8 +65,8 @@ def _linear(operator, tensors: int):
 
 
 def _drawing(operator, gradient):
-    """The Function of an operator that gives y and a mask. `gradient` says of its arguments and the mask which Function
-    is its backward pass, which tensors that takes after dy, and what else."""
+    """The Function of an operator that draws a mask and returns y and that. `gradient` returns, for the mask and the
+    arguments, the Function of the backward pass, the tensors that this takes after dy, and its other parameters."""
 
     class Drawing(_Mapped):
         @staticmethod

@@ -61,11 +61,9 @@ def drop_activation(
             y = by_element(x, lambda x: _composed.evaluation(x, p, activation))
             return x.copy_(y) if inplace else y
         return _composed.evaluation(x, p, activation, inplace)
-    if fused == "auto":
-        fused = not composition_moves_less(x.device.type, torch.compiler.is_compiling()) or is_dtensor(x)
-        fused = fused or key is not None or first != 0
-    if not fused:
-        if key is not None or first:
+    named = key is not None or first != 0  # a mask that only the operator has
+    if fused is not True and not (fused == "auto" and (named or not _composes(x))):
+        if named:
             raise ValueError("fused is False, and key or first is given; allowed is one of the two")
         y = _composed.composed(x, p, activation)
         return x.copy_(y) if inplace else y
@@ -90,6 +88,10 @@ def drop_activation(
         y = operators.forward(*arguments)[0]
         return x.copy_(y) if inplace else y
     return _over(*arguments) if inplace else Forward.apply(*arguments)[0]
+
+
+def _composes(x: Tensor) -> bool:
+    return composition_moves_less(x.device.type, torch.compiler.is_compiling()) and not is_dtensor(x)
 
 
 def _over(x: Tensor, key: Tensor, p: float, activation: int, first: int, layout: int) -> Tensor:
@@ -148,7 +150,7 @@ def rrelu(
 def check_parameters(p: float, activation: str, inplace: bool = False) -> None:
     activation_code(activation)
     if not 0 <= real("p", p) <= 1:
-        raise ValueError(f"p is {p}; allowed is 0 <= p <= 1")
+        raise ValueError(f"p must be in [0, 1], got {p}")
     if inplace and activation != "relu":
         raise ValueError(f"inplace is True; it is allowed for relu, but the backward pass of {activation} needs x")
 

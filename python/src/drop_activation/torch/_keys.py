@@ -1,8 +1,8 @@
 """Keys, drawn by PyTorch's generator for a tensor's device.
 
-On a GPU a key is drawn there, by a kernel of its own, where a CUDA graph or compiled code must draw another each time it
-runs. A call that Python makes by itself knows the seed and the offset of the generator, which are all that the kernel
-would go by: it computes the same key on the CPU, moves the offset on as the kernel would, and launches nothing. So
+On a GPU a key is drawn by a kernel of its own where a CUDA graph or compiled code must draw another each time it runs.
+A call that Python makes by itself knows the seed and the offset of the generator, which are all that the kernel would
+go by: it computes the same key on the CPU, moves the offset on as the kernel would, and launches nothing. So
 `torch.manual_seed`, `fork_rng` and checkpoints, which set seed and offset, mean the same for both.
 """
 

@@ -50,7 +50,7 @@ def empty_mask(x: Tensor) -> Tensor:
     return torch.empty((x.numel() + 31) // 32, dtype=torch.int32, device=x.device)
 
 
-# What they give for tensors without numbers, whose shapes may be symbols.
+# What they return for fake and meta tensors, whose shapes may be symbols.
 
 
 def _check_device(name: str, tensor: Tensor, x: Tensor) -> None:

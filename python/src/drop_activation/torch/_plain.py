@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_plain(x: Tensor) -> bool:
     """Whether x is a tensor of PyTorch's own that no transformation of torch.func and no forward mode looks at."""
     return (
-        type(x) in _PLAIN
+        type(x) in PLAIN
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
         and not x.is_neg()

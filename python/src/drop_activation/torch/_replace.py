@@ -28,7 +28,7 @@ class Left(NamedTuple):
 
 
 class Replaced:
-    """What `replace_relu` has replaced and left, by the names that `model.named_modules()` gives.
+    """What `replace_relu` has replaced and left, by the names of `model.named_modules()`.
 
     `modules, functional, left = replaced` takes it apart. What a model's code calls is known when it has been called:
     `functional` and `left` say what happened up to the moment in which they are asked, in eager mode.

@@ -40,9 +40,9 @@ pub(crate) struct Branch {
 /// The vectors that a value of c0 brings in.
 #[derive(Clone, Copy)]
 pub(crate) struct Start<S: Simd> {
-    product0: S::Lanes,
-    product1: S::Lanes,
-    product2: S::Lanes,
+    product0: S::Vector,
+    product1: S::Vector,
+    product2: S::Vector,
 }
 
 impl Philox {
@@ -64,7 +64,7 @@ impl Philox {
     }
 
     #[inline(always)]
-    pub(crate) fn start<S: Simd>(&self, simd: S, c0: S::Lanes) -> Start<S> {
+    pub(crate) fn start<S: Simd>(&self, simd: S, c0: S::Vector) -> Start<S> {
         let product0 = simd.multiply(c0, simd.splat(M0));
         let word2 = simd.xor(simd.high(product0), simd.splat(self.c3 ^ self.keys[0][1]));
         let product1 = simd.multiply(word2, simd.splat(M1));
@@ -75,7 +75,7 @@ impl Philox {
 
     /// The four words of each lane, in their low halves, after rounds 0 to 2.
     #[inline(always)]
-    pub(crate) fn enter<S: Simd>(&self, simd: S, start: &Start<S>, branch: &Branch) -> [S::Lanes; 4] {
+    pub(crate) fn enter<S: Simd>(&self, simd: S, start: &Start<S>, branch: &Branch) -> [S::Vector; 4] {
         let word2 = simd.xor(start.product0, simd.splat(branch.round1));
         let product = simd.multiply(word2, simd.splat(M1));
         [
@@ -88,7 +88,7 @@ impl Philox {
 
     /// The words after one more round. The output is what they are after the ten.
     #[inline(always)]
-    pub(crate) fn round<S: Simd>(&self, simd: S, round: usize, [c0, c1, c2, c3]: [S::Lanes; 4]) -> [S::Lanes; 4] {
+    pub(crate) fn round<S: Simd>(&self, simd: S, round: usize, [c0, c1, c2, c3]: [S::Vector; 4]) -> [S::Vector; 4] {
         let [k0, k1] = self.keys[round];
         let (p0, p1) = (simd.multiply(c0, simd.splat(M0)), simd.multiply(c2, simd.splat(M1)));
         [simd.xor3(simd.high(p1), c1, simd.splat(k0)), p1, simd.xor3(simd.high(p0), c3, simd.splat(k1)), p0]
@@ -96,7 +96,7 @@ impl Philox {
 
     /// The four output words of each lane, in their low halves.
     #[inline(always)]
-    pub(crate) fn finish<S: Simd>(&self, simd: S, start: &Start<S>, branch: &Branch) -> [S::Lanes; 4] {
+    pub(crate) fn finish<S: Simd>(&self, simd: S, start: &Start<S>, branch: &Branch) -> [S::Vector; 4] {
         let mut words = self.enter(simd, start, branch);
         for round in 3..10 {
             words = self.round(simd, round, words);
@@ -104,10 +104,10 @@ impl Philox {
         words
     }
 
-    /// A number for each of the 32 elements from `e` on, a multiple of 32: the stream of RReLU's slopes. Eight calls of
-    /// the generator give four each.
+    /// A uniform 32-bit integer for each of the 32 elements from `e` on, a multiple of 32: the stream of RReLU's slopes.
+    /// Eight calls of the generator return four each.
     #[inline(always)]
-    pub(crate) fn numbers<S: Simd>(&self, simd: S, e: u64) -> [u32; 32] {
+    pub(crate) fn uniforms<S: Simd>(&self, simd: S, e: u64) -> [u32; 32] {
         // A multiple of 8, so the eight differ in their lower half only.
         let q = e / 4;
         let branch = self.branch((q >> 32) as u32);

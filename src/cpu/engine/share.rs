@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::cpu::pool::Pool;
+use super::pool::Pool;
 use crate::float_environment::DefaultEnvironment;
 
 /// Rounds of waiting that took about as long as a thread took to wake, some 20 microseconds, on the Xeon of

@@ -10,16 +10,11 @@ pub(crate) mod set;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::ops::Range;
-
 use half::{bf16, f16};
 
 use set::Set;
 
-use crate::cpu::keep::{BATCH, Batch, KeepStream};
-use crate::cpu::smooth::Smooth;
 use crate::element::Element;
-use crate::real::Real;
 
 /// Bytes that memory and caches exchange.
 pub(crate) const LINE: usize = 64;
@@ -27,104 +22,107 @@ pub(crate) const LINE: usize = 64;
 /// No set has more 64-bit lanes.
 pub(crate) const MAX_LANES: usize = 8;
 
-/// Operations on a block, 32 elements in a row, and on vectors of 64-bit lanes.
+/// An instruction set: whoever has a value of such a type may use the instructions.
+pub(crate) trait Simd: BlockOps + VectorOps + MemoryOps {
+    /// Runs the task in a function of its own, compiled for the instruction set: one copy for all callers.
+    fn outlined(self, task: impl Task);
+}
+
+/// Operations on a block, 32 elements in a row.
 ///
 /// ReLU's passes only compare with zero and select, so they are done on the elements' bits: a value
 /// is at most zero when, read as a two's complement integer, it is not positive, and, read as an
 /// unsigned one, it is not beyond negative infinity (what is beyond are the negative NaNs). That is
 /// the same for all four types, and independent of the floating-point environment.
-pub trait Simd: Copy {
+pub(crate) trait BlockOps: Copy {
     /// Bit i: bit i of `among` is set and element i is at most zero (and so not NaN).
     fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32;
 
     /// Element i of `set` where bit i is set, of `clear` elsewhere.
     fn blend<T: Element>(self, bits: u32, set: &[T; 32], clear: &[T; 32]) -> [T; 32];
 
-    /// The block itself. But the compiler does not see what it is made of: for a choice between products and their
-    /// factors it would put the product of the factor and a choice, of which a signalling NaN comes out quiet.
-    fn hide<T: Element>(self, block: [T; 32]) -> [T; 32];
+    /// The block itself, but the compiler does not see what it is made of. For a choice between products and their
+    /// factors it would otherwise put the product of the factor and a choice, of which a signalling NaN comes out quiet.
+    fn optimizer_barrier<T: Element>(self, block: [T; 32]) -> [T; 32];
 
     /// Exact.
     fn widen(self, block: &[f16; 32]) -> [f32; 32];
 
     /// Rounds each once, to nearest, ties to even.
     fn narrow(self, block: &[f32; 32]) -> [f16; 32];
+}
 
-    /// Replaces each value by the function's.
-    fn evaluate<R: Real>(self, function: Smooth, values: &mut [R; 32]);
-
-    /// A vector of 64-bit lanes. In what is made from one, only the low half of each lane counts.
-    type Lanes: Copy;
+/// Operations on vectors of 64-bit lanes. In what is made from one, only the low half of each lane counts.
+pub(crate) trait VectorOps: Copy {
+    type Vector: Copy;
 
     /// How many lanes a vector has: 4 or 8, which is [`MAX_LANES`].
     const LANES: usize;
 
-    /// For how many calls of the generator, with two vectors each, there are registers: 1 or 2.
-    const CALLS_ABREAST: usize;
+    /// For how many calls of a random number generator, with two vectors each, there are registers: 1 or 2.
+    const CALLS_IN_FLIGHT: usize;
 
     /// The value in every lane.
-    fn splat(self, value: u64) -> Self::Lanes;
+    fn splat(self, value: u64) -> Self::Vector;
 
-    /// The first [`Simd::LANES`] of the values.
-    fn lanes(self, values: &[u64; MAX_LANES]) -> Self::Lanes;
+    /// The first [`VectorOps::LANES`] of the values.
+    fn lanes(self, values: &[u64; MAX_LANES]) -> Self::Vector;
 
-    fn add(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
     /// The whole products of the low halves.
-    fn multiply(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+    fn multiply(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
     /// The upper half of each lane in the place of the lower one.
-    fn high(self, a: Self::Lanes) -> Self::Lanes;
+    fn high(self, a: Self::Vector) -> Self::Vector;
 
-    fn xor(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+    fn xor(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
-    fn xor3(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes;
+    fn xor3(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
 
     /// `a | (b & !c)`.
-    fn or_and_not(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes;
+    fn or_and_not(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
 
     /// One bit plane, all ones or zero, of 32 comparisons `r < plane` in each lane of two vectors. `not_less` becomes
     /// `plane ? not_less & r : not_less | r`; and `equal`, set where all planes so far are, becomes
     /// `plane ? equal & r : equal & !r`.
-    fn compare(self, plane: u64, r: [Self::Lanes; 2], not_less: &mut [Self::Lanes; 2], equal: &mut [Self::Lanes; 2]);
+    fn compare(self, plane: u64, r: [Self::Vector; 2], not_less: &mut [Self::Vector; 2], equal: &mut [Self::Vector; 2]);
 
     /// Does nothing; but the first and the third words of both are computed by then, and so are the products of which
     /// they were made, the second and fourth. Without it, compilers undo an order of instructions that goes back and
     /// forth between independent computations.
     #[inline(always)]
-    fn pin(self, _: &mut [[Self::Lanes; 4]; 2]) {}
+    fn order_barrier(self, _: &mut [[Self::Vector; 4]; 2]) {}
 
-    /// 2 [`Simd::LANES`] words two by two, the first of each in the low half of a lane.
-    fn pairs(self, words: &[u32]) -> Self::Lanes;
+    /// 2 [`VectorOps::LANES`] words two by two, the first of each in the low half of a lane.
+    fn pairs(self, words: &[u32]) -> Self::Vector;
 
-    /// Moves those of 2 [`Simd::LANES`] words that are not zero to the front of `to`, in order, and what `others` has
-    /// in the same places to that of `others_to`; gives how many there are. Both have room for all 2
-    /// [`Simd::LANES`], and behind what was moved the room holds anything.
+    /// Moves those of 2 [`VectorOps::LANES`] words that are not zero to the front of `to`, in order, and what `others`
+    /// has in the same places to that of `others_to`. Returns how many there are. Both have room for all 2
+    /// [`VectorOps::LANES`], and behind what was moved they hold anything.
     fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize;
 
-    /// The low halves, in turn from either; `to` has room for these 2 [`Simd::LANES`].
-    fn interleave(self, even: Self::Lanes, odd: Self::Lanes, to: &mut [u32]);
+    /// The low halves, in turn from either; `to` has room for these 2 [`VectorOps::LANES`].
+    fn interleave(self, even: Self::Vector, odd: Self::Vector, to: &mut [u32]);
 
     /// The low halves of all four, lane by lane: lane i's are words 4 i to 4 i + 3; `to` has room for these 4
-    /// [`Simd::LANES`].
-    fn quads(self, r: &[Self::Lanes; 4], to: &mut [u32]);
+    /// [`VectorOps::LANES`].
+    fn quads(self, r: &[Self::Vector; 4], to: &mut [u32]);
+}
 
+/// Operations on caches and memory.
+pub(crate) trait MemoryOps: Copy {
     /// Asks for the line of an address, which need not be anybody's, to be brought into the cache.
     fn prefetch<T>(self, at: *const T);
 
     /// The same for a line that is about to be written.
     fn prefetch_to_write<T>(self, at: *const T);
 
-    /// [`KeepStream::groups`], one copy for all passes.
-    fn groups(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH], range: Range<usize>);
+    /// Writes block `k` by non-temporal (streaming) stores. Others may see it only after a [`MemoryOps::fence`]: see
+    /// [`Fence`].
+    fn store_non_temporal<T: Element, const N: usize>(self, block: &[T; 32], to: &mut CacheLines<'_, T, N>, k: usize);
 
-    /// [`KeepStream::finish`], likewise.
-    fn finish(self, keep: &KeepStream, batch: &mut Batch, words: &mut [u32; BATCH]);
-
-    /// Writes block `k` past the cache. Others may see it only after a [`Simd::fence`]: see [`Fence`].
-    fn stream<T: Element, const N: usize>(self, block: &[T; 32], to: &mut Lines<'_, T, N>, k: usize);
-
-    /// Makes what was streamed visible to other threads in the order of the program.
+    /// Makes what was stored so visible to other threads in the order of the program.
     fn fence(self);
 }
 
@@ -141,9 +139,9 @@ pub(crate) fn halves(mut words: [u32; 16]) -> [bf16; 32] {
 }
 
 /// Blocks of which each begins on a [`LINE`].
-pub struct Lines<'a, T, const N: usize>(&'a mut [[T; 32]; N]);
+pub(crate) struct CacheLines<'a, T, const N: usize>(&'a mut [[T; 32]; N]);
 
-impl<'a, T: Element, const N: usize> Lines<'a, T, N> {
+impl<'a, T: Element, const N: usize> CacheLines<'a, T, N> {
     /// None if they begin elsewhere.
     pub(crate) fn new(blocks: &'a mut [[T; 32]; N]) -> Option<Self> {
         // A block is one line or more.
@@ -151,7 +149,7 @@ impl<'a, T: Element, const N: usize> Lines<'a, T, N> {
     }
 }
 
-/// Sees to it that whatever was streamed meanwhile is seen by all, however its scope is left.
+/// Sees to it that whatever was stored by non-temporal stores meanwhile is seen by all, however its scope is left.
 pub(crate) struct Fence<S: Simd>(pub(crate) S);
 
 impl<S: Simd> Drop for Fence<S> {
@@ -167,6 +165,7 @@ pub(crate) trait Task {
 }
 
 /// Runs the task with the instruction set that was chosen.
+#[inline(always)]
 pub(crate) fn dispatch(task: impl Task) {
     #[cfg(test)]
     if let Some(set) = tests::FORCED.get() {
