@@ -1,4 +1,6 @@
 // Sums over channels: the statistics of a batch normalisation, and the sums of its backward pass (docs/fused.md).
+#include "drop_activation.h"  // this folder's, before any other header takes the one beside itself
+
 #include "activation.cuh"
 #include "sums.cuh"
 

@@ -25,6 +25,8 @@
 //   combine(sums, others, n, n_others)
 #pragma once
 
+#include "drop_activation.h"
+
 #include "dtype.cuh"
 #include "warp.cuh"
 
