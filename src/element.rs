@@ -6,11 +6,24 @@ use std::ops::Neg;
 
 use half::{bf16, f16};
 
-use crate::io::{AnyTensors, Tensors};
+use crate::cpu::fused;
+use crate::cpu::sums;
+use crate::error::Result;
+use crate::fused::{Before, Centred, Gradient, Linear, Shape, Statistics, Sums};
+use crate::io::{AnyTensors, InOut, Tensors};
+use crate::key::MaskKey;
+use crate::mask::PackedMask;
+use crate::operation::DropActivation;
 use crate::real::Real;
 
 mod sealed {
-    use super::{AnyTensors, Tensors};
+    use super::{AnyTensors, Element, Tensors};
+    use crate::error::Result;
+    use crate::fused::{Before, Centred, Gradient, Linear, Shape, Statistics, Sums};
+    use crate::io::InOut;
+    use crate::key::MaskKey;
+    use crate::mask::PackedMask;
+    use crate::operation::DropActivation;
 
     /// What the backends need of an element type and nobody else.
     pub trait Sealed: Sized {
@@ -19,6 +32,48 @@ mod sealed {
 
         /// The same tensors, with their element type as a value.
         fn erase(tensors: Tensors<'_, Self>) -> AnyTensors<'_>;
+
+        /// [`fused::cpu::statistics`](crate::fused::cpu::statistics), compiled once, with this crate.
+        fn statistics(shape: Shape, x: &[Self]) -> Result<Statistics<Self::Real>>
+        where
+            Self: Element;
+
+        /// [`fused::cpu::reduce`](crate::fused::cpu::reduce), likewise.
+        fn reduce(
+            shape: Shape,
+            dy: &[Self],
+            by: &Gradient<'_, Self>,
+            centred: Option<&Centred<'_, Self>>,
+        ) -> Result<Sums<Self::Real>>
+        where
+            Self: Element;
+
+        /// [`fused::cpu::forward_into`](crate::fused::cpu::forward_into), likewise.
+        fn fused_forward(
+            op: &DropActivation,
+            key: MaskKey,
+            shape: Shape,
+            before: &Before<'_, Self>,
+            io: InOut<'_, Self>,
+            mask: &mut PackedMask,
+        ) -> Result<()>
+        where
+            Self: Element;
+
+        /// [`fused::cpu::infer`](crate::fused::cpu::infer), likewise.
+        fn fused_infer(op: &DropActivation, shape: Shape, before: &Before<'_, Self>, io: InOut<'_, Self>) -> Result<()>
+        where
+            Self: Element;
+
+        /// [`fused::cpu::backward`](crate::fused::cpu::backward), likewise.
+        fn fused_backward(
+            shape: Shape,
+            by: &Gradient<'_, Self>,
+            linear: &Linear<'_, Self>,
+            io: InOut<'_, Self>,
+        ) -> Result<()>
+        where
+            Self: Element;
     }
 }
 
@@ -91,6 +146,48 @@ macro_rules! element {
             #[inline(always)]
             fn erase(tensors: Tensors<'_, Self>) -> AnyTensors<'_> {
                 AnyTensors::$dtype(tensors)
+            }
+
+            fn statistics(shape: Shape, x: &[Self]) -> Result<Statistics<$real>> {
+                sums::statistics(shape, x)
+            }
+
+            fn reduce(
+                shape: Shape,
+                dy: &[Self],
+                by: &Gradient<'_, Self>,
+                centred: Option<&Centred<'_, Self>>,
+            ) -> Result<Sums<$real>> {
+                sums::reduce(shape, dy, by, centred)
+            }
+
+            fn fused_forward(
+                op: &DropActivation,
+                key: MaskKey,
+                shape: Shape,
+                before: &Before<'_, Self>,
+                io: InOut<'_, Self>,
+                mask: &mut PackedMask,
+            ) -> Result<()> {
+                fused::forward(op, key, shape, before, io, mask)
+            }
+
+            fn fused_infer(
+                op: &DropActivation,
+                shape: Shape,
+                before: &Before<'_, Self>,
+                io: InOut<'_, Self>,
+            ) -> Result<()> {
+                fused::infer(op, shape, before, io)
+            }
+
+            fn fused_backward(
+                shape: Shape,
+                by: &Gradient<'_, Self>,
+                linear: &Linear<'_, Self>,
+                io: InOut<'_, Self>,
+            ) -> Result<()> {
+                fused::backward(shape, by, linear, io)
             }
         }
 

@@ -138,6 +138,95 @@ pub enum Error {
         activation: Activation,
     },
 
+    /// A shape without channels, or of more elements than can be counted.
+    #[error("shape is [{outer}, {channels}, {inner}]; it must have a channel, and at most {} elements", usize::MAX)]
+    Shape {
+        /// The outermost extent.
+        outer: usize,
+        /// The number of channels.
+        channels: usize,
+        /// Neighbouring elements of one channel.
+        inner: usize,
+    },
+
+    /// A tensor that cannot be divided into so many channels.
+    #[error("the tensor has {len} elements; channels = {channels} times inner = {inner} must divide that")]
+    ChannelsOf {
+        /// The tensor's length in elements.
+        len: usize,
+        /// The number of channels.
+        channels: usize,
+        /// Neighbouring elements of one channel.
+        inner: usize,
+    },
+
+    /// A tensor has another number of elements than the shape.
+    #[error("{argument} has {given} elements; the shape [{outer}, {channels}, {inner}] has {}", outer * channels * inner)]
+    ShapeLength {
+        /// The argument at fault.
+        argument: &'static str,
+        /// Its length in elements.
+        given: usize,
+        /// The shape's outermost extent.
+        outer: usize,
+        /// Its number of channels.
+        channels: usize,
+        /// Its neighbouring elements of one channel.
+        inner: usize,
+    },
+
+    /// A vector that has a value for each channel is too long or too short.
+    #[error("{argument} has {given} values; it must have one for each of {channels} channels")]
+    ChannelVector {
+        /// The argument at fault.
+        argument: &'static str,
+        /// Its length.
+        given: usize,
+        /// The number of channels.
+        channels: usize,
+    },
+
+    /// Statistics of nothing.
+    #[error("the channels of the shape [{outer}, {channels}, {inner}] have no elements; statistics need at least one")]
+    NoElements {
+        /// The shape's outermost extent.
+        outer: usize,
+        /// Its number of channels.
+        channels: usize,
+        /// Its neighbouring elements of one channel.
+        inner: usize,
+    },
+
+    /// One element for each channel has no unbiased variance.
+    #[error("each of {channels} channels has one element; running statistics need at least two")]
+    OneElement {
+        /// The number of channels.
+        channels: usize,
+    },
+
+    /// What is added to a variance would not keep it positive.
+    #[error("eps must be positive and finite, got {eps:?}")]
+    Epsilon {
+        /// What was given.
+        eps: f64,
+    },
+
+    /// The share of a batch in running statistics is no share.
+    #[error("momentum must be in [0, 1], got {momentum:?}")]
+    Momentum {
+        /// What was given.
+        momentum: f64,
+    },
+
+    /// There is no memory for intermediate sums.
+    #[error("there is no memory for {values} intermediate sums of {len} elements")]
+    SumMemory {
+        /// How many values were asked for.
+        values: usize,
+        /// The tensor's length in elements.
+        len: usize,
+    },
+
     /// The CUDA backend cannot do what was asked.
     #[cfg(feature = "cuda")]
     #[error(transparent)]

@@ -42,6 +42,8 @@
 mod element;
 mod error;
 mod float_environment;
+#[doc(hidden)] // until every backend and language has it
+pub mod fused;
 mod io;
 mod key;
 mod mask;

@@ -4,7 +4,17 @@ use crate::activation::{self, Activation};
 
 /// [`f32`] or [`f64`]: what [`Element::Real`](crate::Element::Real) may be.
 pub trait Real:
-    Copy + PartialOrd + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self> + Send + Sync + 'static
+    Copy
+    + PartialOrd
+    + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<Output = Self>
+    + std::ops::Div<Output = Self>
+    + std::fmt::Debug
+    + Default
+    + Send
+    + Sync
+    + 'static
 {
     /// +0.
     const ZERO: Self;
@@ -14,6 +24,9 @@ pub trait Real:
 
     /// Exact.
     fn from_f32(value: f32) -> Self;
+
+    /// Exact.
+    fn to_f64(self) -> f64;
 
     /// `self * a + b`, rounded once.
     fn mul_add(self, a: Self, b: Self) -> Self;
@@ -41,6 +54,11 @@ macro_rules! real {
             #[inline(always)]
             fn from_f32(value: f32) -> Self {
                 value.into()
+            }
+
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                self.into()
             }
 
             #[inline(always)]

@@ -16,6 +16,7 @@
 //! nothing.
 
 mod engine;
+pub(crate) mod fused;
 mod lane;
 mod mask_words;
 mod part;
@@ -24,6 +25,7 @@ mod run;
 #[allow(unsafe_code)] // vector instructions
 mod simd;
 mod smooth;
+pub(crate) mod sums;
 mod uniform;
 
 pub use mask_words::MaskWords;

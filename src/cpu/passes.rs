@@ -101,7 +101,7 @@ impl<'a> From<MaskWords<'a>> for Words<'a> {
 }
 
 /// Drawn, and stored if there are words to write.
-fn drawn<'a>(stream: &'a KeepStream, mask: MaskWords<'a>) -> Words<'a> {
+pub(super) fn drawn<'a>(stream: &'a KeepStream, mask: MaskWords<'a>) -> Words<'a> {
     match mask {
         MaskWords::Write(words) => Words::DrawStore(stream, words),
         MaskWords::None | MaskWords::Read(_) => Words::Draw(stream),

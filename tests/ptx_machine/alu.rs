@@ -28,6 +28,7 @@ type Fn3 = dyn Fn(&Lanes, &Lanes, &Lanes, &mut Lanes) + Send + Sync;
 type Fn4 = dyn Fn([&Lanes; 4], &mut Lanes) + Send + Sync;
 type CompareIntegers = fn(i128, i128) -> bool;
 type Compare = dyn Fn(u64, u64) -> bool + Send + Sync;
+type FnPartial = dyn Fn(u64, u64) -> Option<u64> + Send + Sync;
 type FnCarry = dyn Fn([u64; 3], bool) -> (u64, Option<bool>) + Send + Sync;
 
 pub enum Compute {
@@ -35,6 +36,8 @@ pub enum Compute {
     Two(Box<Fn2>),
     Three(Box<Fn3>),
     Four(Box<Fn4>),
+    /// Of some operands the result is open, which `None` says.
+    Partial(Box<FnPartial>),
     /// Three operands (the third 0 where there are two) and the carry flag to a result and, if it is written, the
     /// flag.
     Carry {
@@ -77,6 +80,10 @@ fn four(result: u32, sources: [u32; 4], f: impl Fn([u64; 4]) -> u64 + Send + Syn
         }
     }));
     Some(Alu { sources: sources.to_vec(), result, compute })
+}
+
+fn partial(bits: u32, f: impl Fn(u64, u64) -> Option<u64> + Send + Sync + 'static) -> Option<Alu> {
+    Some(Alu { sources: vec![bits; 2], result: bits, compute: Compute::Partial(Box::new(f)) })
 }
 
 fn carry(
@@ -234,7 +241,7 @@ pub fn decode(opcode: &str) -> Option<Alu> {
     let base = words.next()?;
     let modifiers: Vec<&str> = words.collect();
     match base {
-        "add" | "sub" | "mul" | "mad" | "neg" | "abs" | "min" | "max" | "fma" | "rcp" | "sqrt" | "div" => {
+        "add" | "sub" | "mul" | "mad" | "neg" | "abs" | "min" | "max" | "fma" | "rcp" | "sqrt" | "div" | "rem" => {
             arithmetic(base, &modifiers)
         }
         "addc" | "subc" | "madc" => extended(base, &modifiers),
@@ -286,6 +293,15 @@ fn arithmetic(base: &str, modifiers: &[&str]) -> Option<Alu> {
             let product = product(part, bits, is_signed)?;
             let of = if *part == "wide" { 2 * bits } else { bits };
             three(of, [bits, bits, of], move |a, b, c| low(product(a, b).wrapping_add(c), of))
+        }
+        // Integer div, rem: "Division by zero yields an unspecified, machine-specific value."
+        ("div", [kind]) if matches!(integer(kind), Some((_, false))) => {
+            let (bits, _) = integer(kind)?;
+            partial(bits, |a, b| a.checked_div(b))
+        }
+        ("rem", [kind]) if matches!(integer(kind), Some((_, false))) => {
+            let (bits, _) = integer(kind)?;
+            partial(bits, |a, b| a.checked_rem(b))
         }
         ("neg", [kind]) if matches!(integer(kind), Some((_, true))) => {
             let (bits, _) = integer(kind)?;

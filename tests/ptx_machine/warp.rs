@@ -348,6 +348,13 @@ impl<'k> Warp<'k> {
                         let (a, b) = (self.get(&sources[0], lanes, m0)?, self.get(&sources[1], lanes, m1)?);
                         f([a, b, self.get(&sources[2], lanes, m2)?, self.get(&sources[3], lanes, m3)?], &mut values);
                     }
+                    alu::Compute::Partial(f) => {
+                        let (a, b) = (self.get(&sources[0], lanes, m0)?, self.get(&sources[1], lanes, m1)?);
+                        for lane in lanes_of(lanes) {
+                            let open = || (Some(lane as u32), "divides by zero, of which the result is open".into());
+                            values[lane] = f(a[lane], b[lane]).ok_or_else(open)?;
+                        }
+                    }
                     alu::Compute::Carry { reads, compute } => {
                         let missing = if *reads { lanes & !self.carry_defined } else { 0 };
                         if missing != 0 {

@@ -1,0 +1,952 @@
+//! Sums over channels, in the order of section 4 of `docs/fused.md`.
+//!
+//! That order gives each chunk of a channel 32 accumulators, which take turns. Here they are in memory, those of a chunk
+//! in several neighbouring channels at once, in the order in which the tensor has the elements that they take:
+//!
+//! ```text
+//! inner == 1    accumulator, channel     32 rows of the tensor are added to them as they are, whatever their length
+//! else          channel, accumulator     a row of a channel is added to the 32 of the channel again and again
+//! ```
+//!
+//! So both are sums of blocks of 32 elements in a row, one vector operation for several elements.
+
+use std::ops::Range;
+
+use crate::activation::Activation;
+use crate::cpu::engine::{Pool, TASK, share};
+use crate::cpu::lane::Lane;
+use crate::cpu::simd::{self, Simd, Task};
+use crate::cpu::smooth::{self, Smooth};
+use crate::error::{Error, Result};
+use crate::float_environment::DefaultEnvironment;
+use crate::fused::order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
+use crate::fused::{Centred, Gradient, Preactivation, Shape, Statistics, Sums};
+use crate::operation::{DropActivation, Mixture};
+use crate::real::Real;
+
+/// Channels whose chunks are summed together, where a tensor has more: their accumulators fit the first cache.
+const CHANNELS: usize = 64;
+
+/// Mean and biased variance of each channel: [`reference::statistics`](crate::fused::reference::statistics).
+pub(crate) fn statistics<T: Lane>(shape: Shape, x: &[T]) -> Result<Statistics<T::Real>> {
+    shape.holds("x", x.len())?;
+    shape.has_elements()?;
+    let _environment = DefaultEnvironment::enter();
+    let channels = shape.channels();
+    let mut all = Statistics { mean: vec![T::Real::ZERO; channels], variance: vec![T::Real::ZERO; channels] };
+    sum(shape, &Distances { x }, |c, [mean, variance, _]| {
+        (all.mean[c], all.variance[c]) = (mean, variance);
+    })?;
+    Ok(all)
+}
+
+/// `Σ dz` and, where `centred` is given, `Σ dz (x - μ)`: those of
+/// [`reference::reduce`](crate::fused::reference::reduce).
+pub(crate) fn reduce<T: Lane>(
+    shape: Shape,
+    dy: &[T],
+    by: &Gradient<'_, T>,
+    centred: Option<&Centred<'_, T>>,
+) -> Result<Sums<T::Real>> {
+    shape.holds("dy", dy.len())?;
+    by.check(shape)?;
+    centred.map_or(Ok(()), |centred| centred.check(shape))?;
+    let _environment = DefaultEnvironment::enter();
+    match *by {
+        Gradient::Given => reduce_by(shape, &Given { dy }, centred),
+        Gradient::Training(op, mask, z) => match (op.activation(), z) {
+            (Activation::Relu, _) | (_, None) => reduce_by(shape, &Selected { dy, words: mask.words() }, centred),
+            (activation, Some(z)) => reduce_by(shape, &Kept { dy, words: mask.words(), z, activation }, centred),
+        },
+        Gradient::Inference(op, z) => reduce_by(shape, &Mixed { dy, z, op }, centred),
+    }
+}
+
+fn reduce_by<T: Lane, G: Gradients<T>>(
+    shape: Shape,
+    gradients: &G,
+    centred: Option<&Centred<'_, T>>,
+) -> Result<Sums<T::Real>> {
+    let mut all = vec![T::Real::ZERO; shape.channels()];
+    let Some(centred) = centred else {
+        sum(shape, &Plain { gradients }, |c, [gradient]| all[c] = gradient)?;
+        return Ok(Sums { gradient: all, product: None });
+    };
+    let mut product = all.clone();
+    sum(shape, &Products { gradients, centred }, |c, [gradient, of_both]| {
+        (all[c], product[c]) = (gradient, of_both);
+    })?;
+    Ok(Sums { gradient: all, product: Some(product) })
+}
+
+// ---- What is summed.
+
+/// What is summed, in N sums that go together.
+trait Summand<T: Lane, const N: usize>: Sync {
+    /// Whether the first elements of accumulators are taken in another way. If not, accumulators begin at zero.
+    const FIRST: bool;
+
+    /// The vectors with a value for each channel that it looks at: mean, scale and shift.
+    fn vectors(&self) -> [Option<&[T::Real]>; 3];
+
+    /// Takes up elements `i` and those behind it, as many as there are, into as many accumulators. In the others it
+    /// leaves anything. FIRST: these elements are the accumulators' first.
+    fn take<S: Simd, V: Values<T::Real>, const FIRST: bool>(
+        &self,
+        simd: S,
+        here: Range<usize>,
+        values: &V,
+        at: usize,
+        accumulators: &mut [[T::Real; 32]; N],
+    );
+
+    /// Makes one of the accumulators of a chunk.
+    fn finish(&self, accumulators: &mut Accumulators<T::Real, N>, length: usize, out: &mut [[T::Real; N]]);
+
+    /// The results of a channel from those of its chunks, of which there are so many elements.
+    fn total(&self, count: usize, chunks: impl Iterator<Item = [T::Real; N]>) -> [T::Real; N];
+}
+
+/// The block behind `here.start`; where it is shorter, zeros.
+#[inline(always)]
+fn block<T: Lane>(tensor: &[T], here: &Range<usize>) -> [T; 32] {
+    let part = &tensor[here.clone()];
+    match part.first_chunk() {
+        Some(block) => *block,
+        None => {
+            let mut block = [T::default(); 32];
+            block[..part.len()].copy_from_slice(part);
+            block
+        }
+    }
+}
+
+/// The bits of elements `i` to `i + 31`, as far as there are any.
+#[inline(always)]
+fn bits(words: &[u32], i: usize) -> u32 {
+    let low = words[i / 32];
+    let high = words.get(i / 32 + 1).copied().unwrap_or(0);
+    ((u64::from(high) << 32 | u64::from(low)) >> (i % 32)) as u32
+}
+
+/// Sums for the statistics: the first element, the distances from it, their squares.
+struct Distances<'a, T> {
+    x: &'a [T],
+}
+
+impl<T: Lane> Summand<T, 3> for Distances<'_, T> {
+    const FIRST: bool = true;
+
+    fn vectors(&self) -> [Option<&[T::Real]>; 3] {
+        [None; 3]
+    }
+
+    #[inline(always)]
+    fn take<S: Simd, V: Values<T::Real>, const FIRST: bool>(
+        &self,
+        simd: S,
+        here: Range<usize>,
+        _: &V,
+        _: usize,
+        [first, distances, squared]: &mut [[T::Real; 32]; 3],
+    ) {
+        let x = T::to_reals(simd, &block(self.x, &here));
+        if FIRST {
+            (*first, *distances, *squared) = (x, [T::Real::ZERO; 32], [T::Real::ZERO; 32]);
+            return;
+        }
+        for i in 0..32 {
+            let distance = x[i] - first[i];
+            distances[i] = distances[i] + distance;
+            squared[i] = distance.mul_add(distance, squared[i]);
+        }
+    }
+
+    #[inline(always)]
+    fn finish(&self, accumulators: &mut Accumulators<T::Real, 3>, length: usize, out: &mut [[T::Real; 3]]) {
+        let shares = Shares::new(length);
+        accumulators.each(length, |a, [first, distances, squared]| {
+            let moments = Moments::of_sums(shares.counts[a], first, distances, squared);
+            [moments.first, moments.difference, moments.squares]
+        });
+        accumulators.halve(length, out, |place, a, b| {
+            let [first, difference, squares] = a;
+            let a = Moments { count: shares.before[place], first, difference, squares };
+            let [first, difference, squares] = b;
+            let sum = a.with_share(Moments { count: a.count, first, difference, squares }, shares.share[place]);
+            [sum.first, sum.difference, sum.squares]
+        });
+    }
+
+    fn total(&self, count: usize, chunks: impl Iterator<Item = [T::Real; 3]>) -> [T::Real; 3] {
+        let mut groups = [Moments { count: 0.0, first: 0.0, difference: 0.0, squares: 0.0 }; ACCUMULATORS];
+        let mut present = 0;
+        for (k, [first, difference, squares]) in chunks.enumerate() {
+            let length = (count - k * CHUNK).min(CHUNK) as f64;
+            let [first, difference, squares] = [first, difference, squares].map(Real::to_f64);
+            let chunk = Moments { count: length, first, difference, squares };
+            let group = &mut groups[k % ACCUMULATORS];
+            *group = if k < ACCUMULATORS { chunk } else { group.with(chunk) };
+            present = (k + 1).min(ACCUMULATORS);
+        }
+        let all = halve(groups, present, Moments::with);
+        let [mean, variance] = [all.first + all.difference, all.squares / all.count].map(T::Real::from_f64);
+        [mean, variance, T::Real::ZERO]
+    }
+}
+
+/// The counts of a chunk's accumulators, and what they amount to when these are halved. Value i takes up value i + s at
+/// place s + i.
+struct Shares<R> {
+    counts: [R; 32],
+    before: [R; 32],
+    share: [R; 32],
+}
+
+impl<R: Real> Shares<R> {
+    fn new(length: usize) -> Self {
+        let mut counts = [0; 32];
+        for (a, count) in counts.iter_mut().enumerate() {
+            *count = (length + 31 - a) / 32;
+        }
+        let real = |count: usize| R::from_f64(count as f64);
+        let mut shares = Self { counts: counts.map(real), before: [R::ZERO; 32], share: [R::ZERO; 32] };
+        for s in [16, 8, 4, 2, 1] {
+            for i in 0..s {
+                shares.before[s + i] = real(counts[i]);
+                shares.share[s + i] = real(counts[i + s]) / real(counts[i] + counts[i + s]);
+                counts[i] += counts[i + s];
+            }
+        }
+        shares
+    }
+}
+
+/// Sums of dz.
+struct Plain<'a, G> {
+    gradients: &'a G,
+}
+
+/// Sums of dz and of its products with x - μ.
+struct Products<'a, T: Lane, G> {
+    gradients: &'a G,
+    centred: &'a Centred<'a, T>,
+}
+
+impl<T: Lane, G: Gradients<T>> Summand<T, 1> for Plain<'_, G> {
+    const FIRST: bool = false;
+
+    fn vectors(&self) -> [Option<&[T::Real]>; 3] {
+        let [scale, shift] = self.gradients.vectors();
+        [None, scale, shift]
+    }
+
+    #[inline(always)]
+    fn take<S: Simd, V: Values<T::Real>, const FIRST: bool>(
+        &self,
+        simd: S,
+        here: Range<usize>,
+        values: &V,
+        at: usize,
+        [sums]: &mut [[T::Real; 32]; 1],
+    ) {
+        let dz = self.gradients.block(simd, here, values, at);
+        for i in 0..32 {
+            sums[i] = sums[i] + dz[i];
+        }
+    }
+
+    #[inline(always)]
+    fn finish(&self, accumulators: &mut Accumulators<T::Real, 1>, length: usize, out: &mut [[T::Real; 1]]) {
+        accumulators.halve(length, out, |_, [a], [b]| [a + b]);
+    }
+
+    fn total(&self, _: usize, chunks: impl Iterator<Item = [T::Real; 1]>) -> [T::Real; 1] {
+        total_of_sums(chunks)
+    }
+}
+
+impl<T: Lane, G: Gradients<T>> Summand<T, 2> for Products<'_, T, G> {
+    const FIRST: bool = false;
+
+    fn vectors(&self) -> [Option<&[T::Real]>; 3] {
+        let [scale, shift] = self.gradients.vectors();
+        [Some(self.centred.mean), scale, shift]
+    }
+
+    #[inline(always)]
+    fn take<S: Simd, V: Values<T::Real>, const FIRST: bool>(
+        &self,
+        simd: S,
+        here: Range<usize>,
+        values: &V,
+        at: usize,
+        [sums, products]: &mut [[T::Real; 32]; 2],
+    ) {
+        let x = T::to_reals(simd, &block(self.centred.x, &here));
+        let mean = values.block(0, at);
+        let dz = self.gradients.block(simd, here, values, at);
+        for i in 0..32 {
+            sums[i] = sums[i] + dz[i];
+            products[i] = dz[i].mul_add(x[i] - mean[i], products[i]);
+        }
+    }
+
+    #[inline(always)]
+    fn finish(&self, accumulators: &mut Accumulators<T::Real, 2>, length: usize, out: &mut [[T::Real; 2]]) {
+        accumulators.halve(length, out, |_, a, b| [a[0] + b[0], a[1] + b[1]]);
+    }
+
+    fn total(&self, _: usize, chunks: impl Iterator<Item = [T::Real; 2]>) -> [T::Real; 2] {
+        total_of_sums(chunks)
+    }
+}
+
+fn total_of_sums<R: Real, const N: usize>(chunks: impl Iterator<Item = [R; N]>) -> [R; N] {
+    let mut groups = [[0.0; N]; ACCUMULATORS];
+    for (k, chunk) in chunks.enumerate() {
+        for (group, sum) in groups[k % ACCUMULATORS].iter_mut().zip(chunk) {
+            *group += sum.to_f64();
+        }
+    }
+    // Groups without a chunk are +0, and no sum is -0: adding them changes nothing.
+    let all = halve(groups, ACCUMULATORS, |a, b| std::array::from_fn(|i| a[i] + b[i]));
+    all.map(R::from_f64)
+}
+
+/// Where dz comes from.
+trait Gradients<T: Lane>: Sync {
+    /// Scale and shift, where it looks at z.
+    fn vectors(&self) -> [Option<&[T::Real]>; 2];
+
+    /// dz of a block; where that is shorter, anything behind it.
+    fn block<S: Simd, V: Values<T::Real>>(&self, simd: S, here: Range<usize>, values: &V, at: usize) -> [T::Real; 32];
+}
+
+struct Given<'a, T> {
+    dy: &'a [T],
+}
+
+impl<T: Lane> Gradients<T> for Given<'_, T> {
+    fn vectors(&self) -> [Option<&[T::Real]>; 2] {
+        [None; 2]
+    }
+
+    #[inline(always)]
+    fn block<S: Simd, V: Values<T::Real>>(&self, simd: S, here: Range<usize>, _: &V, _: usize) -> [T::Real; 32] {
+        T::to_reals(simd, &block(self.dy, &here))
+    }
+}
+
+/// ReLU in training.
+struct Selected<'a, T> {
+    dy: &'a [T],
+    words: &'a [u32],
+}
+
+impl<T: Lane> Gradients<T> for Selected<'_, T> {
+    fn vectors(&self) -> [Option<&[T::Real]>; 2] {
+        [None; 2]
+    }
+
+    #[inline(always)]
+    fn block<S: Simd, V: Values<T::Real>>(&self, simd: S, here: Range<usize>, _: &V, _: usize) -> [T::Real; 32] {
+        let dy = block(self.dy, &here);
+        T::to_reals(simd, &simd.blend(bits(self.words, here.start), &dy, &[T::default(); 32]))
+    }
+}
+
+/// Another nonlinearity in training.
+struct Kept<'a, T: Lane> {
+    dy: &'a [T],
+    words: &'a [u32],
+    z: Preactivation<'a, T>,
+    activation: Activation,
+}
+
+impl<T: Lane> Gradients<T> for Kept<'_, T> {
+    fn vectors(&self) -> [Option<&[T::Real]>; 2] {
+        [self.z.before.scale, self.z.before.shift]
+    }
+
+    #[inline(always)]
+    fn block<S: Simd, V: Values<T::Real>>(&self, simd: S, here: Range<usize>, values: &V, at: usize) -> [T::Real; 32] {
+        let keep = bits(self.words, here.start);
+        let mut derivative = preactivation(simd, &self.z, &here, values, at);
+        smooth::evaluate(simd, Smooth::Derivative(self.activation), &mut derivative);
+        let mut dz = T::to_reals(simd, &block(self.dy, &here));
+        for (i, dz) in dz.iter_mut().enumerate() {
+            *dz = if keep >> i & 1 == 1 { *dz * derivative[i] } else { *dz };
+        }
+        dz
+    }
+}
+
+/// At inference.
+struct Mixed<'a, T: Lane> {
+    dy: &'a [T],
+    z: Preactivation<'a, T>,
+    op: &'a DropActivation,
+}
+
+impl<T: Lane> Gradients<T> for Mixed<'_, T> {
+    fn vectors(&self) -> [Option<&[T::Real]>; 2] {
+        [self.z.before.scale, self.z.before.shift]
+    }
+
+    #[inline(always)]
+    fn block<S: Simd, V: Values<T::Real>>(&self, simd: S, here: Range<usize>, values: &V, at: usize) -> [T::Real; 32] {
+        let mut z = preactivation(simd, &self.z, &here, values, at);
+        let mut dz = T::to_reals(simd, &block(self.dy, &here));
+        let (p, slope, zero) = match self.op.mixture::<T::Real>() {
+            Mixture::Identity => return dz,
+            Mixture::Sigma => (1.0, 0.0, true),
+            Mixture::Mixed { p, slope } => (p, slope, false),
+        };
+        let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
+        if self.op.activation() == Activation::Relu {
+            for (dz, z) in dz.iter_mut().zip(z) {
+                let scaled = if zero { T::Real::ZERO } else { slope * *dz };
+                *dz = if z <= T::Real::ZERO { scaled } else { *dz };
+            }
+            return dz;
+        }
+        smooth::evaluate(simd, Smooth::Derivative(self.op.activation()), &mut z);
+        for (dz, derivative) in dz.iter_mut().zip(z) {
+            *dz = *dz * if zero { derivative } else { p.mul_add(derivative, slope) };
+        }
+        dz
+    }
+}
+
+/// z of a block.
+#[inline(always)]
+fn preactivation<S: Simd, T: Lane, V: Values<T::Real>>(
+    simd: S,
+    z: &Preactivation<'_, T>,
+    here: &Range<usize>,
+    values: &V,
+    at: usize,
+) -> [T::Real; 32] {
+    let mut out = T::to_reals(simd, &block(z.x, here));
+    match (z.before.scale.is_some(), z.before.shift.is_some()) {
+        (false, false) => {}
+        (true, false) => {
+            let scale = values.block(1, at);
+            for i in 0..32 {
+                out[i] = scale[i] * out[i];
+            }
+        }
+        (false, true) => {
+            let shift = values.block(2, at);
+            for i in 0..32 {
+                out[i] = out[i] + shift[i];
+            }
+        }
+        (true, true) => {
+            let (scale, shift) = (values.block(1, at), values.block(2, at));
+            for i in 0..32 {
+                out[i] = scale[i].mul_add(out[i], shift[i]);
+            }
+        }
+    }
+    if let Some(residual) = z.before.residual {
+        let residual = T::to_reals(simd, &block(residual, here));
+        for i in 0..32 {
+            out[i] = out[i] + residual[i];
+        }
+    }
+    out
+}
+
+// ---- The values of channels, for blocks.
+
+/// The vectors' values for the elements of a block.
+trait Values<R> {
+    /// Those of a vector. `at` is the place of the block's first accumulator.
+    fn block(&self, vector: usize, at: usize) -> [R; 32];
+}
+
+/// One channel's.
+struct OfChannel<R>([R; 3]);
+
+impl<R: Real> Values<R> for OfChannel<R> {
+    #[inline(always)]
+    fn block(&self, vector: usize, _: usize) -> [R; 32] {
+        [self.0[vector]; 32]
+    }
+}
+
+/// Those of neighbouring channels, again and again, as they follow each other in rows.
+struct OfRows<R> {
+    /// Behind which it begins again.
+    period: usize,
+    tiles: [Vec<R>; 3],
+}
+
+impl<R: Real> OfRows<R> {
+    fn new(vectors: [Option<&[R]>; 3], channels: &Range<usize>) -> Self {
+        let width = channels.len();
+        // Of rows and blocks.
+        let period = width * 32 / (1 << width.trailing_zeros().min(5));
+        let tile = |vector: Option<&[R]>| match vector {
+            Some(vector) => vector[channels.clone()].iter().cycle().copied().take(period + 32).collect(),
+            None => Vec::new(),
+        };
+        Self { period, tiles: vectors.map(tile) }
+    }
+}
+
+impl<R: Real> Values<R> for OfRows<R> {
+    #[inline(always)]
+    fn block(&self, vector: usize, at: usize) -> [R; 32] {
+        let at = at % self.period;
+        *self.tiles[vector][at..].first_chunk().expect("32 values follow each place within the period")
+    }
+}
+
+// ---- The accumulators.
+
+/// Those of a chunk in neighbouring channels.
+struct Accumulators<R, const N: usize> {
+    /// Neighbouring channels, and neighbouring accumulators of one channel.
+    strides: [usize; 2],
+    channels: usize,
+    sums: [Vec<R>; N],
+}
+
+impl<R: Real, const N: usize> Accumulators<R, N> {
+    fn new(channels: usize, rows: bool) -> Self {
+        let strides = if rows { [1, channels] } else { [32, 1] };
+        Self { strides, channels, sums: std::array::from_fn(|_| vec![R::ZERO; 32 * channels]) }
+    }
+
+    /// 32 of them, or as many as there are.
+    #[inline(always)]
+    fn load(&self, at: usize, len: usize) -> [[R; 32]; N] {
+        std::array::from_fn(|n| {
+            let part = &self.sums[n][at..at + len];
+            match part.first_chunk() {
+                Some(block) => *block,
+                None => {
+                    let mut block = [R::ZERO; 32];
+                    block[..len].copy_from_slice(part);
+                    block
+                }
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn store(&mut self, at: usize, len: usize, blocks: &[[R; 32]; N]) {
+        for (sums, block) in self.sums.iter_mut().zip(blocks) {
+            sums[at..at + len].copy_from_slice(&block[..len]);
+        }
+    }
+
+    /// Replaces each of those that a chunk of so many elements has.
+    #[inline(always)]
+    fn each(&mut self, length: usize, f: impl Fn(usize, [R; N]) -> [R; N]) {
+        let present = length.min(ACCUMULATORS);
+        let mut all = self.sums.each_mut().map(|sums| &mut sums[..]);
+        let (outer, inner) = if self.strides[0] == 1 { (present, self.channels) } else { (self.channels, 32) };
+        for o in 0..outer {
+            let row = all.each_mut().map(|sums| &mut sums[o * inner..(o + 1) * inner]);
+            for i in 0..inner {
+                let a = if self.strides[0] == 1 { o } else { i };
+                if a < present {
+                    let new = f(a, std::array::from_fn(|n| row[n][i]));
+                    for n in 0..N {
+                        row[n][i] = new[n];
+                    }
+                }
+            }
+        }
+    }
+
+    /// Halves them to one for each channel. `combine` gets the place of a pair: see [`Shares`].
+    #[inline(always)]
+    fn halve(&mut self, length: usize, out: &mut [[R; N]], combine: impl Fn(usize, [R; N], [R; N]) -> [R; N]) {
+        let present = length.min(ACCUMULATORS);
+        let rows = self.strides[0] == 1;
+        for s in [16, 8, 4, 2, 1] {
+            let pairs = s.min(present.saturating_sub(s));
+            // What is next to each other in memory is one run.
+            let (runs, run) = if rows { (pairs, self.channels) } else { (self.channels, pairs) };
+            for r in 0..runs {
+                let start = if rows { r * self.channels } else { 32 * r };
+                let other = start + s * self.strides[1];
+                let halves = self.sums.each_mut().map(|sums| {
+                    let (low, high) = sums.split_at_mut(other);
+                    (&mut low[start..start + run], &high[..run])
+                });
+                for i in 0..run {
+                    let place = s + if rows { r } else { i };
+                    let (a, b) = (std::array::from_fn(|n| halves[n].0[i]), std::array::from_fn(|n| halves[n].1[i]));
+                    let sum = combine(place, a, b);
+                    for n in 0..N {
+                        halves[n].0[i] = sum[n];
+                    }
+                }
+            }
+        }
+        for (c, out) in out.iter_mut().enumerate() {
+            *out = std::array::from_fn(|n| self.sums[n][c * self.strides[0]]);
+        }
+    }
+}
+
+// ---- The walk.
+
+/// Chunks of neighbouring channels.
+struct Part<'a, R, const N: usize> {
+    channels: Range<usize>,
+    chunks: Range<usize>,
+    /// Gets their sums, chunk after chunk.
+    out: &'a mut [[R; N]],
+}
+
+/// Sums all channels and hands over their results.
+fn sum<T: Lane, const N: usize>(
+    shape: Shape,
+    summand: &impl Summand<T, N>,
+    mut result: impl FnMut(usize, [T::Real; N]),
+) -> Result<()> {
+    // A single channel is a row, however it was divided.
+    let shape = match shape.channels() {
+        1 => Shape::new(1, 1, shape.len())?,
+        _ => shape,
+    };
+    let (channels, chunks) = (shape.channels(), chunks(shape.count()));
+    let values = channels * chunks;
+    let mut partial = Vec::new();
+    partial.try_reserve_exact(values).map_err(|_| Error::SumMemory { values: values * N, len: shape.len() })?;
+    partial.resize(values, [T::Real::ZERO; N]);
+
+    // The groups of channels, one after the other, have the sums of their chunks.
+    let group = channels.min(CHANNELS);
+    let together = (TASK / (CHUNK * group)).max(1);
+    let mut rest = &mut partial[..];
+    let mut next = (0, 0);
+    let parts = std::iter::from_fn(move || {
+        let (c, k) = next;
+        if c == channels || chunks == 0 {
+            return None;
+        }
+        let (c_end, k_end) = (channels.min(c + group), chunks.min(k + together));
+        next = if k_end == chunks { (c_end, 0) } else { (c, k_end) };
+        let (out, others) = std::mem::take(&mut rest).split_at_mut((c_end - c) * (k_end - k));
+        rest = others;
+        Some(Part { channels: c..c_end, chunks: k..k_end, out })
+    });
+    let count = channels.div_ceil(group) * chunks.div_ceil(together);
+    let run = |part| simd::dispatch(Walk::<T, _, N> { shape, summand, part });
+    if shape.len() <= TASK {
+        parts.for_each(run);
+    } else {
+        share(&Pool::of_caller(), parts, count, run);
+    }
+
+    for first in (0..channels).step_by(group) {
+        let width = group.min(channels - first);
+        let of_group = &partial[first * chunks..];
+        for c in 0..width {
+            let of_channel = (0..chunks).map(|k| of_group[k * width + c]);
+            result(first + c, summand.total(shape.count(), of_channel));
+        }
+    }
+    Ok(())
+}
+
+/// The way through a part.
+struct Walk<'a, T: Lane, P, const N: usize> {
+    shape: Shape,
+    summand: &'a P,
+    part: Part<'a, T::Real, N>,
+}
+
+impl<T: Lane, P: Summand<T, N>, const N: usize> Task for Walk<'_, T, P, N> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { shape, summand, part: Part { channels, chunks, out } } = self;
+        let rows = shape.inner() == 1;
+        let mut accumulators = Accumulators::new(channels.len(), rows);
+        let values = OfRows::new(if rows { summand.vectors() } else { [None; 3] }, &channels);
+        for (k, out) in chunks.zip(out.chunks_exact_mut(channels.len())) {
+            let chunk = k * CHUNK..shape.count().min((k + 1) * CHUNK);
+            if !P::FIRST {
+                accumulators.sums.iter_mut().for_each(|sums| sums.fill(T::Real::ZERO));
+            }
+            let mut chunk_of = Chunk { shape, summand, channels: channels.clone(), accumulators: &mut accumulators };
+            if rows {
+                chunk_of.rows(simd, chunk.clone(), &values);
+            } else {
+                chunk_of.planes(simd, chunk.clone());
+            }
+            summand.finish(&mut accumulators, chunk.len(), out);
+        }
+    }
+}
+
+struct Chunk<'a, R, P, const N: usize> {
+    shape: Shape,
+    summand: &'a P,
+    channels: Range<usize>,
+    accumulators: &'a mut Accumulators<R, N>,
+}
+
+impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
+    /// Where a row of the tensor has the channels next to each other.
+    #[inline(always)]
+    fn rows<T: Lane<Real = R>, S: Simd>(&mut self, simd: S, chunk: Range<usize>, values: &OfRows<R>)
+    where
+        P: Summand<T, N>,
+    {
+        let (width, of_row) = (self.channels.len(), self.shape.channels());
+        // Whole rows follow each other without a gap, so that all accumulators take something at once.
+        let together = if width == of_row { ACCUMULATORS } else { 1 };
+        let first = chunk.start + ACCUMULATORS;
+        for row in chunk.clone().step_by(together) {
+            let rows = together.min(chunk.end - row);
+            let start = row * of_row + self.channels.start;
+            let elements = start..start + rows * width;
+            let at = row % ACCUMULATORS * width;
+            if P::FIRST && row < first {
+                self.blocks::<T, S, _, true>(simd, elements, at, values);
+            } else {
+                self.blocks::<T, S, _, false>(simd, elements, at, values);
+            }
+        }
+    }
+
+    /// Where a row of the tensor has the elements of a channel next to each other.
+    #[inline(always)]
+    fn planes<T: Lane<Real = R>, S: Simd>(&mut self, simd: S, chunk: Range<usize>)
+    where
+        P: Summand<T, N>,
+    {
+        let (inner, of_row) = (self.shape.inner(), self.shape.channels());
+        let vectors = self.summand.vectors();
+        let mut start = chunk.start;
+        while start < chunk.end {
+            let (o, j) = (start / inner, start % inner);
+            let end = chunk.end.min(start + inner - j);
+            let first = if P::FIRST { (chunk.start + ACCUMULATORS).clamp(start, end) } else { start };
+            for c in self.channels.clone() {
+                let values = OfChannel(vectors.map(|vector| vector.map_or(R::ZERO, |vector| vector[c])));
+                let from = (o * of_row + c) * inner + j;
+                let place = 32 * (c - self.channels.start);
+                if P::FIRST {
+                    self.ring::<T, S, true>(simd, from..from + (first - start), place, start, &values);
+                }
+                self.ring::<T, S, false>(simd, from + (first - start)..from + (end - start), place, first, &values);
+            }
+            start = end;
+        }
+    }
+
+    /// Elements of a channel, of which the first is its `t`th, into its accumulators from `place` on.
+    #[inline(always)]
+    fn ring<T: Lane<Real = R>, S: Simd, const FIRST: bool>(
+        &mut self,
+        simd: S,
+        mut elements: Range<usize>,
+        place: usize,
+        t: usize,
+        values: &OfChannel<R>,
+    ) where
+        P: Summand<T, N>,
+    {
+        // Up to the last accumulator, then all of them again and again, then the rest.
+        let mut at = t % ACCUMULATORS;
+        let mut len = elements.len().min((ACCUMULATORS - at) % ACCUMULATORS);
+        loop {
+            if len > 0 {
+                let part = elements.start..elements.start + len;
+                let mut sums = self.accumulators.load(place + at, len);
+                self.summand.take::<S, _, FIRST>(simd, part, values, 0, &mut sums);
+                self.accumulators.store(place + at, len, &sums);
+                elements.start += len;
+            }
+            if elements.is_empty() {
+                return;
+            }
+            if elements.len() >= 32 {
+                let mut sums = self.accumulators.load(place, 32);
+                while elements.len() >= 32 {
+                    let block = elements.start..elements.start + 32;
+                    self.summand.take::<S, _, FIRST>(simd, block, values, 0, &mut sums);
+                    elements.start += 32;
+                }
+                self.accumulators.store(place, 32, &sums);
+            }
+            (at, len) = (0, elements.len());
+        }
+    }
+
+    /// Elements into as many accumulators from `at` on.
+    #[inline(always)]
+    fn blocks<T: Lane<Real = R>, S: Simd, V: Values<R>, const FIRST: bool>(
+        &mut self,
+        simd: S,
+        mut elements: Range<usize>,
+        mut at: usize,
+        values: &V,
+    ) where
+        P: Summand<T, N>,
+    {
+        while elements.len() >= 32 {
+            let block = elements.start..elements.start + 32;
+            let mut sums = self.accumulators.load(at, 32);
+            self.summand.take::<S, V, FIRST>(simd, block, values, at, &mut sums);
+            self.accumulators.store(at, 32, &sums);
+            elements.start += 32;
+            at += 32;
+        }
+        if !elements.is_empty() {
+            let len = elements.len();
+            let mut sums = self.accumulators.load(at, len);
+            self.summand.take::<S, V, FIRST>(simd, elements, values, at, &mut sums);
+            self.accumulators.store(at, len, &sums);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+    use crate::cpu::simd::tests::sets;
+    use crate::fused::{Before, reference};
+    use crate::key::MaskKey;
+
+    fn numbers<T: Lane>(len: usize, seed: u64) -> Vec<T> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            T::from_real(T::Real::from_f64((state as i64 >> 40) as f64 / f64::from(1 << 21) + 1.0))
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    fn shapes() -> Vec<Shape> {
+        let shapes = [
+            (1, 1, 1),
+            (1, 3, 1),
+            (33, 3, 1),
+            (1024, 5, 1),
+            (1025, 17, 1),
+            (2100, 8, 1),
+            (1100, 32, 1),
+            (33, 1000, 1),
+            (1060, 69, 1),
+            (3, 1, 700),
+            (2, 5, 7),
+            (200, 3, 7),
+            (23, 4, 49),
+            (2, 3, 1024),
+            (3, 66, 360),
+            (2, 2, 3136),
+        ];
+        shapes.map(|(outer, channels, inner)| Shape::new(outer, channels, inner).unwrap()).into()
+    }
+
+    fn bits<R: Real>(values: &[R]) -> Vec<u64> {
+        values.iter().map(|value| value.to_f64().to_bits()).collect()
+    }
+
+    fn same<R: Real>(what: &str, given: &Sums<R>, expected: &Sums<R>) {
+        assert_eq!(bits(&given.gradient), bits(&expected.gradient), "{what}: s1");
+        let product = |sums: &Sums<R>| sums.product.as_deref().map(bits);
+        assert_eq!(product(given), product(expected), "{what}: s2");
+    }
+
+    fn like_the_reference<T: Lane>() {
+        for shape in shapes() {
+            let (x, dy, r): (Vec<T>, Vec<T>, Vec<T>) =
+                (numbers(shape.len(), 1), numbers(shape.len(), 2), numbers(shape.len(), 3));
+            let expected = reference::statistics(shape, &x).unwrap();
+            for set in sets() {
+                set.force(|| {
+                    let given = statistics(shape, &x).unwrap();
+                    let what = format!("{set:?} {} {shape:?}", T::DTYPE.name());
+                    assert_eq!(bits(&given.mean), bits(&expected.mean), "{what}: mean");
+                    assert_eq!(bits(&given.variance), bits(&expected.variance), "{what}: variance");
+                });
+            }
+            let (scale, shift): (Vec<f64>, Vec<f64>) =
+                (0..shape.channels()).map(|c| (1.0 - c as f64 / 16.0, c as f64 / 8.0 - 2.0)).unzip();
+            let of = |values: &[f64]| values.iter().map(|v| T::Real::from_f64(*v)).collect::<Vec<_>>();
+            let (scale, shift) = (of(&scale), of(&shift));
+            let centred = Centred { x: &x, mean: &expected.mean };
+            let key = MaskKey::new(1, 2);
+            let check = |by: &Gradient<T>| {
+                for centred in [None, Some(&centred)] {
+                    let (expected, _) = reference::reduce(shape, &dy, by, centred, false).unwrap();
+                    for set in sets() {
+                        set.force(|| {
+                            let given = reduce(shape, &dy, by, centred).unwrap();
+                            same(&format!("{set:?} {} {shape:?} {by:.40?}", T::DTYPE.name()), &given, &expected);
+                        });
+                    }
+                }
+            };
+            check(&Gradient::Given);
+            for (i, activation) in [Activation::Relu, Activation::Silu].into_iter().enumerate() {
+                let given = |j: usize| (shape.channels() + i + j) % 3 != 0;
+                let before = Before {
+                    scale: given(0).then_some(&scale[..]),
+                    shift: given(1).then_some(&shift[..]),
+                    residual: given(2).then_some(&r[..]),
+                };
+                let z = Preactivation { x: &x, before };
+                let op = DropActivation::new(activation, 0.7).unwrap();
+                let (_, mask) = reference::forward(&op, key, shape, &z).unwrap();
+                check(&Gradient::Training(&op, &mask, Some(z)));
+                for p in [0.0, 0.7, 1.0] {
+                    check(&Gradient::Inference(&DropActivation::new(activation, p).unwrap(), z));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_f32_are_the_reference_s() {
+        like_the_reference::<f32>();
+    }
+
+    #[test]
+    fn sums_of_f64_are_the_reference_s() {
+        like_the_reference::<f64>();
+    }
+
+    #[test]
+    fn sums_of_f16_are_the_reference_s() {
+        like_the_reference::<f16>();
+    }
+
+    #[test]
+    fn sums_of_bf16_are_the_reference_s() {
+        like_the_reference::<bf16>();
+    }
+
+    /// Enough for several tasks.
+    #[test]
+    fn sums_do_not_depend_on_the_number_of_threads() {
+        for (outer, channels, inner) in [(5000, 70, 1), (9, 70, 400), (1, 1, 300_000)] {
+            let shape = Shape::new(outer, channels, inner).unwrap();
+            let (x, dy): (Vec<f32>, Vec<f32>) = (numbers(shape.len(), 4), numbers(shape.len(), 5));
+            let expected = reference::statistics(shape, &x).unwrap();
+            let centred = Centred { x: &x, mean: &expected.mean };
+            let (sums, _) = reference::reduce(shape, &dy, &Gradient::Given, Some(&centred), false).unwrap();
+            for threads in [1, 2, 5] {
+                rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+                    assert_eq!(statistics(shape, &x).unwrap(), expected, "{threads} threads, {shape:?}");
+                    let given = reduce(shape, &dy, &Gradient::Given, Some(&centred)).unwrap();
+                    same(&format!("{threads} threads, {shape:?}"), &given, &sums);
+                });
+            }
+        }
+    }
+}
