@@ -565,7 +565,7 @@ mod tests {
             let mean = vector::<T>(channels, 0.15);
             let key = MaskKey::new(7, i as u64);
             for (j, activation) in [Activation::Relu, Activation::Tanh].into_iter().enumerate() {
-                let given = |k: usize| (i + j + k) % 3 != 0;
+                let given = |k: usize| !(i + j + k).is_multiple_of(3);
                 let before = Before {
                     scale: given(0).then_some(&scale[..]),
                     shift: given(1).then_some(&shift[..]),

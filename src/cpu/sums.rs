@@ -552,6 +552,8 @@ impl<R: Real, const N: usize> Accumulators<R, N> {
         let (outer, inner) = if self.strides[0] == 1 { (present, self.channels) } else { (self.channels, 32) };
         for o in 0..outer {
             let row = all.each_mut().map(|sums| &mut sums[o * inner..(o + 1) * inner]);
+            // Not an iterator: `N` rows are walked side by side.
+            #[allow(clippy::needless_range_loop)]
             for i in 0..inner {
                 let a = if self.strides[0] == 1 { o } else { i };
                 if a < present {
@@ -894,7 +896,7 @@ mod tests {
             };
             check(&Gradient::Given);
             for (i, activation) in [Activation::Relu, Activation::Silu].into_iter().enumerate() {
-                let given = |j: usize| (shape.channels() + i + j) % 3 != 0;
+                let given = |j: usize| !(shape.channels() + i + j).is_multiple_of(3);
                 let before = Before {
                     scale: given(0).then_some(&scale[..]),
                     shift: given(1).then_some(&shift[..]),

@@ -28,6 +28,9 @@ fn preactivation<T: Element>(shape: Shape, z: &Preactivation<'_, T>, i: usize) -
     z.before.residual.map_or(affine, |residual| affine + residual[i].to_real())
 }
 
+/// What [`reduce`] returns: the sums, and the residual's gradient where it was asked for.
+pub type Reduced<T> = (Sums<<T as Element>::Real>, Option<Vec<T>>);
+
 /// Training forward: `y = keep ? σ(z) : z`, and the mask, which is the unfused pass' on the same z.
 ///
 /// # Errors
@@ -134,7 +137,7 @@ pub fn reduce<T: Element>(
     by: &Gradient<'_, T>,
     centred: Option<&Centred<'_, T>>,
     residual: bool,
-) -> Result<(Sums<T::Real>, Option<Vec<T>>)> {
+) -> Result<Reduced<T>> {
     let _environment = DefaultEnvironment::enter();
     shape.holds("dy", dy.len())?;
     by.check(shape)?;

@@ -53,7 +53,7 @@ impl Kind {
             match self {
                 Self::Normal => normal,
                 Self::FarFromZero => 1000.0 + normal,
-                Self::Cancelling => normal + if i / shape.inner() % 2 == 0 { 3e4 } else { -3e4 },
+                Self::Cancelling => normal + if (i / shape.inner()).is_multiple_of(2) { 3e4 } else { -3e4 },
                 Self::OneHuge => match std::mem::replace(&mut huge[shape.channel(i)], true) {
                     false => 6e4,
                     true => normal,

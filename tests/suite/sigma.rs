@@ -272,7 +272,11 @@ pub fn f32_bounds(backend: &dyn Backend) {
                 let exact = (function.f64)(f64::from(*x));
                 let off = (f64::from(given) - exact).abs() / ulp::<f32>(exact);
                 let what = || format!("{} {}({x:?})", backend.name(), function.name);
-                assert!(given.to_f64() == exact || off <= *bound, "{} is {given:?}, {off} ulp from {exact:e}", what());
+                assert!(
+                    f64::from(given) == exact || off <= *bound,
+                    "{} is {given:?}, {off} ulp from {exact:e}",
+                    what()
+                );
             }
         }
     }
