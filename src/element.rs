@@ -6,23 +6,40 @@ use std::ops::Neg;
 
 use half::{bf16, f16};
 
+#[cfg(feature = "fused")]
 use crate::cpu::fused;
+#[cfg(feature = "fused")]
 use crate::cpu::sums;
+#[cfg(feature = "fused")]
 use crate::error::Result;
+#[cfg(feature = "fused")]
 use crate::fused::{Before, Centred, Gradient, Linear, Shape, Statistics, Sums};
-use crate::io::{AnyTensors, InOut, Tensors};
+#[cfg(feature = "fused")]
+use crate::io::InOut;
+use crate::io::{AnyTensors, Tensors};
+#[cfg(feature = "fused")]
 use crate::key::MaskKey;
+#[cfg(feature = "fused")]
 use crate::mask::PackedMask;
+#[cfg(feature = "fused")]
 use crate::operation::DropActivation;
 use crate::real::Real;
 
 mod sealed {
-    use super::{AnyTensors, Element, Tensors};
+    #[cfg(feature = "fused")]
+    use super::Element;
+    use super::{AnyTensors, Tensors};
+    #[cfg(feature = "fused")]
     use crate::error::Result;
+    #[cfg(feature = "fused")]
     use crate::fused::{Before, Centred, Gradient, Linear, Shape, Statistics, Sums};
+    #[cfg(feature = "fused")]
     use crate::io::InOut;
+    #[cfg(feature = "fused")]
     use crate::key::MaskKey;
+    #[cfg(feature = "fused")]
     use crate::mask::PackedMask;
+    #[cfg(feature = "fused")]
     use crate::operation::DropActivation;
 
     /// What the backends need of an element type and nobody else.
@@ -33,11 +50,13 @@ mod sealed {
         /// The same tensors, with their element type as a value.
         fn erase(tensors: Tensors<'_, Self>) -> AnyTensors<'_>;
 
+        #[cfg(feature = "fused")]
         /// [`fused::cpu::statistics`](crate::fused::cpu::statistics), compiled once, with this crate.
         fn statistics(shape: Shape, x: &[Self]) -> Result<Statistics<Self::Real>>
         where
             Self: Element;
 
+        #[cfg(feature = "fused")]
         /// [`fused::cpu::reduce`](crate::fused::cpu::reduce), likewise.
         fn reduce(
             shape: Shape,
@@ -48,6 +67,7 @@ mod sealed {
         where
             Self: Element;
 
+        #[cfg(feature = "fused")]
         /// [`fused::cpu::forward_into`](crate::fused::cpu::forward_into), likewise.
         fn fused_forward(
             op: &DropActivation,
@@ -60,11 +80,13 @@ mod sealed {
         where
             Self: Element;
 
+        #[cfg(feature = "fused")]
         /// [`fused::cpu::infer`](crate::fused::cpu::infer), likewise.
         fn fused_infer(op: &DropActivation, shape: Shape, before: &Before<'_, Self>, io: InOut<'_, Self>) -> Result<()>
         where
             Self: Element;
 
+        #[cfg(feature = "fused")]
         /// [`fused::cpu::backward`](crate::fused::cpu::backward), likewise.
         fn fused_backward(
             shape: Shape,
@@ -148,10 +170,12 @@ macro_rules! element {
                 AnyTensors::$dtype(tensors)
             }
 
+            #[cfg(feature = "fused")]
             fn statistics(shape: Shape, x: &[Self]) -> Result<Statistics<$real>> {
                 sums::statistics(shape, x)
             }
 
+            #[cfg(feature = "fused")]
             fn reduce(
                 shape: Shape,
                 dy: &[Self],
@@ -161,6 +185,7 @@ macro_rules! element {
                 sums::reduce(shape, dy, by, centred)
             }
 
+            #[cfg(feature = "fused")]
             fn fused_forward(
                 op: &DropActivation,
                 key: MaskKey,
@@ -172,6 +197,7 @@ macro_rules! element {
                 fused::forward(op, key, shape, before, io, mask)
             }
 
+            #[cfg(feature = "fused")]
             fn fused_infer(
                 op: &DropActivation,
                 shape: Shape,
@@ -181,6 +207,7 @@ macro_rules! element {
                 fused::infer(op, shape, before, io)
             }
 
+            #[cfg(feature = "fused")]
             fn fused_backward(
                 shape: Shape,
                 by: &Gradient<'_, Self>,

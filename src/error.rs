@@ -139,6 +139,7 @@ pub enum Error {
     },
 
     /// A shape without channels, or of more elements than can be counted.
+    #[cfg(feature = "fused")]
     #[error("shape is [{outer}, {channels}, {inner}]; it must have a channel, and at most {} elements", usize::MAX)]
     Shape {
         /// The outermost extent.
@@ -150,6 +151,7 @@ pub enum Error {
     },
 
     /// A tensor that cannot be divided into so many channels.
+    #[cfg(feature = "fused")]
     #[error("the tensor has {len} elements; channels = {channels} times inner = {inner} must divide that")]
     ChannelsOf {
         /// The tensor's length in elements.
@@ -161,6 +163,7 @@ pub enum Error {
     },
 
     /// A tensor has another number of elements than the shape.
+    #[cfg(feature = "fused")]
     #[error("{argument} has {given} elements; the shape [{outer}, {channels}, {inner}] has {}", outer * channels * inner)]
     ShapeLength {
         /// The argument at fault.
@@ -176,6 +179,7 @@ pub enum Error {
     },
 
     /// A vector that has a value for each channel is too long or too short.
+    #[cfg(feature = "fused")]
     #[error("{argument} has {given} values; it must have one for each of {channels} channels")]
     ChannelVector {
         /// The argument at fault.
@@ -187,6 +191,7 @@ pub enum Error {
     },
 
     /// Statistics of nothing.
+    #[cfg(feature = "fused")]
     #[error("the channels of the shape [{outer}, {channels}, {inner}] have no elements; statistics need at least one")]
     NoElements {
         /// The shape's outermost extent.
@@ -198,6 +203,7 @@ pub enum Error {
     },
 
     /// One element for each channel has no unbiased variance.
+    #[cfg(feature = "fused")]
     #[error("each of {channels} channels has one element; running statistics need at least two")]
     OneElement {
         /// The number of channels.
@@ -205,6 +211,7 @@ pub enum Error {
     },
 
     /// What is added to a variance would not keep it positive.
+    #[cfg(feature = "fused")]
     #[error("eps must be positive and finite, got {eps:?}")]
     Epsilon {
         /// What was given.
@@ -212,6 +219,7 @@ pub enum Error {
     },
 
     /// The share of a batch in running statistics is no share.
+    #[cfg(feature = "fused")]
     #[error("momentum must be in [0, 1], got {momentum:?}")]
     Momentum {
         /// What was given.
@@ -219,6 +227,7 @@ pub enum Error {
     },
 
     /// There is no memory for intermediate sums.
+    #[cfg(feature = "fused")]
     #[error("there is no memory for {values} intermediate sums of {len} elements")]
     SumMemory {
         /// How many values were asked for.

@@ -43,6 +43,7 @@ mod element;
 mod error;
 mod float_environment;
 #[doc(hidden)] // until every backend and language has it
+#[cfg(feature = "fused")]
 pub mod fused;
 mod io;
 mod key;

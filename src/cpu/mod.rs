@@ -16,6 +16,7 @@
 //! nothing.
 
 mod engine;
+#[cfg(feature = "fused")]
 pub(crate) mod fused;
 mod lane;
 mod mask_words;
@@ -25,6 +26,7 @@ mod run;
 #[allow(unsafe_code)] // vector instructions
 mod simd;
 mod smooth;
+#[cfg(feature = "fused")]
 pub(crate) mod sums;
 mod uniform;
 

@@ -60,4 +60,6 @@ pub(super) use philox::Philox;
 pub(super) use pool::Pool;
 pub(super) use share::share;
 pub(super) use tasks::run_over_tensor;
-pub(super) use tuning::{READ_PREFETCH, TASK};
+#[cfg(feature = "fused")]
+pub(super) use tuning::READ_PREFETCH;
+pub(super) use tuning::TASK;
