@@ -28,7 +28,7 @@ fn unknown_instructions_are_refused() {
         mul24.lo.s32 a, b, c;           mad.f32 f0, f1, f2, f3;         mad.rn.f32 f0, f1, f2, f3;
         fma.f32 f0, f1, f2, f3;         fma.rn.ftz.f32 f0, f1, f2, f3;  fma.rn.relu.f16 h0, h1, h2, h3;
         fma.rz.f64 d0, d1, d2, d3;      sub.f32 f0, f1, f2;             div.approx.f32 f0, f1, f2;
-        div.full.f32 f0, f1, f2;        div.s32 a, b, c;                rem.u32 a, b, c;
+        div.full.f32 f0, f1, f2;        div.s32 a, b, c;                rem.s32 a, b, c;
         rcp.approx.f32 f0, f1;          rcp.approx.ftz.f64 d0, d1;      sqrt.approx.f32 f0, f1;
         rsqrt.approx.f32 f0, f1;        ex2.approx.f32 f0, f1;          ex2.approx.ftz.f32 f0, f1;
         lg2.approx.f32 f0, f1;          sin.approx.f32 f0, f1;          tanh.approx.f32 f0, f1;

@@ -54,3 +54,17 @@ fn registers_that_one_lane_has_not_written() {
         assert!(report.contains("lane 0) reads register a") && !report.contains("block 0,"), "{report}");
     }
 }
+
+/// "Division by zero yields an unspecified, machine-specific value." Thread 5 divides by zero here.
+#[test]
+fn divisions_by_zero() {
+    for (divide, zero) in [
+        ("div.u32 b, t, a;", "sub.u32 a, t, 5;"),
+        ("rem.u32 b, t, a;", "sub.u32 a, t, 5;"),
+        ("div.u64 l1, l0, l0;", "sub.u32 a, t, 5;\ncvt.u64.u32 l0, a;"),
+        ("rem.u64 l1, l0, l0;", "sub.u32 a, t, 5;\ncvt.u64.u32 l0, a;"),
+    ] {
+        let body = format!("{zero}\n{divide}\nst.global.wb.u32 [to], t;\nret;");
+        caught_at(&body, divide, 32, &["thread 5 ", "divides by zero, of which the result is open"]);
+    }
+}
