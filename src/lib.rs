@@ -30,7 +30,7 @@
 //! | the mask, its bits and its storage | [`PackedMask`], [`MaskOrigin`] |
 //! | element types: f32, f64, f16, bf16 | [`Element`], [`Dtype`] |
 //! | adapters, which have memory of their own and choose a pass at run time | [`Pass`], [`cpu::run`], `cuda::Kernels::launch_raw` |
-//! | the passes in plain code, to compare with | [`reference`] |
+//! | the passes in plain code, to compare with | [`mod@reference`] |
 //! | the nonlinearities by themselves, and how exact they are | [`activation`] |
 //! | what can go wrong | [`Error`] |
 //!
