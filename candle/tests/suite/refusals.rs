@@ -32,7 +32,7 @@ fn integers_are_refused() -> Result<()> {
 
 #[test]
 fn parameters_out_of_range_are_refused() {
-    assert_eq!(text(Nonlinearity::drop_activation(Activation::Relu, 1.5)), "p is 1.5; allowed is 0 <= p <= 1");
+    assert_eq!(text(Nonlinearity::drop_activation(Activation::Relu, 1.5)), "p must be in [0, 1], got 1.5");
     assert!(Nonlinearity::drop_activation(Activation::Relu, f64::NAN).is_err());
     assert_eq!(
         text(Nonlinearity::rrelu(0.5, 0.25)),
