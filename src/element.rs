@@ -6,41 +6,26 @@ use std::ops::Neg;
 
 use half::{bf16, f16};
 
-#[cfg(feature = "fused")]
-use crate::cpu::fused;
-#[cfg(feature = "fused")]
-use crate::cpu::sums;
-#[cfg(feature = "fused")]
-use crate::error::Result;
-#[cfg(feature = "fused")]
-use crate::fused::{Before, Centred, Gradient, Linear, Shape, Statistics, Sums};
-#[cfg(feature = "fused")]
-use crate::io::InOut;
 use crate::io::{AnyTensors, Tensors};
-#[cfg(feature = "fused")]
-use crate::key::MaskKey;
-#[cfg(feature = "fused")]
-use crate::mask::PackedMask;
-#[cfg(feature = "fused")]
-use crate::operation::DropActivation;
 use crate::real::Real;
+#[cfg(feature = "fused")]
+use crate::{
+    cpu::{fused, sums},
+    error::Result,
+    fused::{Before, Centred, Gradient, Linear, Shape, Statistics, Sums},
+    io::InOut,
+    key::MaskKey,
+    mask::PackedMask,
+    operation::DropActivation,
+};
 
 mod sealed {
-    #[cfg(feature = "fused")]
-    use super::Element;
     use super::{AnyTensors, Tensors};
     #[cfg(feature = "fused")]
-    use crate::error::Result;
-    #[cfg(feature = "fused")]
-    use crate::fused::{Before, Centred, Gradient, Linear, Shape, Statistics, Sums};
-    #[cfg(feature = "fused")]
-    use crate::io::InOut;
-    #[cfg(feature = "fused")]
-    use crate::key::MaskKey;
-    #[cfg(feature = "fused")]
-    use crate::mask::PackedMask;
-    #[cfg(feature = "fused")]
-    use crate::operation::DropActivation;
+    use super::{
+        Before, Centred, DropActivation, Element, Gradient, InOut, Linear, MaskKey, PackedMask, Result, Shape,
+        Statistics, Sums,
+    };
 
     /// What the backends need of an element type and nobody else.
     pub trait Sealed: Sized {
@@ -50,14 +35,14 @@ mod sealed {
         /// The same tensors, with their element type as a value.
         fn erase(tensors: Tensors<'_, Self>) -> AnyTensors<'_>;
 
-        #[cfg(feature = "fused")]
         /// [`fused::cpu::statistics`](crate::fused::cpu::statistics), compiled once, with this crate.
+        #[cfg(feature = "fused")]
         fn statistics(shape: Shape, x: &[Self]) -> Result<Statistics<Self::Real>>
         where
             Self: Element;
 
-        #[cfg(feature = "fused")]
         /// [`fused::cpu::reduce`](crate::fused::cpu::reduce), likewise.
+        #[cfg(feature = "fused")]
         fn reduce(
             shape: Shape,
             dy: &[Self],
@@ -67,8 +52,8 @@ mod sealed {
         where
             Self: Element;
 
-        #[cfg(feature = "fused")]
         /// [`fused::cpu::forward_into`](crate::fused::cpu::forward_into), likewise.
+        #[cfg(feature = "fused")]
         fn fused_forward(
             op: &DropActivation,
             key: MaskKey,
@@ -80,14 +65,14 @@ mod sealed {
         where
             Self: Element;
 
-        #[cfg(feature = "fused")]
         /// [`fused::cpu::infer`](crate::fused::cpu::infer), likewise.
+        #[cfg(feature = "fused")]
         fn fused_infer(op: &DropActivation, shape: Shape, before: &Before<'_, Self>, io: InOut<'_, Self>) -> Result<()>
         where
             Self: Element;
 
-        #[cfg(feature = "fused")]
         /// [`fused::cpu::backward`](crate::fused::cpu::backward), likewise.
+        #[cfg(feature = "fused")]
         fn fused_backward(
             shape: Shape,
             by: &Gradient<'_, Self>,
