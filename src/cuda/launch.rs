@@ -12,7 +12,7 @@ use super::layout::{DA_MIXTURE_IDENTITY, DA_MIXTURE_MIXED, DA_MIXTURE_SIGMA, DA_
 use super::modules::Module;
 use crate::activation::Activation;
 use crate::element::Dtype;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::float_environment::in_default;
 use crate::key::MaskKey;
 use crate::operation::{DropActivation, Mixture};
@@ -55,6 +55,9 @@ pub struct Launch {
 /// Addresses that the pass has no use for are not looked at.
 pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option<Launch>> {
     pass.check_without_tensors(n)?;
+    if pass.shape().is_some() {
+        return Err(Error::NoFusedPasses { backend: "CUDA" });
+    }
     if n == 0 {
         return Ok(None);
     }
@@ -91,6 +94,11 @@ pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option
         }
         Pass::RreluInfer { op } | Pass::RreluInferBackward { op } => set_slope(&mut args, op.inference_slope()),
         Pass::Backward { .. } | Pass::BackwardFromOutput { .. } | Pass::ReluForward | Pass::ReluBackward => {}
+        Pass::FusedForward { .. }
+        | Pass::FusedInfer { .. }
+        | Pass::Statistics { .. }
+        | Pass::FusedSums { .. }
+        | Pass::FusedBackward { .. } => unreachable!("refused"),
     }
     Ok(Some(Launch { entry: Entry::of(pass, dtype), grid: geometry::grid(args.n), block: geometry::BLOCK, args }))
 }
@@ -254,6 +262,11 @@ fn place_of(pass: &Pass) -> u8 {
         Pass::RreluBackward { .. } => OTHERS + 5,
         Pass::RreluInfer { .. } => OTHERS + 6,
         Pass::RreluInferBackward { .. } => OTHERS + 7,
+        Pass::FusedForward { .. }
+        | Pass::FusedInfer { .. }
+        | Pass::Statistics { .. }
+        | Pass::FusedSums { .. }
+        | Pass::FusedBackward { .. } => unreachable!("refused"),
     }
 }
 
@@ -322,7 +335,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::error::Error;
     use crate::operation::RRelu;
 
     const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F64];
