@@ -42,7 +42,7 @@ macro_rules! functions {
                     let address = find(to_c(concat!(stringify!($name), "\0")));
                     if address.is_null() {
                         return Err(Failure::unsupported(format!(
-                            "this PyTorch has no {}; allowed are versions that have it",
+                            "PyTorch must be of a version that has {}, got one without it",
                             stringify!($name)
                         )));
                     }
@@ -144,7 +144,7 @@ pub unsafe extern "C" fn dact_torch_register(
     error: *mut *mut dact_error,
 ) -> dact_status {
     let register = || {
-        let find = find.ok_or_else(|| Failure::invalid("find is NULL; it must be a function".into()))?;
+        let find = find.ok_or_else(|| Failure::invalid("find must be a function, got NULL".into()))?;
         if REGISTERED.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
@@ -349,7 +349,7 @@ impl Tensor {
         let known = self.torch.dtypes.iter().find(|(code, _, ours)| *code == self.dtype && *ours != 0);
         known.map(|(.., ours)| *ours).ok_or_else(|| {
             let given = self.torch.dtype_name(self.dtype);
-            format!("{name} has dtype {given}; allowed are torch.float32, torch.float16, torch.bfloat16, torch.float64")
+            format!("{name} must have dtype torch.float32, torch.float16, torch.bfloat16 or torch.float64, got {given}")
         })
     }
 
@@ -363,8 +363,8 @@ impl Tensor {
         let dim = self.sizes.len();
         if !(0..=2).contains(&layout) || layout != 0 && dim as i64 != 3 + layout {
             return Err(format!(
-                "layout is {layout}, {name} has {dim} dimensions; allowed are 0, 1 for 4 dimensions (channels last) \
-                 and 2 for 5"
+                "layout must be 0, or 1 for 4 dimensions (channels last), or 2 for 5, got {layout} and {name} of {dim} \
+                 dimensions"
             ));
         }
         let mut strides = Strides::new(dim);
@@ -389,8 +389,8 @@ impl Tensor {
         let (given, device) = (self.describe(), self.torch.device_name(x.device));
         right.then_some(()).ok_or_else(|| {
             format!(
-                "mask has {given}; allowed is torch.int32, shape {}, contiguous, on {device}, for the {} elements of \
-                 {name}",
+                "mask must have dtype torch.int32, shape {}, contiguous, device {device}, for the {} elements of {name}, got \
+                 {given}",
                 tuple(&[words]),
                 x.len
             )
@@ -400,7 +400,7 @@ impl Tensor {
     /// The integer that it holds, in the memory of the CPU.
     fn integer(&self, name: &str) -> Outcome<u64> {
         if self.dtype != self.torch.int64 || self.len != 1 || self.device.0 != self.torch.cpu {
-            return Err(format!("{name} has {}; allowed is one torch.int64 on the CPU", self.describe()));
+            return Err(format!("{name} must be one torch.int64 on the CPU, got {}", self.describe()));
         }
         // SAFETY: the address of one integer of 64 bits, as was checked.
         Ok(unsafe { self.address()?.cast::<u64>().read() })
@@ -412,10 +412,10 @@ impl Tensor {
         if self.dtype != self.torch.int64 || self.len != 1 || !(on_cpu || self.device == x.device) {
             let (dtype, device) = (self.torch.dtype_name(self.dtype), self.torch.device_name(self.device));
             return Err(format!(
-                "key has dtype {dtype}, {} elements, device {device}; allowed is one torch.int64 on the CPU or on the \
-                 device of the tensor, {}",
-                self.len,
-                self.torch.device_name(x.device)
+                "key must be one torch.int64 on the CPU or on the device of the tensor, {}, got dtype {dtype}, {} elements, \
+                 device {device}",
+                self.torch.device_name(x.device),
+                self.len
             ));
         }
         let address = self.address()?.cast::<u64>();
@@ -729,7 +729,7 @@ kernel! {
         mask.check_mask(&x, "x")?;
         if !x.is_dense(strides.of()) {
             return Err(format!(
-                "x has shape {} and strides {}; allowed are tensors that are dense in layout {layout}",
+                "x must be dense in layout {layout}, got shape {} and strides {}",
                 tuple(x.sizes),
                 tuple(x.strides)
             ));
@@ -762,7 +762,7 @@ kernel! {
         let strides = dy.strides_of("dy", layout)?;
         mask.check_mask(&dy, "dy")?;
         if (x.dtype, x.sizes, x.device) != (dy.dtype, dy.sizes, dy.device) {
-            return Err(format!("x has {}; allowed are those of dy: {}", x.describe(), dy.describe()));
+            return Err(format!("x must have what dy has, {}, got {}", dy.describe(), x.describe()));
         }
         let pass = dact_pass { activation: code(activation)?, ..pass(DACT_PASS_BACKWARD) };
         let (dy, x) = (dy.dense(strides.of())?, x.dense(strides.of())?);
@@ -829,5 +829,6 @@ fn drawn_by_randint(seed: u64, offset: u64) -> u64 {
 }
 
 fn code(activation: i64) -> Outcome<u32> {
-    u32::try_from(activation).map_err(|_| format!("activation is {activation}; allowed are 0 to 4"))
+    // Whether there is one of this code is asked where all codes are.
+    u32::try_from(activation).map_err(|_| format!("activation must be 0 or above, got {activation}"))
 }
