@@ -35,17 +35,6 @@ pub const DACT_PASS_RELU_FORWARD: u32 = 11;
 /// Plain ReLU's backward, `dx = y <= 0 ? +0 : dy`: reads input dy and saved y, writes output dx.
 pub const DACT_PASS_RELU_BACKWARD: u32 = 12;
 
-/// `x <= 0 ? +0 : x`, with derivative 0 at 0.
-pub const DACT_ACTIVATION_RELU: u32 = 0;
-/// `1 / (1 + exp(-x))`.
-pub const DACT_ACTIVATION_SIGMOID: u32 = 1;
-/// The hyperbolic tangent.
-pub const DACT_ACTIVATION_TANH: u32 = 2;
-/// `x Φ(x)` with the normal distribution function Φ.
-pub const DACT_ACTIVATION_GELU: u32 = 3;
-/// `x / (1 + exp(-x))`.
-pub const DACT_ACTIVATION_SILU: u32 = 4;
-
 /// Names the random stream of one call: equal keys give equal masks on every device. A fresh mask takes another
 /// offset. This structure does not grow.
 #[repr(C)]
@@ -104,7 +93,7 @@ pub(crate) struct Computation {
 impl dact_pass {
     pub(crate) fn computation(&self) -> Result<Computation, Failure> {
         if self.reserved != 0 {
-            return Err(Failure::invalid(format!("pass.reserved is {}; it must be 0", self.reserved)));
+            return Err(Failure::invalid(format!("pass.reserved must be 0, got {}", self.reserved)));
         }
         let pass = match self.kind {
             DACT_PASS_FORWARD => Pass::Forward { op: self.op()?, key: self.key.mask_key()? },
@@ -121,8 +110,8 @@ impl dact_pass {
             DACT_PASS_RELU_BACKWARD => Pass::ReluBackward,
             kind => {
                 let text = format!(
-                    "pass.kind is {kind}; allowed are {DACT_PASS_FORWARD} to {DACT_PASS_RELU_BACKWARD}, by their \
-                     names DACT_PASS_FORWARD to DACT_PASS_RELU_BACKWARD"
+                    "pass.kind must be in [{DACT_PASS_FORWARD}, {DACT_PASS_RELU_BACKWARD}], from DACT_PASS_FORWARD to \
+                     DACT_PASS_RELU_BACKWARD, got {kind}"
                 );
                 return Err(Failure::invalid(text));
             }
@@ -135,10 +124,8 @@ impl dact_pass {
 
     fn op(&self) -> Result<DropActivation, Failure> {
         let activation = Activation::ALL.get(self.activation as usize).ok_or_else(|| {
-            Failure::invalid(format!(
-                "pass.activation is {}; allowed are 0 (relu), 1 (sigmoid), 2 (tanh), 3 (gelu), 4 (silu)",
-                self.activation
-            ))
+            let known: Vec<_> = Activation::ALL.iter().map(|a| format!("{} ({a})", *a as u32)).collect();
+            Failure::invalid(format!("pass.activation must be one of {}, got {}", known.join(", "), self.activation))
         })?;
         Ok(DropActivation::new(*activation, self.p)?)
     }
@@ -157,21 +144,6 @@ impl dact_key {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_codes_are_the_library_s() {
-        let codes = [
-            DACT_ACTIVATION_RELU,
-            DACT_ACTIVATION_SIGMOID,
-            DACT_ACTIVATION_TANH,
-            DACT_ACTIVATION_GELU,
-            DACT_ACTIVATION_SILU,
-        ];
-        for (code, activation) in codes.into_iter().zip(Activation::ALL) {
-            assert_eq!(code, activation as u32);
-        }
-        assert_eq!(codes.len(), Activation::ALL.len());
-    }
 
     #[test]
     #[cfg(target_pointer_width = "64")]

@@ -66,16 +66,16 @@ static void offsets_in_device_memory(dact_cuda *cuda, get_log fake_log) {
   pass.kind = DACT_PASS_FORWARD;
   pass.key.device_offset = (const uint64_t *)(void *)((char *)&base + 4);
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
-          "pass.key.device_offset (base) is 0x", "multiples of 8");
+          "pass.key.device_offset (base) must be at a multiple of 8");
   pass.key.device_offset = (const uint64_t *)(void *)y;
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
           "pass.key.device_offset (base), bytes", "overlaps tensors.output (y)");
   uintptr_t in_mask = ((uintptr_t)mask + 7) / 8 * 8;
   pass.key.device_offset = (const uint64_t *)in_mask;
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out), "overlaps tensors.mask (mask)");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(cuda, stream, NULL, 8, out), "base is a null pointer");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(cuda, stream, NULL, 8, out), "base must not be a null pointer");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(cuda, stream, (uint64_t *)(void *)((char *)&base + 1), 8, out),
-          "base is at 0x", "8 bytes");
+          "base must be at a multiple of 8 bytes, got 0x");
   CHECK(strcmp(fake_log(), "") == 0 && base == 1008);
 }
 
