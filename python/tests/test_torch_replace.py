@@ -542,6 +542,37 @@ def test_hooks_and_state_stay_with_a_swapped_module():
     assert len(seen) == 1
 
 
+def test_a_swapped_module_is_nn_relu_by_isinstance_and_not_by_its_type():
+    """Which is said in `replace_relu`'s documentation."""
+    model = nn.Sequential(nn.ReLU())
+    dt.replace_relu(model)
+    assert isinstance(model[0], nn.ReLU) and type(model[0]) is not nn.ReLU
+    assert "`type(module) is nn.ReLU` does not" in dt.replace_relu.__doc__
+
+
+def swapped_relu():
+    model = nn.Sequential(nn.ReLU())
+    dt.replace_relu(model, 0.0)
+    return model[0]
+
+
+@pytest.mark.parametrize("act", [swapped_relu, functools.partial(dt.DropActivation, 0.0), dt.RReLU])
+@pytest.mark.parametrize("given", ["at first", "later", "later to a copy"])
+def test_a_transformer_that_is_given_one_has_no_relu_of_its_own(act, given):
+    """In evaluation mode and without gradients PyTorch's fused operation would compute plain ReLU."""
+    act, x = act(), images("transformer")
+    make = functools.partial(nn.TransformerEncoderLayer, 8, 2, 16, 0.0, batch_first=True)
+    layer = make(activation=act if given == "at first" else "relu")
+    if given == "later to a copy":
+        layer = copy.deepcopy(layer)
+    layer.activation = act
+    layers = [layer.eval(), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()]
+    for model in [*layers, pickle.loads(pickle.dumps(layer))]:
+        with torch.no_grad():
+            got = model(x)
+        torch.testing.assert_close(got, model(x).detach())
+
+
 def test_a_module_of_the_model_s_own_is_not_caught():
     """Its code calls what ReLU is in evaluation mode while the model's runs."""
     model = nn.Sequential(dt.DropActivation(1.0), dt.DropActivation(0.5, "relu"))
