@@ -115,6 +115,12 @@ def test_seeds_follow_manual_seed_and_calls_differ():
         assert torch.equal(call(), first)
     torch.manual_seed(3)
     assert torch.equal(dt.drop_activation(x, 0.5, key=torch.randint(2**63 - 1, (1,))), first)
+    # Keys may be drawn for many calls at once.
+    keys = torch.randint(2**63 - 1, (3,))
+    for function in (functools.partial(dt.drop_activation, p=0.5), dt.rrelu):
+        ys = [function(x, key=key) for key in keys]
+        assert not torch.equal(ys[0], ys[1])
+        assert all(torch.equal(y, function(x, key=torch.tensor([key]))) for y, key in zip(ys, keys.tolist()))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
@@ -159,6 +165,8 @@ def test_compiled_it_draws_a_mask_for_each_call():
             pytest.skip("SKIPPED: torch.compile finds no C++ compiler")
         raise
     assert not torch.equal(a, b)
+    torch.manual_seed(5)
+    assert all(map(torch.equal, Twice()(x), (a, b)))  # as without torch.compile
     for y in (a, b):
         assert set(y.unique().tolist()) <= {-1.0, 0.0} and 0.4 < (y == 0).float().mean() < 0.6
     torch.manual_seed(5)

@@ -16,7 +16,7 @@ from ._fused import Fused, check_fused
 from ._intercept import Record
 from ._modules import DropActivation, ReplacedReLU, RReLU
 from ._quantization import FUSED_WITH_RELU, is_fused_with_relu
-from ._transformer import fast_paths
+from ._transformer import FLAG, computes_relu
 from ._watched import is_watched, unwatch, watch
 
 
@@ -71,6 +71,9 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True) -> Repl
     parameters and signatures stay as they are. A call in training mode of the module whose code makes it is
     Drop-Activation in training, another one in evaluation. A model that was swapped before gets the new p.
 
+    A module runs when it or its `forward` is called. Another method, as in `model.loss(x)`, is a part of that where
+    `forward` calls it; called from outside, what it computes by ReLU itself stays ReLU, and its modules are swapped.
+
     Args:
         model: Any module that is not itself nn.ReLU.
         p: The probability of keeping ReLU, 0 <= p <= 1.
@@ -120,7 +123,9 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True) -> Repl
         if is_watched(parent):
             records.append(parent._drop_activation)
             parent._drop_activation.name = name
-            _leave_fast_path(parent)
+            if computes_relu(parent):
+                parent._drop_activation.changed[FLAG] = getattr(parent, FLAG)
+                setattr(parent, FLAG, 0)
     return Replaced(tuple(swapped), tuple(left), records)
 
 
@@ -216,9 +221,3 @@ def _reason_left_in_script(module: torch.jit.ScriptModule) -> list[str]:
     if "aten::relu" not in str(getattr(module, "inlined_graph", "aten::relu")):
         return []
     return ["TorchScript is compiled, and its calls of ReLU cannot be caught"]
-
-
-def _leave_fast_path(module: nn.Module) -> None:
-    for name, value in fast_paths(module).items():
-        module._drop_activation.changed[name] = getattr(module, name)
-        setattr(module, name, value)

@@ -8,21 +8,17 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from ._modules import DropActivation, RReLU
 
-
-def fast_paths(module: nn.Module) -> dict[str, object]:
-    """The module's attributes that have it take the fused operation, and what keeps it from that."""
-    if isinstance(module, nn.TransformerEncoderLayer) and module.activation_relu_or_gelu == 1:
-        return {"activation_relu_or_gelu": 0}
-    if isinstance(module, nn.TransformerEncoder) and getattr(module, "use_nested_tensor", False):
-        if any(getattr(layer, "activation_relu_or_gelu", 2) != 2 for layer in module.layers):
-            return {"use_nested_tensor": False}
-    return {}
+FLAG = "activation_relu_or_gelu"
 
 
-def _leave_fast_path(parent: nn.Module, name: str, child: nn.Module | None) -> None:
+def computes_relu(module: nn.Module) -> bool:
+    return isinstance(module, nn.TransformerEncoderLayer) and getattr(module, FLAG) == 1
+
+
+def _leave_fused_operation(parent: nn.Module, name: str, child: nn.Module | None) -> None:
     """Called by PyTorch whenever a module is made a part of another one."""
     if isinstance(child, (DropActivation, RReLU)) and isinstance(parent, nn.TransformerEncoderLayer):
-        parent.activation_relu_or_gelu = 0
+        setattr(parent, FLAG, 0)
 
 
-register_module_module_registration_hook(_leave_fast_path)
+register_module_module_registration_hook(_leave_fused_operation)
