@@ -143,7 +143,7 @@ pub unsafe extern "C" fn dact_torch_register(
     error: *mut *mut dact_error,
 ) -> dact_status {
     let register = || {
-        let find = find.ok_or_else(|| Failure::invalid("find must be a function, got NULL".into()))?;
+        let find = find.ok_or_else(|| Failure::invalid("find is NULL; it must be a function".into()))?;
         if REGISTERED.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
