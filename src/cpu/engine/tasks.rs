@@ -129,8 +129,15 @@ impl<T: Element, P: BlockPass<T>, const NON_TEMPORAL: bool> Task for JobTask<'_,
             match block_loop.full_group(first, words, write.as_deref_mut()) {
                 Some(mut full) => {
                     match next_batch {
-                        Some(next_batch) if P::BITS == Bits::Draw => next_batch.draw_interleaved(simd, &mut full),
-                        _ => {
+                        Some(next_batch) if P::BITS == Bits::Draw && P::INTERLEAVED => {
+                            next_batch.draw_interleaved(simd, &mut full);
+                        }
+                        next_batch => {
+                            if P::BITS == Bits::Draw
+                                && let Some(next_batch) = next_batch
+                            {
+                                next_batch.draw(simd);
+                            }
                             for k in 0..GROUP {
                                 full.step(simd, k);
                             }
