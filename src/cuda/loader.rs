@@ -7,8 +7,8 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverEr
 use cudarc::nvrtc::Ptx;
 
 use super::driver;
+use super::entry::Entry;
 use super::error::{CudaError, Result as CudaResult, driver_text, while_doing};
-use super::launch::Entry;
 use super::modules::{self, Module};
 use super::order::Anchors;
 

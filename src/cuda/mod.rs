@@ -90,7 +90,9 @@
 
 pub use cudarc;
 
+mod addresses;
 mod driver;
+mod entry;
 mod error;
 mod geometry;
 mod io;
@@ -103,16 +105,19 @@ mod loader;
 mod mask;
 mod modules;
 mod order;
+mod parameters;
 mod raw;
 mod slices;
 mod stream_checks;
+#[cfg(test)]
+mod test_passes;
 
 pub use crate::pass::Pass;
+pub use addresses::Addresses;
 pub use driver::{available, context, device_count};
 pub use error::CudaError;
 pub use io::{InOut, Saved};
 pub use key::{DeviceKey, DeviceKeySequence, Key};
-pub use launch::Addresses;
 pub use loader::Kernels;
 pub use mask::DeviceMask;
 

@@ -4,8 +4,9 @@ use std::ffi::c_void;
 
 use cudarc::driver::{CudaContext, result, sys};
 
+use super::addresses::Addresses;
 use super::error::{Result as CudaResult, while_doing};
-use super::launch::{self, Addresses, Launch};
+use super::launch::{self, Launch};
 use super::loader::Kernels;
 use crate::element::Dtype;
 use crate::error::Result;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, result};
 
+use super::addresses::Addresses;
 use super::error::{CudaError, while_doing};
 use super::io::{InOut, Saved};
 use super::key::Key;
-use super::launch::Addresses;
 use super::loader::Kernels;
 use super::mask::{self, DeviceMask, Origin};
 use super::order::Turn;

@@ -25,7 +25,6 @@ RRELU_INFER_BACKWARD = 10
 RELU_FORWARD = 11
 RELU_BACKWARD = 12
 
-ACTIVATIONS = {"relu": 0, "sigmoid": 1, "tanh": 2, "gelu": 3, "silu": 4}
 DTYPES = {"float32": 1, "float16": 2, "bfloat16": 3, "float64": 4}
 
 _OK = 0

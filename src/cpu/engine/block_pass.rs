@@ -17,9 +17,9 @@ pub(crate) trait BlockPass<T: Element>: Sync {
     /// before the tensor.
     const MEMORY_BOUND: bool = false;
 
-    /// Whether words are drawn in between its blocks, which puts dozens of copies of a block into the code. If not, they
-    /// are drawn before each group of blocks: for passes whose blocks take many instructions.
-    const INTERLEAVED: bool = true;
+    /// Whether a block takes many instructions. Then the code gets fewer copies of it: words are drawn before each group
+    /// of blocks and not in between, and memory is asked for beforehand however small the tensors are.
+    const LONG: bool = false;
 
     /// `e` is the index of the block's first element. Where that lies before the tensor, it has wrapped around.
     /// `saved` is the saved tensor, for a pass that reads one. `bits` holds the block's bits, as they were drawn or

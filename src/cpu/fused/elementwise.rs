@@ -107,7 +107,7 @@ impl<'a, T: Lane<Real: Lane>> Forward<'a, T> {
 impl<T: Lane<Real: Lane>> BlockPass<T> for Forward<'_, T> {
     const BITS: Bits = Bits::Draw;
     const MEMORY_BOUND: bool = true;
-    const INTERLEAVED: bool = false;
+    const LONG: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
@@ -160,6 +160,7 @@ struct Backward<'a, T: Lane, const READS: bool> {
 impl<T: Lane<Real: Lane>, const READS: bool> BlockPass<T> for Backward<'_, T, READS> {
     const BITS: Bits = if READS { Bits::Read } else { Bits::None };
     const MEMORY_BOUND: bool = true;
+    const LONG: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, dy: &[T; 32], _: &[T; 32], bits: u32) -> ([T; 32], u32) {

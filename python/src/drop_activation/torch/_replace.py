@@ -81,9 +81,9 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True) -> Repl
     check_parameters(p, "relu")
     check_fused(fused)
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; allowed are modules")
+        raise TypeError(f"model must be a module, got a {type(model).__name__}")
     if type(model) is nn.ReLU:
-        raise TypeError("model is itself a ReLU; allowed are modules that contain some. Use DropActivation instead")
+        raise TypeError("model must be a module that contains ReLUs, got one that is itself a ReLU: use DropActivation instead")
     p = float(p)
     swapped, left, records, new, script = [], [], [], {}, "\0"
     for name, parent in list(model.named_modules()):
