@@ -186,6 +186,10 @@ pub enum Error {
         channels: usize,
     },
 
+    /// A backward pass was given two slices for x.
+    #[error("x is two slices, one to compute z from and one to centre; both must be the same slice")]
+    AnotherX,
+
     /// Statistics of nothing.
     #[error("the channels of the shape [{outer}, {channels}, {inner}] have no elements; statistics need at least one")]
     NoElements {
@@ -227,11 +231,11 @@ pub enum Error {
         len: usize,
     },
 
-    /// A backend has no passes over channels.
-    #[error("pass works on channels; the {backend} backend has no such passes")]
-    NoFusedPasses {
-        /// `CPU` or `CUDA`.
-        backend: &'static str,
+    /// A pass over channels was given to a function that takes none.
+    #[error("pass has channels; {function} takes passes without")]
+    HasChannels {
+        /// What it was given to.
+        function: &'static str,
     },
 
     /// The CUDA backend cannot do what was asked.

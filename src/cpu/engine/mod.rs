@@ -67,6 +67,5 @@ pub(super) use philox::Philox;
 pub(super) use pool::Pool;
 pub(super) use share::share;
 pub(super) use tasks::run_over_tensor;
-#[cfg(feature = "fused")]
 pub(super) use tuning::READ_PREFETCH;
 pub(super) use tuning::TASK;

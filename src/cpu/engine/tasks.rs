@@ -39,7 +39,7 @@ impl<'a, T: Element> Job<'a, T> {
     /// By the calling thread, for a tensor of one task.
     #[inline(always)]
     fn run_alone<P: BlockPass<T>>(self, pass: &P) {
-        if P::MEMORY_BOUND { self.run(pass, Cached) } else { self.run(pass, Prefetched) }
+        if P::MEMORY_BOUND && !P::LONG { self.run(pass, Cached) } else { self.run(pass, Prefetched) }
     }
 
     /// By as many threads as help.
@@ -54,7 +54,7 @@ impl<'a, T: Element> Job<'a, T> {
         let tensors = 1 + usize::from(out_of_place) + usize::from(P::READS_SAVED);
         if out_of_place && bytes >= NON_TEMPORAL_BYTES {
             self.share(pass, Streamed);
-        } else if bytes.saturating_mul(tensors) > CACHED_BYTES {
+        } else if P::LONG || bytes.saturating_mul(tensors) > CACHED_BYTES {
             self.share(pass, Prefetched);
         } else {
             self.share(pass, Cached);
@@ -138,7 +138,9 @@ impl<T: Element, P: BlockPass<T>, A: Access> Task for JobTask<'_, T, P, A> {
                     }
                     first = range.end;
                     if let Some(next_batch) = next_batch {
-                        if let Some(mut full) = block_loop.full_group(range.start, words, write.as_deref_mut()) {
+                        if !P::LONG
+                            && let Some(mut full) = block_loop.full_group(range.start, words, write.as_deref_mut())
+                        {
                             next_batch.draw_interleaved(simd, &mut full);
                             continue;
                         }
