@@ -111,7 +111,6 @@ functions! {
     }
     optional {
         // In a PyTorch that is built for CUDA.
-        aoti_torch_cuda_randint: Randint,
         aoti_torch_get_current_cuda_stream: unsafe extern "C" fn(i32, *mut *mut c_void) -> Status,
     }
 }
@@ -186,10 +185,9 @@ pub unsafe extern "C" fn dact_torch_register(
 
 impl Torch {
     fn register(&self) -> Result<(), Failure> {
-        let kernels: [(&CStr, Kernel); 8] = [
+        let kernels: [(&CStr, Kernel); 7] = [
             (c"philox_key", philox_key),
             (c"forward", forward),
-            (c"draw_forward", draw_forward),
             (c"forward_", forward_in_place),
             (c"backward", backward),
             (c"backward_saved", backward_saved),
@@ -214,6 +212,11 @@ impl Torch {
                 // SAFETY: the library is alive, the text is closed by a zero byte, and the kernel is one for the schema
                 // of that name.
                 done(unsafe { (f.aoti_torch_library_impl)(library, name.as_ptr(), kernel) }, "a kernel")?;
+            }
+            if device == c"CPU" {
+                // SAFETY: as above. On CUDA it is Python that knows the generator.
+                let status = unsafe { (f.aoti_torch_library_impl)(library, c"draw_forward".as_ptr(), draw_forward) };
+                done(status, "a kernel")?;
             }
         }
         Ok(())
@@ -301,20 +304,16 @@ impl Tensor {
         Self::empty(self.torch, &[words], &[1], self.torch.int32, self.device)
     }
 
-    /// A key, drawn by PyTorch's generator for this tensor's device, where this tensor is.
-    fn draw_key(&self) -> Outcome<Self> {
-        let f = &self.torch.functions;
-        let randint =
-            if self.device.0 == self.torch.cpu { Some(f.aoti_torch_cpu_randint) } else { f.aoti_torch_cuda_randint };
-        let randint = randint.ok_or_else(|| "this PyTorch has no randint for the device of x".to_string())?;
-        let (dtype, none, mut handle) = (self.torch.int64, ptr::null(), ptr::null_mut());
+    /// A key, drawn by PyTorch's generator for the CPU.
+    fn draw_key(torch: &'static Torch) -> Outcome<Self> {
+        let randint = torch.functions.aoti_torch_cpu_randint;
+        let (none, mut handle) = (ptr::null(), ptr::null_mut());
         // SAFETY: one size, the addresses of a type and of a kind of device, and that of a pointer, which is then a
         // tensor's handle that is ours.
         unsafe {
-            let status =
-                randint(i64::MAX, [1].as_ptr(), 1, &dtype, none, &self.device.0, self.device.1, none, &mut handle);
+            let status = randint(i64::MAX, [1].as_ptr(), 1, &torch.int64, none, &torch.cpu, -1, none, &mut handle);
             ok(status, "randint")?;
-            Self::take(self.torch, handle as usize as u64)
+            Self::take(torch, handle as usize as u64)
         }
     }
 
@@ -668,7 +667,7 @@ kernel! {
 }
 
 kernel! {
-    /// draw_forward(Tensor x, float p, int activation, SymInt first, int layout) -> (Tensor, Tensor)
+    /// draw_forward(Tensor x, float p, int activation, SymInt first, int layout) -> (Tensor, Tensor), on a CPU
     draw_forward(arguments; x) {
         forward_with(arguments, x, None)
     }
@@ -679,7 +678,7 @@ fn forward_with(arguments: &mut Arguments, x: Tensor, key: Option<Tensor>) -> Ou
     let (first, layout) = (arguments.integer() as u64, arguments.integer());
     let element = x.element("x")?;
     let strides = x.strides_of("x", layout)?;
-    let key = key.map_or_else(|| x.draw_key(), Ok)?;
+    let key = key.map_or_else(|| Tensor::draw_key(x.torch), Ok)?;
     let pass = dact_pass { p, activation: code(activation)?, key: key.key(&x, first)?, ..pass(DACT_PASS_FORWARD) };
     let x = x.dense(strides.of())?;
     let (y, mask) = (x.empty_like(strides.of())?, x.empty_mask()?);

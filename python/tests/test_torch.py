@@ -8,7 +8,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 
 from conftest import unpacked
+from functorch.compile import make_boxed_func
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
@@ -168,6 +170,46 @@ def test_compiled_it_draws_a_mask_for_each_call():
     y, _ = model(leaf)
     y.sum().backward()
     assert torch.equal(leaf.grad, (y != 0).float())
+
+
+def targets_when_compiled(function, x):
+    """The names of what torch.compile makes of a step, forward and backward."""
+    targets = []
+
+    def compiler(graph, example):
+        targets.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return make_boxed_func(graph.forward)
+
+    torch._dynamo.reset()
+    torch.compile(function, backend=aot_autograd(fw_compiler=compiler), fullgraph=True)(x).sum().backward()
+    return targets
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_compiled_a_pass_is_one_operator_and_nothing_draws_its_key_before_it(inplace):
+    layer = dt.DropActivation(0.5, inplace=inplace)
+    targets = targets_when_compiled(lambda x: layer(layer(x * 1)), tensor(64).requires_grad_())
+    assert targets.count("drop_activation.draw_forward.default") == targets.count("drop_activation.backward.default") == 2
+    assert not [target for target in targets if "rand" in target]
+
+
+@pytest.mark.parametrize("backend", ["aot_eager_decomp_partition", "inductor"])
+def test_what_a_checkpoint_computes_again_when_compiled_has_the_same_mask(backend):
+    layer, x = dt.DropActivation(0.5), -torch.ones(4096)
+    torch._dynamo.reset()
+    part = lambda x: layer(x.sin()).cos()
+    step = torch.compile(lambda x: checkpoint(part, x, use_reentrant=False), backend=backend, fullgraph=True)
+    seen = []
+    for _ in range(2):
+        leaf = x.clone().requires_grad_()
+        y = step(leaf)
+        y.sum().backward()
+        dropped = y != 1
+        assert 0.4 < dropped.float().mean() < 0.6
+        # Where ReLU was kept, y is cos(0) and has no gradient.
+        assert torch.equal(leaf.grad != 0, dropped)
+        seen.append(dropped)
+    assert not torch.equal(*seen)
 
 
 @pytest.mark.parametrize("activation", da.ACTIVATIONS)

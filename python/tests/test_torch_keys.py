@@ -156,6 +156,15 @@ def test_what_runs_again_draws_on_the_gpu(gpu, monkeypatch):
     assert keys.key_on_cpu(gpu.x) is not None and gpu.generator.offset == 4
 
 
+def test_compiled_code_draws_its_key_as_python_does(gpu, monkeypatch):
+    """It calls an operator that knows the generator, and launches nothing for the key."""
+    monkeypatch.setattr(torch, "randint", None)
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("drop_activation::draw_forward", "CUDA")
+    monkeypatch.setattr(keys.operators, "forward", lambda x, key, *rest: (key.item(), key.device.type, rest))
+    for offset in (0, 4):
+        assert keys._draw_forward_on_cuda(gpu.x, 0.5, 3, 32, 0) == (philox(SEED, offset), "cpu", (0.5, 3, 32, 0))
+
+
 def jvp(function):
     return lambda x: torch.func.jvp(function, (x,), (x,))
 

@@ -162,7 +162,12 @@ def _rrelu_gradient(mask, x, key, *parameters):
     return RReluBackward, (mask, key), parameters
 
 
+def _draw_gradient(mask, x, *parameters):
+    return forward_gradient(mask, x, None, *parameters)
+
+
 Forward = _drawing(operators.forward, forward_gradient)
+DrawForward = _drawing(operators.draw_forward, _draw_gradient)
 RReluForward = _drawing(operators.rrelu_forward, _rrelu_gradient)
 
 
@@ -179,13 +184,14 @@ def _where_needed(operator, function):
     return kernel
 
 
-def _drawn_forward(x, p, activation, first, layout):
-    return Forward.apply(x, draw_key(x), p, activation, first, layout)
+def _drawn_forward(x, *parameters):
+    """With a key drawn apart, for which vmap's `randomness` decides."""
+    return Forward.apply(x, draw_key(x), *parameters)
 
 
 for operator, function in (
     (operators.forward, Forward.apply),
-    (operators.draw_forward, _drawn_forward),
+    (operators.draw_forward, DrawForward.apply),
     (operators.backward, Backward.apply),
     (operators.backward_saved, BackwardSaved.apply),
     (operators.rrelu_forward, RReluForward.apply),
@@ -194,7 +200,8 @@ for operator, function in (
     operators.LIBRARY.impl(operator, _where_needed(operator, function), "Autograd")
     # Where torch.func's transforms begin: what their interpreters would do with an operator of C++, whose derivatives
     # they take apart themselves, is not for a `Function`.
-    operators.LIBRARY.impl(operator, function, "FuncTorchDynamicLayerFrontMode")
+    transformed = _drawn_forward if operator is operators.draw_forward else function
+    operators.LIBRARY.impl(operator, transformed, "FuncTorchDynamicLayerFrontMode")
 
 
 def _over(x, mask, key, p, first, layout):

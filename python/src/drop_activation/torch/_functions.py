@@ -13,7 +13,7 @@ from . import _operators as operators
 from . import _quick as quick
 from ._derivatives import Forward, RReluForward, below_autograd
 from ._fused import Fused, check_fused, composition_moves_less
-from ._keys import draw_key, key_on_cpu
+from ._keys import draw_key
 from ._layout import is_dense, layout_of
 from ._plain import is_plain
 from ._sharded import by_element, is_dtensor, over_shards
@@ -75,13 +75,17 @@ def drop_activation(
     if key is not None:
         check_key(key, x)
     first, layout = _first(first) if first else 0, layout_of(x)
-    recorded = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    compiled = torch.compiler.is_compiling()
+    recorded = compiled or torch._C._get_tracing_state() is not None
     if not inplace and not recorded and is_plain(x):
         if key is None and x.is_cuda:
-            key = key_on_cpu(x)
+            key = draw_key(x)
         if torch.is_grad_enabled() and x.requires_grad:
             return quick.Forward.apply(x, key, p, CODES[activation], first, layout)
         return quick.forward(x, key, p, CODES[activation], first, layout)[0]
+    if compiled and key is None:
+        y = operators.draw_forward(x, p, CODES[activation], first, layout)[0]
+        return x.copy_(y) if inplace else y
     arguments = x, draw_key(x) if key is None else key, p, CODES[activation], first, layout
     if recorded:
         y = operators.forward(*arguments)[0]

@@ -30,7 +30,8 @@ for schema in _SCHEMAS:
 register_kernels()
 
 forward = torch.ops.drop_activation.forward.default
-#: With a key drawn by PyTorch's generator for x's device, the one that `randint` would draw: one call for both.
+#: With a key drawn by PyTorch's generator for x's device, the one that `randint` would draw: one call for both. On CUDA
+#: `_keys` implements it.
 draw_forward = torch.ops.drop_activation.draw_forward.default
 #: ReLU over x, which is dense in this layout.
 forward_ = torch.ops.drop_activation.forward_.default
