@@ -308,8 +308,8 @@ static void mistakes_are_refused(void) {
         integer(0), integer(0));
   FAILS("TypeError", "activation must be a string, got an integer", forward, tensor(&tx), integer(0), tensor(&ty),
         tensor(&tm), real(0.5), integer(0), integer(0), integer(0));
-  FAILS("ValueError", "32", forward, tensor(&tx), integer(0), tensor(&ty), tensor(&tm), real(0.5),
-        text("relu"), integer(0), integer(1));
+  FAILS("ValueError", "32", forward, tensor(&tx), integer(0), tensor(&ty), tensor(&tm), real(0.5), text("relu"),
+        integer(0), integer(1));
   FAILS("ValueError", "lower", rrelu_infer, tensor(&tx), tensor(&ty), real(0.5), real(0.25));
   for (int i = 0; i < N; i++) CHECK(y[i] == 0);
   for (int i = 0; i < WORDS; i++) CHECK(mask[i] == 0);

@@ -1,6 +1,6 @@
 """Drop-Activation in JAX: a small network learns two interleaved half circles, with a fresh mask in each step.
 
-    pip install drop-activation[jax]
+pip install drop-activation[jax]
 """
 
 import jax
