@@ -478,6 +478,14 @@ fn run(
         saved: saved.map_or(Ok(ptr::null_mut()), Tensor::address)?,
         output: output.address()?,
         mask: mask.address()?.cast(),
+        residual: ptr::null(),
+        scale: ptr::null(),
+        shift: ptr::null(),
+        mean: ptr::null(),
+        alpha: ptr::null(),
+        beta: ptr::null(),
+        gamma: ptr::null(),
+        results: [ptr::null_mut(); 2],
     };
     let torch = input.torch;
     if input.device.0 == torch.cpu {
@@ -671,7 +679,20 @@ unsafe fn call(stack: *mut u64, work: fn(&mut Arguments) -> Outcome<()>) {
 fn pass(kind: u32) -> dact_pass {
     let key = dact_key { seed: 0, offset: 0, first: 0, device_offset: ptr::null() };
     let struct_size = size_of::<dact_pass>() as u32;
-    dact_pass { struct_size, kind, activation: 0, reserved: 0, p: 0.5, lower: 0.125, upper: 0.25, key }
+    dact_pass {
+        struct_size,
+        kind,
+        activation: 0,
+        reserved: 0,
+        p: 0.5,
+        lower: 0.125,
+        upper: 0.25,
+        key,
+        channels: 0,
+        inner: 0,
+        dz: 0,
+        reserved2: 0,
+    }
 }
 
 /// All tensors are taken before anything can fail, so that all are freed.
