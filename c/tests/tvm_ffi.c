@@ -287,8 +287,9 @@ static void mistakes_are_refused(void) {
         tensor(&other), tensor(&ty));
   FAILS("ValueError", "y must be where x is, on the CPU, got CUDA device 1", relu_forward, tensor(&tx),
         tensor(&elsewhere));
-  FAILS("ValueError", "tensors.input (x) is NULL", relu_forward, tensor(&no_data), tensor(&ty));
-  FAILS("ValueError", "multiples of 4", relu_forward, tensor(&odd), tensor(&ty));
+  FAILS("ValueError", "tensors.input (x) must be the address of 4000 bytes for this pass, got NULL", relu_forward,
+        tensor(&no_data), tensor(&ty));
+  FAILS("ValueError", "must be at a multiple of 4", relu_forward, tensor(&odd), tensor(&ty));
   FAILS("ValueError",
         "mask must have dtype uint32 or int32, shape [32], for the 1000 elements of dy, got dtype uint32, shape [1]",
         backward, tensor(&tx), tensor(&few), tensor(&ty));
