@@ -232,7 +232,7 @@ unsafe fn run(kind: u32, parameters: &[Parameter], arguments: &[Any]) -> Outcome
     let activation = match find(Role::Activation) {
         // SAFETY: an argument of tvm-ffi's.
         Some((name, argument)) => unsafe { argument.activation(name) }? as u32,
-        None => DACT_ACTIVATION_RELU,
+        None => Activation::Relu as u32,
     };
     let pass = dact_pass {
         struct_size: size_of::<dact_pass>() as u32,
