@@ -465,6 +465,12 @@ def test_a_view_with_the_negative_bit_is_what_it_stands_for():
     x = torch.complex(torch.ones(64), torch.ones(64)).conj().imag
     assert x.is_neg() and torch.equal(dt.drop_activation(x, 1.0), torch.zeros(64))
     assert torch.equal(dt.drop_activation(x, 0.0), -torch.ones(64))
+    plain = -torch.ones(64)
+    for function in (functools.partial(dt.drop_activation, p=0.5), dt.rrelu):
+        assert torch.equal(function(x, key=key_tensor()), function(plain, key=key_tensor()))
+    expected = dt.drop_activation(plain, 0.5, key=key_tensor())
+    y = dt.drop_activation(x, 0.5, inplace=True, key=key_tensor())
+    assert y is x and x.is_neg() and torch.equal(x, expected) and expected.unique().numel() == 2
     y = dt.drop_activation(x, 1.0, inplace=True)
     assert y is x and torch.equal(x, torch.zeros(64))
 
