@@ -29,12 +29,15 @@ A tensor is read in the order in which it lies in memory, if it is contiguous or
 contiguous first.
 """
 
+from ._batch_norm import BatchNormDropActivation1d, BatchNormDropActivation2d
 from ._fold import fold
 from ._functions import drop_activation, rrelu
 from ._modules import DropActivation, RReLU
 from ._replace import Left, Replaced, replace_relu, restore_relu
 
 __all__ = [
+    "BatchNormDropActivation1d",
+    "BatchNormDropActivation2d",
     "DropActivation",
     "Left",
     "RReLU",
