@@ -16,6 +16,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// `x <= 0 ? +0 : x`.
+#define DACT_ACTIVATION_RELU 0
+
+// `1 / (1 + exp(-x))`.
+#define DACT_ACTIVATION_SIGMOID 1
+
+// `tanh(x)`.
+#define DACT_ACTIVATION_TANH 2
+
+// `x (1 + erf(x / sqrt(2))) / 2`.
+#define DACT_ACTIVATION_GELU 3
+
+// `x / (1 + exp(-x))`.
+#define DACT_ACTIVATION_SILU 4
+
 /* Drop-Activation with ReLU, p = 0.95, and RReLU's slopes of the paper; the kind is to be set. */
 #define DACT_PASS_INIT \
   { sizeof(dact_pass), 0, DACT_ACTIVATION_RELU, 0, 0.95, 0.125f, 1.0f / 3.0f, { 0, 0, 0, NULL }, 0, 0, 0, 0 }
@@ -94,21 +109,6 @@
 
 // As at inference, `dz = dy ((1-p) + p σ'(z))`: from z.
 #define DACT_DZ_INFERENCE 2
-
-// `x <= 0 ? +0 : x`, with derivative 0 at 0.
-#define DACT_ACTIVATION_RELU 0
-
-// `1 / (1 + exp(-x))`.
-#define DACT_ACTIVATION_SIGMOID 1
-
-// The hyperbolic tangent.
-#define DACT_ACTIVATION_TANH 2
-
-// `x Φ(x)` with the normal distribution function Φ.
-#define DACT_ACTIVATION_GELU 3
-
-// `x / (1 + exp(-x))`.
-#define DACT_ACTIVATION_SILU 4
 
 // IEEE binary32.
 #define DACT_DTYPE_F32 1

@@ -35,7 +35,7 @@ pub unsafe extern "C" fn dact_cpu_run(
         let computation = pass.computation(tensors.len)?;
         if !computation.device_offset.is_null() {
             let address = computation.device_offset.addr();
-            let text = format!("pass.key.device_offset is {address:#x}; on the CPU it must be NULL");
+            let text = format!("pass.key.device_offset must be NULL on the CPU, got {address:#x}");
             return Err(Failure::invalid(text));
         }
         let (tensors, pass) = (tensors.check(&computation)?, computation.pass);
@@ -71,13 +71,13 @@ pub unsafe extern "C" fn dact_cpu_keep_mask(
 ) -> dact_status {
     let draw = || {
         if key.is_null() || !key.is_aligned() {
-            let text = format!("key is {:#x}; it must be the address of a dact_key", key.addr());
+            let text = format!("key must be the address of a dact_key, got {:#x}", key.addr());
             return Err(Failure::invalid(text));
         }
         // SAFETY: not null, aligned and readable, by this function's contract.
         let key = unsafe { key.read() };
         if !key.device_offset.is_null() {
-            let text = format!("key.device_offset is {:#x}; on the CPU it must be NULL", key.device_offset.addr());
+            let text = format!("key.device_offset must be NULL on the CPU, got {:#x}", key.device_offset.addr());
             return Err(Failure::invalid(text));
         }
         let (op, key) = (DropActivation::new(Activation::Relu, p)?, key.mask_key()?);

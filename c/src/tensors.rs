@@ -98,6 +98,25 @@ impl Checked {
 }
 
 impl dact_tensors {
+    /// What DACT_TENSORS_INIT is in C: none.
+    pub(crate) const INIT: Self = Self {
+        struct_size: size_of::<Self>() as u32,
+        dtype: 0,
+        len: 0,
+        input: std::ptr::null(),
+        saved: std::ptr::null(),
+        output: std::ptr::null_mut(),
+        mask: std::ptr::null_mut(),
+        residual: std::ptr::null(),
+        scale: std::ptr::null(),
+        shift: std::ptr::null(),
+        mean: std::ptr::null(),
+        alpha: std::ptr::null(),
+        beta: std::ptr::null(),
+        gamma: std::ptr::null(),
+        results: [std::ptr::null_mut(); 2],
+    };
+
     /// With the number that the computation's key may have in device memory, which nothing may overwrite either.
     pub(crate) fn check(&self, computation: &Computation) -> Result<Checked, Failure> {
         let pass = &computation.pass;
@@ -234,8 +253,8 @@ fn dtype(code: u32) -> Result<Dtype, Failure> {
         DACT_DTYPE_BF16 => Ok(Dtype::Bf16),
         DACT_DTYPE_F64 => Ok(Dtype::F64),
         _ => Err(Failure::invalid(format!(
-            "tensors.dtype is {code}; allowed are {DACT_DTYPE_F32} (f32), {DACT_DTYPE_F16} (f16), {DACT_DTYPE_BF16} \
-             (bf16), {DACT_DTYPE_F64} (f64)"
+            "tensors.dtype must be one of {DACT_DTYPE_F32} (f32), {DACT_DTYPE_F16} (f16), {DACT_DTYPE_BF16} (bf16), \
+             {DACT_DTYPE_F64} (f64), got {code}"
         ))),
     }
 }
@@ -264,9 +283,7 @@ impl Region {
         let most = MOST_BYTES / dtype.size();
         if len > most {
             let dtype = dtype.name();
-            return Err(Failure::invalid(format!(
-                "tensors.len is {len}; allowed are at most {most} elements of {dtype}"
-            )));
+            return Err(Failure::invalid(format!("tensors.len must be at most {most} elements of {dtype}, got {len}")));
         }
         Self::new(field, name, start, len * dtype.size(), dtype.size())
     }
@@ -275,7 +292,7 @@ impl Region {
     pub(crate) fn words(field: &'static str, start: usize, len: usize) -> Result<Self, Failure> {
         let most = MOST_BYTES.saturating_mul(8);
         if len > most {
-            return Err(Failure::invalid(format!("len is {len}; allowed are at most {most} elements of a mask")));
+            return Err(Failure::invalid(format!("len must be at most {most} elements of a mask, got {len}")));
         }
         Self::new(field, "mask", start, dact_mask_words(len) * size_of::<u32>(), align_of::<u32>())
     }
@@ -293,16 +310,18 @@ impl Region {
         bytes: usize,
         alignment: usize,
     ) -> Result<Self, Failure> {
-        let invalid = |text: String| Err(Failure::invalid(format!("{field} ({name}) is {text}")));
+        let invalid = |text: String| Err(Failure::invalid(format!("{field} ({name}) {text}")));
         if start == 0 {
-            return invalid(format!("NULL; this pass needs {bytes} bytes there"));
+            return invalid(format!("must be the address of {bytes} bytes for this pass, got NULL"));
         }
         if !start.is_multiple_of(alignment) {
-            return invalid(format!("{start:#x}; allowed are multiples of {alignment}, the size of an element"));
+            return invalid(format!("must be at a multiple of {alignment}, the size of an element, got {start:#x}"));
         }
         match start.checked_add(bytes) {
             Some(end) => Ok(Self { field, name, start, end }),
-            None => invalid(format!("{start:#x}; {bytes} bytes from there on reach beyond the end of memory")),
+            None => invalid(format!(
+                "must be the address of {bytes} bytes, got {start:#x}, which is too near the end of memory"
+            )),
         }
     }
 
@@ -319,7 +338,7 @@ impl Region {
             format!("{field} ({name}), bytes {start:#x} to {end:#x}")
         };
         Err(Failure::invalid(format!(
-            "{} overlaps {}; allowed is no overlap, or for the output to be the input or the saved tensor",
+            "{} must not overlap {}; the output may be the input or the saved tensor itself",
             text(self),
             text(other)
         )))

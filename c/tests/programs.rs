@@ -66,7 +66,8 @@ fn program_with(header: &str, source: &str, standard: &str, shared: bool) -> Opt
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("program-{}-{count}", std::process::id()));
-    command.arg("-I").arg(here().join(header)).arg(standard).arg(&path).arg("-o").arg(&output);
+    // What the program has, the library can find.
+    command.arg("-I").arg(here().join(header)).args([standard, "-rdynamic"]).arg(&path).arg("-o").arg(&output);
     if shared {
         let folder = loadable();
         command.arg(format!("-Wl,-rpath,{}", folder.display())).arg("-L").arg(folder).arg("-ldrop_activation_c");
@@ -148,6 +149,16 @@ fn what_surrounds_a_call_does_not_get_into_it() {
 }
 
 #[test]
+fn a_framework_calls_it_by_tvm_ffi() {
+    on_both_libraries("tests/tvm_ffi.c", "-std=c99");
+}
+
+#[test]
+fn tvm_ffi_under_valgrind() {
+    under_valgrind("tests/tvm_ffi.c");
+}
+
+#[test]
 fn passes_under_valgrind() {
     under_valgrind("tests/passes.c");
 }
@@ -198,17 +209,22 @@ mod cuda {
         if there_is_a_driver() {
             return skipped("CUDA on a stand-in driver, from C", "there is a real one");
         }
-        let Some(program) = program("tests/cuda.c", "-std=c99", true) else { return };
         let root = here().join("..");
         let driver = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("libcuda-{}.so", std::process::id()));
-        let mut command = Command::new(compiler(false).unwrap().get_program());
-        command.args(["-std=gnu11", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-I"]).arg(root.join("kernels"));
-        run_quietly(command.arg("-o").arg(&driver).arg(root.join("tests/fake_driver/libcuda.c")));
-        let mut command = Command::new(&program);
-        command.arg(&driver);
-        run(command);
-        std::fs::remove_file(program).unwrap();
-        std::fs::remove_file(driver).unwrap();
+        for source in ["tests/cuda.c", "tests/tvm_ffi.c"] {
+            let Some(program) = program(source, "-std=c99", true) else { return };
+            let mut command = Command::new(compiler(false).unwrap().get_program());
+            command.args(["-std=gnu11", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-I"]);
+            command.arg(root.join("kernels")).arg("-o").arg(&driver);
+            run_quietly(command.arg(root.join("tests/fake_driver/libcuda.c")));
+            run({
+                let mut command = Command::new(&program);
+                command.arg(&driver);
+                command
+            });
+            std::fs::remove_file(program).unwrap();
+            std::fs::remove_file(&driver).unwrap();
+        }
     }
 
     fn run_quietly(command: &mut Command) {

@@ -115,6 +115,12 @@ def test_seeds_follow_manual_seed_and_calls_differ():
         assert torch.equal(call(), first)
     torch.manual_seed(3)
     assert torch.equal(dt.drop_activation(x, 0.5, key=torch.randint(2**63 - 1, (1,))), first)
+    # Keys may be drawn for many calls at once.
+    keys = torch.randint(2**63 - 1, (3,))
+    for function in (functools.partial(dt.drop_activation, p=0.5), dt.rrelu):
+        ys = [function(x, key=key) for key in keys]
+        assert not torch.equal(ys[0], ys[1])
+        assert all(torch.equal(y, function(x, key=torch.tensor([key]))) for y, key in zip(ys, keys.tolist()))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
@@ -159,6 +165,8 @@ def test_compiled_it_draws_a_mask_for_each_call():
             pytest.skip("SKIPPED: torch.compile finds no C++ compiler")
         raise
     assert not torch.equal(a, b)
+    torch.manual_seed(5)
+    assert all(map(torch.equal, Twice()(x), (a, b)))  # as without torch.compile
     for y in (a, b):
         assert set(y.unique().tolist()) <= {-1.0, 0.0} and 0.4 < (y == 0).float().mean() < 0.6
     torch.manual_seed(5)
@@ -191,6 +199,23 @@ def test_compiled_a_pass_is_one_operator_and_nothing_draws_its_key_before_it(inp
     targets = targets_when_compiled(lambda x: layer(layer(x * 1)), tensor(64).requires_grad_())
     assert targets.count("drop_activation.draw_forward.default") == targets.count("drop_activation.backward.default") == 2
     assert not [target for target in targets if "rand" in target]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_compiled_in_place_is_over_x_too(transposed):
+    layer = dt.DropActivation(0.5, inplace=True)
+
+    def statement(x):
+        x = (x * 1).t() if transposed else x * 1
+        layer(x)
+        return x
+
+    leaf = -torch.ones(64, 32, requires_grad=True)
+    torch._dynamo.reset()
+    y = torch.compile(statement, backend="aot_eager", fullgraph=True)(leaf)
+    assert y.is_contiguous() is not transposed and 0.4 < (y == 0).float().mean() < 0.6
+    (dx,) = torch.autograd.grad(y.sum(), leaf)
+    assert torch.equal(-dx, y.t() if transposed else y)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager_decomp_partition", "inductor"])
@@ -463,3 +488,43 @@ def test_per_sample_gradients_and_mapped_calls():
     keep = torch.vmap(functools.partial(dt.drop_activation, p=0.5, key=key_tensor()))(-images.abs())
     one = dt.drop_activation(-images[0].abs().contiguous(), 0.5, key=key_tensor())
     assert torch.equal(keep[0], one)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_torch_func_s_jacobians_are_autograd_s(name):
+    function, x = functools.partial(FUNCTIONS[name], key=key_tensor()), tensor(40)
+    jacobian = torch.autograd.functional.jacobian(function, x)
+    assert torch.equal(jacobian, torch.diag(jacobian.diagonal())) and jacobian.count_nonzero() >= 20
+    assert torch.equal(torch.func.jacrev(function)(x), jacobian)
+    assert torch.equal(torch.func.jacfwd(function)(x), jacobian)
+    y, pushforward = torch.func.linearize(function, x)
+    assert torch.equal(y, function(x)) and torch.equal(pushforward(x), jacobian.diagonal() * x)
+    total = lambda x: function(x).sin().sum()
+    hessian = torch.autograd.functional.hessian(total, x)
+    torch.testing.assert_close(torch.func.hessian(total)(x), hessian)
+
+
+@pytest.mark.parametrize("randomness, masks", [("different", 16), ("same", 1)])
+def test_a_model_has_gradients_for_each_sample(randomness, masks):
+    model, x = nn.Sequential(nn.Linear(8, 64), nn.ReLU()), torch.ones(16, 8)
+    dt.replace_relu(model, 0.5)
+    nn.init.constant_(model[0].bias, -100.0)  # ReLU blocks all, where it is kept
+    parameters = dict(model.named_parameters())
+    loss = lambda parameters, sample: torch.func.functional_call(model, parameters, (sample,)).sum()
+    gradients = torch.vmap(torch.func.grad(loss), (None, 0), randomness=randomness)(parameters, x)
+    passed = gradients["0.bias"]
+    assert set(passed.unique().tolist()) == {0.0, 1.0} and len(passed.unique(dim=0)) == masks
+    assert torch.equal(gradients["0.weight"], passed.unsqueeze(2).expand(16, 64, 8))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_inference_mode(inplace):
+    layer = dt.DropActivation(0.5, inplace=inplace)
+    for made_inside in (False, True):
+        x = -torch.ones(4096)
+        with torch.inference_mode():
+            x = x * 1 if made_inside else x
+            y = layer(x)
+            assert (y is x) == inplace and 0.4 < (y == 0).float().mean() < 0.6
+            assert torch.equal(layer.eval()(torch.full((4,), -1.0)), torch.full((4,), -0.5))
+        layer.train()

@@ -149,6 +149,11 @@ except RuntimeError as error:
     raise ImportError(str(error)) from error
 
 
+def path() -> str:
+    """Where the library lies."""
+    return _c._name
+
+
 def version() -> str:
     return _c.dact_version().decode()
 

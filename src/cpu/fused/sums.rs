@@ -598,7 +598,7 @@ fn sum<T: Lane, const N: usize>(
     if shape.len() <= TASK {
         parts.for_each(run);
     } else {
-        share(&Pool::of_caller(), parts, count, run);
+        share(&Pool::of_caller(), parts.collect::<Vec<_>>().into_iter(), count, run);
     }
 
     for first in (0..channels).step_by(group) {

@@ -1,6 +1,6 @@
 """Trains a residual block whose batch normalisations have Drop-Activation in them, and stores it for nn.BatchNorm2d.
 
-pip install ./python torch && python python/examples/03_batch_norm.py
+pip install ./python torch && python python/examples/04_batch_norm.py
 """
 
 import torch
