@@ -1,6 +1,6 @@
-// The smooth nonlinearities: sigma<A>(x) and sigma_derivative<A>(x) for A = Sigmoid, Tanh, Gelu, Silu and x
-// float or double. At most 4 ulp, 8 for GELU and its derivative; limits, NaN and -0 as in
-// src/activation.rs, whose formulas these are, with fused multiply-adds and, for float, tables of its own.
+// The smooth nonlinearities: sigma<A>(x) and sigma_derivative<A>(x) for x float or double. Bounds (in both types those
+// of f64), limits, NaN and -0 are as in src/activation.rs, whose formulas these are, with fused multiply-adds and, for
+// float, tables of its own.
 //
 // Everything is sums, products, fused multiply-adds, comparisons and bits, each correctly rounded (no flush
 // to zero, no contraction). So whatever compiles this file gets the same bits, and the accuracy that a CPU
@@ -14,10 +14,18 @@
 
 #include <stdint.h>
 
-struct Sigmoid {};
-struct Tanh {};
-struct Gelu {};
-struct Silu {};
+// All of them: the name in entry points, and the type that stands for it. A new one has a row here, and a value() and a
+// derivative() below.
+#define DA_SMOOTH_ACTIVATIONS(ROW) \
+    ROW(sigmoid, Sigmoid)          \
+    ROW(tanh, Tanh)                \
+    ROW(gelu, Gelu)                \
+    ROW(silu, Silu)
+
+#define DA_DECLARE(name, Act) \
+    struct Act {};
+DA_SMOOTH_ACTIVATIONS(DA_DECLARE)
+#undef DA_DECLARE
 
 namespace activation {
 
@@ -73,16 +81,16 @@ template <> struct Constants<float> {
     }
     static DA_FN float tail(float t) {
         return polynomial(t, 0.729083717f, -0.509332001f, 0.230017707f, -0.047262691f, -0.0104625141f,
-                             0.00696932292f, 0.00102476391f, -0.00103259541f, -0.000244752882f, 0.000131338049f,
-                             5.4498898e-05f);
+                          0.00696932292f, 0.00102476391f, -0.00103259541f, -0.000244752882f, 0.000131338049f,
+                          5.4498898e-05f);
     }
     static DA_FN float silu(float z) {
         return polynomial(z, 0.217811704f, 0.146648809f, 0.0188747775f, -0.0152239278f, -0.00660531642f,
-                             0.000155236499f, 0.000784761622f);
+                          0.000155236499f, 0.000784761622f);
     }
     static DA_FN float gelu(float z) {
         return polynomial(z, 0.431493998f, 0.388284922f, -0.0181996096f, -0.114000663f, -0.0147727141f,
-                             0.0191785395f, 0.00449799467f);
+                          0.0191785395f, 0.00449799467f);
     }
 };
 
@@ -98,32 +106,32 @@ template <> struct Constants<double> {
     static DA_FN double power(double shifted) { return __longlong_as_double(__double_as_longlong(shifted) << 52); }
     static DA_FN double exp_rest(double r) {
         return polynomial(r, 0.5000000000000001, 0.16666666666666644, 0.04166666666662431, 0.008333333333356343,
-                             0.0013888888917137825, 0.00019841269784250554, 2.4801521397004407e-05,
-                             2.755735596961403e-06, 2.762004638034399e-07, 2.5067997508667864e-08);
+                          0.0013888888917137825, 0.00019841269784250554, 2.4801521397004407e-05,
+                          2.755735596961403e-06, 2.762004638034399e-07, 2.5067997508667864e-08);
     }
     static DA_FN double tail(double t) {
         return polynomial(t, 0.7737696342764068, -0.6851834205743381, 0.5355964890624947, -0.36704906529362047,
-                             0.21787243285795935, -0.10970308995869771, 0.04509758081490327,
-                             -0.013923510565968428, 0.0024429826743150983, 0.0002696040030696941,
-                             -0.00032452264984845016, 7.141484134473497e-05, 1.631997251331257e-05,
-                             -1.211887418916899e-05, 4.4637707576908287e-07, 1.4838289073245833e-06,
-                             -2.6782252163523555e-07, -1.775712435069941e-07, 5.029851472565815e-08,
-                             2.2941187157979754e-08, -5.672362553094558e-09, -2.5870012202449703e-09);
+                          0.21787243285795935, -0.10970308995869771, 0.04509758081490327,
+                          -0.013923510565968428, 0.0024429826743150983, 0.0002696040030696941,
+                          -0.00032452264984845016, 7.141484134473497e-05, 1.631997251331257e-05,
+                          -1.211887418916899e-05, 4.4637707576908287e-07, 1.4838289073245833e-06,
+                          -2.6782252163523555e-07, -1.775712435069941e-07, 5.029851472565815e-08,
+                          2.2941187157979754e-08, -5.672362553094558e-09, -2.5870012202449703e-09);
     }
     static DA_FN double silu(double z) {
         return polynomial(z, 0.2178117057198001, 0.14664879699694688, 0.01887481422378236, -0.015222655223186053,
-                             -0.006606589138360602, 0.00012662740996943625, 0.0007985218819618565,
-                             0.0001857072464411269, -4.090534422628172e-05, -2.9733580224209833e-05,
-                             -2.942616957009368e-06, 2.346319673138944e-06, 8.599060617137708e-07,
-                             -3.177606437500532e-08, -9.254745423025358e-08, -1.5932739406072357e-08,
-                             4.621667522318291e-09);
+                          -0.006606589138360602, 0.00012662740996943625, 0.0007985218819618565,
+                          0.0001857072464411269, -4.090534422628172e-05, -2.9733580224209833e-05,
+                          -2.942616957009368e-06, 2.346319673138944e-06, 8.599060617137708e-07,
+                          -3.177606437500532e-08, -9.254745423025358e-08, -1.5932739406072357e-08,
+                          4.621667522318291e-09);
     }
     static DA_FN double gelu(double z) {
         return polynomial(z, 0.43149399231404695, 0.388284982990552, -0.018199676398672884, -0.11400823329721477,
-                             -0.01477152214805658, 0.019421679837823495, 0.0045392283716576545,
-                             -0.0022395380596121573, -0.0007448266928965526, 0.00018633964639711267,
-                             8.615793315634058e-05, -1.1213758797615122e-05, -7.739374579426963e-06,
-                             4.309554312164834e-07, 5.42348817840034e-07, 2.6328721609762874e-10);
+                          -0.01477152214805658, 0.019421679837823495, 0.0045392283716576545,
+                          -0.0022395380596121573, -0.0007448266928965526, 0.00018633964639711267,
+                          8.615793315634058e-05, -1.1213758797615122e-05, -7.739374579426963e-06,
+                          4.309554312164834e-07, 5.42348817840034e-07, 2.6328721609762874e-10);
     }
 };
 

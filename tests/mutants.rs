@@ -660,10 +660,25 @@ fn compile(name: &str, mutant: &Mutant) -> Built<Ptx> {
     built.map_or_else(Built::Failed, Built::Machine)
 }
 
+/// A source with a line for each entry, where a macro makes those of all smooth activations.
+fn written_out(source: &str) -> String {
+    let lines = source.lines().flat_map(|line| {
+        let Some(of) = line.strip_prefix("DA_SMOOTH_ACTIVATIONS(") else { return vec![line.to_owned()] };
+        let definition = format!("#define {}(name, Act) ", of.trim_end_matches(')'));
+        let body = source.lines().find_map(|line| line.strip_prefix(&definition)).expect("a macro for one activation");
+        let of = |activation: Activation| {
+            body.replace("##name", activation.name()).replace("<Act>", &format!("<{activation:?}>"))
+        };
+        SMOOTH.iter().map(|row| of(row.activation)).collect()
+    });
+    lines.map(|line| line + "\n").collect()
+}
+
 /// A source that defines only these entries, `None` if it has none of them.
 fn with_entries(source: &str, entries: &[&str]) -> Option<String> {
     let mut any = false;
-    let reduced = source.lines().map(|line| {
+    let written_out = written_out(source);
+    let reduced = written_out.lines().map(|line| {
         let Some(declared) = line.strip_prefix("DA_ENTRIES(da_") else { return format!("{line}\n") };
         let (stem, operation) = declared.trim_end_matches(')').split_once(", ").expect("a name and an operation");
         let wanted = entries.iter().filter_map(|entry| entry.rsplit_once('_').filter(|(of, _)| *of == stem));

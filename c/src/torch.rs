@@ -15,7 +15,8 @@ use std::{ptr, slice};
 use drop_activation::cpu::as_part_of;
 use drop_activation::reference::philox4x32_10;
 
-use crate::error::{Failure, guarded};
+use crate::error::{Failure, guarded, taken};
+use crate::opened::kernels;
 use crate::*;
 
 /// How a call of LibTorch's ended: 0 if all went well.
@@ -472,13 +473,13 @@ fn run(
     mask: &Tensor,
 ) -> Outcome<()> {
     let tensors = dact_tensors {
-        struct_size: size_of::<dact_tensors>() as u32,
         dtype: element,
         len: input.len,
         input: input.address()?,
         saved: saved.map_or(Ok(ptr::null_mut()), Tensor::address)?,
         output: output.address()?,
         mask: mask.address()?.cast(),
+        ..dact_tensors::INIT
     };
     let torch = input.torch;
     if input.device.0 == torch.cpu {
@@ -563,7 +564,7 @@ fn run_on_cuda(torch: &Torch, pass: &dact_pass, tensors: &dact_tensors, input: &
     let mut stream = ptr::null_mut();
     // SAFETY: the address of a pointer.
     ok(unsafe { stream_of(index, &mut stream) }, "current stream")?;
-    let kernels = kernels(index)?;
+    let kernels = kernels(index).map_err(|failure| failure.message)?;
     let mut error = ptr::null_mut();
     // SAFETY: the kernels are never closed; the stream is one of the device, whose primary context PyTorch uses; the
     // tensors hold what their lengths say, and PyTorch's allocator keeps them until the stream is done with them.
@@ -571,41 +572,9 @@ fn run_on_cuda(torch: &Torch, pass: &dact_pass, tensors: &dact_tensors, input: &
     outcome(status, error)
 }
 
-/// The kernels on a device, which live as long as the process.
-#[derive(Clone, Copy)]
-struct Opened(*const dact_cuda);
-
-// SAFETY: `dact_cuda_open` says that any number of threads may use it.
-unsafe impl Send for Opened {}
-
-fn kernels(index: i32) -> Outcome<Opened> {
-    static KERNELS: Mutex<Vec<(i32, Opened)>> = Mutex::new(Vec::new());
-    let mut known = KERNELS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, opened)) = known.iter().find(|(device, _)| *device == index) {
-        return Ok(*opened);
-    }
-    let (mut cuda, mut error) = (ptr::null_mut(), ptr::null_mut());
-    // SAFETY: the addresses of pointers; the kernels are loaded now, so that a graph may be captured later.
-    unsafe {
-        let status = dact_cuda_open(index, &mut cuda, &mut error);
-        outcome(status, error)?;
-        let status = dact_cuda_preload(cuda, &mut error);
-        outcome(status, error)?;
-    }
-    known.push((index, Opened(cuda)));
-    Ok(Opened(cuda))
-}
-
 fn outcome(status: dact_status, error: *mut dact_error) -> Outcome<()> {
-    if status == DACT_OK {
-        return Ok(());
-    }
-    // SAFETY: the error is null or came with this status, and is freed once.
-    unsafe {
-        let text = CStr::from_ptr(dact_error_message(error)).to_string_lossy().into_owned();
-        dact_error_free(error);
-        Err(text)
-    }
+    // SAFETY: the error is null or came with this status.
+    unsafe { taken(status, error) }.map_err(|failure| failure.message)
 }
 
 /// The arguments of a call, from the first on.
@@ -670,9 +639,7 @@ unsafe fn call(stack: *mut u64, work: fn(&mut Arguments) -> Outcome<()>) {
 }
 
 fn pass(kind: u32) -> dact_pass {
-    let key = dact_key { seed: 0, offset: 0, first: 0, device_offset: ptr::null() };
-    let struct_size = size_of::<dact_pass>() as u32;
-    dact_pass { struct_size, kind, activation: 0, reserved: 0, p: 0.5, lower: 0.125, upper: 0.25, key }
+    dact_pass { kind, p: 0.5, lower: 0.125, upper: 0.25, ..dact_pass::INIT }
 }
 
 /// All tensors are taken before anything can fail, so that all are freed.

@@ -1,5 +1,6 @@
 """How the package is built from its sources."""
 
+import importlib.metadata
 import pathlib
 import runpy
 import subprocess
@@ -65,3 +66,25 @@ def test_an_sdist_takes_what_git_has(hook, tmp_path, monkeypatch):
     data = {"force_include": {}}
     hook.initialize("standard", data)
     assert data["force_include"] == {}
+
+
+def installed():
+    try:
+        return importlib.metadata.distribution("drop-activation")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("SKIPPED: the package is not installed, but used where it lies")
+
+
+@pytest.mark.parametrize("extra, package", [("torch", "torch"), ("jax", "jax-tvm-ffi"), ("bfloat16", "ml-dtypes")])
+def test_an_extra_asks_for_what_it_is_called_by(extra, package):
+    asked = [line for line in installed().requires if f"extra == '{extra}'" in line.replace('"', "'")]
+    assert any(line.startswith(package) for line in asked), asked
+    required = [line for line in installed().requires if "extra ==" not in line]
+    assert [line.startswith("numpy") for line in required] == [True], required
+
+
+def test_the_licences_are_installed_with_it():
+    files = installed().metadata.get_all("License-File")
+    assert sorted(files) == ["LICENSE-APACHE", "LICENSE-MIT", "THIRD-PARTY.txt"]
+    text = (installed().locate_file(".") / f"drop_activation-{installed().version}.dist-info/licenses").resolve()
+    assert "rayon" in (text / "THIRD-PARTY.txt").read_text()

@@ -187,7 +187,7 @@ READ_ONLY.flags.writeable = False
         (lambda: da.infer(X, out=X[:50]), ValueError, ["out must have the shape of x, (100,), got (50,)"]),
         (lambda: da.infer(X, out=np.ones(100)), TypeError, ["out must have the dtype of x, float32, got float64"]),
         (lambda: da.infer(np.ones(101, np.float32)[:100], out=3), TypeError, ["out must be", "got a int"]),
-        (lambda: overlapping(), ValueError, ["output (y)", "overlaps", "input (x)"]),
+        (lambda: overlapping(), ValueError, ["output (y)", "must not overlap", "input (x)"]),
         (lambda: da.forward(X, seed=-1, offset=0), ValueError, ["seed must be from 0 to 18446744073709551615, got -1"]),
         (lambda: da.forward(X, seed=0, offset=2**64), ValueError, ["offset must be", "got 18446744073709551616"]),
         (lambda: da.forward(X, seed=0, offset=1.5), TypeError, ["offset must be an integer, got a float"]),

@@ -91,7 +91,7 @@ fn compute<T: Lane>(pass: &Pass, Tensors { io, saved }: Tensors<'_, T>, mask: Ma
         | Pass::FusedInfer { .. }
         | Pass::Statistics { .. }
         | Pass::FusedSums { .. }
-        | Pass::FusedBackward { .. } => unreachable!("refused"),
+        | Pass::FusedBackward { .. } => unreachable!("on its own way: cpu::fused"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The entry points of the device code: their names, their modules, and which one does a pass.
 
 use super::modules::Module;
-use crate::activation::Activation;
+use crate::activation::{Activation, smooth_activations};
 use crate::element::Dtype;
 use crate::pass::Pass;
 
@@ -17,34 +17,55 @@ macro_rules! names {
     };
 }
 
-/// The kernels with their modules: first those of passes that have an activation, in the order of [`Activation::ALL`].
-macro_rules! kernels {
-    (of every activation { $($stem:literal)+ } $($module:ident { $($name:literal)+ })+) => {
-        const KERNELS: &[(Module, [&str; 4])] = &[
-            $(
-                (Module::Relu, names!($stem "_relu")),
-                (Module::Smooth, names!($stem "_sigmoid")),
-                (Module::Smooth, names!($stem "_tanh")),
-                (Module::Smooth, names!($stem "_gelu")),
-                (Module::Smooth, names!($stem "_silu")),
-            )+
-            $($((Module::$module, names!($name)),)+)+
-        ];
+/// Kernels of one name for every activation, in the order of [`Activation::ALL`].
+macro_rules! of_activations {
+    ($stem:literal $($(#[$doc:meta])* $variant:ident $name:literal $formula:literal $value:ident $derivative:ident;)*) => {
+        [names!($stem "_relu"), $(names!($stem "_" $name)),*]
     };
 }
 
-kernels! {
-    of every activation { "train_forward" "train_backward" "infer_forward" "infer_backward" }
-    Relu { "train_forward_relu_nomask" "train_backward_relu_from_output" "relu_forward" "relu_backward" }
-    Rrelu { "rrelu_train_forward" "rrelu_train_backward" "rrelu_infer_forward" "rrelu_infer_backward" }
-}
+const ACTIVATIONS: usize = Activation::ALL.len();
 
-const _: () = assert!(KERNELS.len() == 4 * Activation::ALL.len() + 8, "a kernel for every activation");
+/// The passes that have an activation.
+const OF_ACTIVATIONS: [[[&str; 4]; ACTIVATIONS]; 4] = [
+    smooth_activations!(of_activations "train_forward"),
+    smooth_activations!(of_activations "train_backward"),
+    smooth_activations!(of_activations "infer_forward"),
+    smooth_activations!(of_activations "infer_backward"),
+];
+
+/// The others, with their modules.
+const OTHERS: [(Module, [&str; 4]); 8] = [
+    (Module::Relu, names!("train_forward_relu_nomask")),
+    (Module::Relu, names!("train_backward_relu_from_output")),
+    (Module::Relu, names!("relu_forward")),
+    (Module::Relu, names!("relu_backward")),
+    (Module::Rrelu, names!("rrelu_train_forward")),
+    (Module::Rrelu, names!("rrelu_train_backward")),
+    (Module::Rrelu, names!("rrelu_infer_forward")),
+    (Module::Rrelu, names!("rrelu_infer_backward")),
+];
+
+/// First those of activations, then the others.
+const KERNELS: [(Module, [&str; 4]); 4 * ACTIVATIONS + OTHERS.len()] = {
+    let mut kernels = [OTHERS[0]; 4 * ACTIVATIONS + OTHERS.len()];
+    let mut i = 0;
+    while i < kernels.len() {
+        kernels[i] = if i >= 4 * ACTIVATIONS {
+            OTHERS[i - 4 * ACTIVATIONS]
+        } else {
+            let module = if i % ACTIVATIONS == Activation::Relu as usize { Module::Relu } else { Module::Smooth };
+            (module, OF_ACTIVATIONS[i / ACTIVATIONS][i % ACTIVATIONS])
+        };
+        i += 1;
+    }
+    kernels
+};
 
 /// The place of a pass among the [`KERNELS`]: the one function that tells passes apart on this side. Those without a mask
 /// exist for ReLU alone, as [`Pass::check_without_tensors`] has made sure.
 fn place_of(pass: &Pass) -> u8 {
-    const ACTIVATIONS: u8 = Activation::ALL.len() as u8;
+    const ACTIVATIONS: u8 = self::ACTIVATIONS as u8;
     const OTHERS: u8 = 4 * ACTIVATIONS;
     match pass {
         Pass::Forward { op, .. } => op.activation() as u8,
@@ -167,22 +188,32 @@ mod tests {
         assert_eq!(Entry::ALL.map(Entry::name).into_iter().collect::<HashSet<_>>().len(), Entry::COUNT);
     }
 
-    /// `DA_ENTRIES(da_relu_forward, ...)` and `DA_ENTRY(da_name_f32, ...)` of every .cu file.
+    /// `DA_ENTRIES(da_relu_forward, ...)` of every .cu file, or `DA_ENTRIES(da_train_forward_##name, ...)` where it is
+    /// made for each row of `DA_SMOOTH_ACTIVATIONS`.
     #[test]
     fn the_sources_define_these_entries_and_no_others() {
+        let source = |file: &str| {
+            std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(file)).unwrap()
+        };
+        let before_comma = |line: &str, prefix: &str| {
+            let (_, rest) = line.split_once(prefix)?;
+            Some(rest.split_once(',')?.0.to_owned())
+        };
+        let smooth: Vec<_> =
+            source("activation.cuh").lines().filter_map(|line| before_comma(line, "    ROW(")).collect();
         let mut defined = HashSet::new();
-        let advance = include_str!("../../kernels/advance.cu");
+        let advance = source("advance.cu");
         assert_eq!(advance.matches("__global__").count(), 1);
         assert!(advance.contains(" da_advance("));
         defined.insert((Module::Advance, "da_advance".to_owned()));
-        for (module, file) in [(Module::Relu, "relu"), (Module::Smooth, "smooth"), (Module::Rrelu, "rrelu")] {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(file).with_extension("cu");
-            let text = std::fs::read_to_string(&path).unwrap();
-            for line in text.lines() {
-                if let Some(stem) = line.strip_prefix("DA_ENTRIES(").and_then(|rest| rest.split_once(',')) {
-                    defined.extend(DTYPES.map(|dtype| (module, format!("{}_{}", stem.0, dtype.name()))));
-                } else if let Some(name) = line.strip_prefix("DA_ENTRY(").and_then(|rest| rest.split_once(',')) {
-                    defined.insert((module, name.0.to_owned()));
+        for (module, file) in [(Module::Relu, "relu.cu"), (Module::Smooth, "smooth.cu"), (Module::Rrelu, "rrelu.cu")] {
+            for stem in source(file).lines().filter_map(|line| before_comma(line, "DA_ENTRIES(")) {
+                let stems = match stem.strip_suffix("##name") {
+                    Some(stem) => smooth.iter().map(|name| format!("{stem}{name}")).collect(),
+                    None => vec![stem],
+                };
+                for stem in stems {
+                    defined.extend(DTYPES.map(|dtype| (module, format!("{stem}_{}", dtype.name()))));
                 }
             }
         }

@@ -36,7 +36,7 @@ pub struct Launch {
 pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option<Launch>> {
     pass.check_without_tensors(n)?;
     if pass.shape().is_some() {
-        return Err(Error::NoFusedPasses { backend: "CUDA" });
+        return Err(Error::HasChannels { function: "the CUDA backend" });
     }
     if n == 0 {
         return Ok(None);

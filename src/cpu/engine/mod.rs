@@ -3,7 +3,7 @@
 //! ```text
 //! run_over_tensor(pass, tensors, words):
 //!     up to 2^16 elements: one task, by the calling thread
-//!     more:                tasks of equal length, which the threads of the pool take from a queue         (share, pool)
+//!     more:                tasks of equal length, which the threads of the pool take from a queue (share, pool, ledger)
 //!
 //! task:                                           compiled for each instruction set and way of access  (tasks, access)
 //!     block 0 ends where the output's first whole cache line begins, if lines matter; the others have 32 elements
@@ -50,6 +50,7 @@ mod block_pass;
 mod blocks;
 mod draw;
 mod keep_stream;
+mod ledger;
 mod philox;
 mod pool;
 mod scratch;
@@ -67,6 +68,4 @@ pub(super) use philox::Philox;
 pub(super) use pool::Pool;
 pub(super) use share::share;
 pub(super) use tasks::run_over_tensor;
-#[cfg(feature = "fused")]
-pub(super) use tuning::READ_PREFETCH;
-pub(super) use tuning::TASK;
+pub(super) use tuning::{CACHED_BYTES, READ_PREFETCH, TASK};

@@ -7,9 +7,12 @@ use super::draw::PrefetchedWords;
 use super::keep_stream::GROUP;
 use super::pool::Pool;
 use super::scratch::Scratch;
-use super::share::share;
+use super::share::{alone_if_better, share};
 use super::shift::WordShift;
-use super::tuning::{CACHED_BYTES, LARGEST_TASK, MASK_PREFETCH_GROUPS, NON_TEMPORAL_BYTES, TASK, TASKS_PER_THREAD};
+use super::tuning::{
+    CACHED_BYTES, FEWEST_TASKS_PER_THREAD, LARGEST_TASK, MASK_PREFETCH_GROUPS, NON_TEMPORAL_BYTES, SMALLEST_TASK, TASK,
+    TASKS_PER_THREAD,
+};
 use crate::cpu::part::whole_bytes;
 use crate::cpu::simd::{self, Fence, Simd, Task};
 use crate::element::Element;
@@ -39,7 +42,7 @@ impl<'a, T: Element> Job<'a, T> {
     /// By the calling thread, for a tensor of one task.
     #[inline(always)]
     fn run_alone<P: BlockPass<T>>(self, pass: &P) {
-        if P::MEMORY_BOUND { self.run(pass, Cached) } else { self.run(pass, Prefetched) }
+        if P::MEMORY_BOUND && !P::LONG { self.run(pass, Cached) } else { self.run(pass, Prefetched) }
     }
 
     /// By as many threads as help.
@@ -54,7 +57,7 @@ impl<'a, T: Element> Job<'a, T> {
         let tensors = 1 + usize::from(out_of_place) + usize::from(P::READS_SAVED);
         if out_of_place && bytes >= NON_TEMPORAL_BYTES {
             self.share(pass, Streamed);
-        } else if bytes.saturating_mul(tensors) > CACHED_BYTES {
+        } else if P::LONG || bytes.saturating_mul(tensors) > CACHED_BYTES {
             self.share(pass, Prefetched);
         } else {
             self.share(pass, Cached);
@@ -62,24 +65,17 @@ impl<'a, T: Element> Job<'a, T> {
     }
 
     fn share<P: BlockPass<T>>(self, pass: &P, access: impl Access) {
-        let len = self.len();
         let pool = Pool::of_caller();
-        let task = (len / (TASKS_PER_THREAD * pool.threads())).next_multiple_of(TASK).clamp(TASK, LARGEST_TASK);
-        share(&pool, self.tasks(task), len.div_ceil(task), |job| job.run(pass, access));
+        // In one piece.
+        let Some(job) = alone_if_better(&pool, self, |job| job.run(pass, access)) else { return };
+        let len = job.len();
+        let task = task_len(len, pool.threads());
+        share(&pool, job.tasks(task), len.div_ceil(task), |job| job.run(pass, access));
     }
 
     /// Its parts, each of so many elements, a multiple of 32; the last may have fewer.
-    fn tasks(self, task: usize) -> impl Iterator<Item = Self> {
-        let mut rest = Some(self);
-        std::iter::from_fn(move || {
-            let job = rest.take()?;
-            if job.len() <= task {
-                return Some(job);
-            }
-            let (first, others) = job.split(task);
-            rest = Some(others);
-            Some(first)
-        })
+    fn tasks(self, task: usize) -> Tasks<'a, T> {
+        Tasks { rest: Some(self), task }
     }
 
     /// `at` is a multiple of 32 within the job.
@@ -96,6 +92,46 @@ impl<'a, T: Element> Job<'a, T> {
     #[inline(always)]
     fn run<P: BlockPass<T>, A: Access>(self, pass: &P, access: A) {
         simd::dispatch(JobTask { job: self, pass, access });
+    }
+}
+
+/// Elements of a task of a tensor of so many that so many threads share.
+fn task_len(len: usize, threads: usize) -> usize {
+    let (fewest, most) = (len / (FEWEST_TASKS_PER_THREAD * threads), len / (TASKS_PER_THREAD * threads));
+    fewest.min(TASK).max(most).next_multiple_of(SMALLEST_TASK).clamp(SMALLEST_TASK, LARGEST_TASK)
+}
+
+/// The tasks of a job that nobody has taken yet.
+struct Tasks<'a, T> {
+    rest: Option<Job<'a, T>>,
+    /// Elements of each but the last.
+    task: usize,
+}
+
+impl<'a, T: Element> Iterator for Tasks<'a, T> {
+    type Item = Job<'a, T>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let job = self.rest.take()?;
+        if job.len() <= self.task {
+            return Some(job);
+        }
+        let (first, others) = job.split(self.task);
+        self.rest = Some(others);
+        Some(first)
+    }
+}
+
+impl<T: Element> DoubleEndedIterator for Tasks<'_, T> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let job = self.rest.take()?;
+        if job.len() <= self.task {
+            return Some(job);
+        }
+        let at = (job.len() - 1) / self.task * self.task;
+        let (others, last) = job.split(at);
+        self.rest = Some(others);
+        Some(last)
     }
 }
 
@@ -138,7 +174,9 @@ impl<T: Element, P: BlockPass<T>, A: Access> Task for JobTask<'_, T, P, A> {
                     }
                     first = range.end;
                     if let Some(next_batch) = next_batch {
-                        if let Some(mut full) = block_loop.full_group(range.start, words, write.as_deref_mut()) {
+                        if !P::LONG
+                            && let Some(mut full) = block_loop.full_group(range.start, words, write.as_deref_mut())
+                        {
                             next_batch.draw_interleaved(simd, &mut full);
                             continue;
                         }
@@ -241,7 +279,12 @@ mod tests {
             false if task == TASK => job.run(&EchoPass::<BITS>, Cached),
             false => job.run(&EchoPass::<BITS>, Prefetched),
         };
-        job.tasks(task).for_each(run);
+        // In either order.
+        if at.is_multiple_of(2) {
+            job.tasks(task).for_each(run)
+        } else {
+            job.tasks(task).rev().for_each(run)
+        }
 
         assert!(memory[start..start + len] == expected, "{what}");
         assert!(memory[..start] == blank[..start], "{what}: before");

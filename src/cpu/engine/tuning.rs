@@ -1,17 +1,35 @@
 //! The sizes that decide speed and nothing else: every value gives the same numbers.
 
-/// Elements of the smallest task: large enough that a task's start costs nothing beside it, small enough that a
-/// tensor of a few hundred thousand elements feeds several threads. A tensor of no more is done by the calling
-/// thread alone, since waking another takes longer. A multiple of what makes up whole cache lines and
-/// whole groups, so that these begin alike in all tasks.
+use std::time::Duration;
+
+/// A tensor of no more elements is done by the calling thread alone, since waking another takes longer. A larger one has
+/// tasks of so many, if that makes neither fewer than [`FEWEST_TASKS_PER_THREAD`] nor more than [`TASKS_PER_THREAD`].
 pub(crate) const TASK: usize = 1 << 16;
+
+/// Tasks for each thread of a tensor that is just large enough. Each task that is handed out takes some tenths of a
+/// microsecond more, and the tensor ten.
+pub(crate) const FEWEST_TASKS_PER_THREAD: usize = 2;
+
+/// Elements of the smallest task, of which there are fewer than there are threads if these are many: as many as have
+/// their words drawn in one batch. A multiple of what makes up whole cache lines and whole groups, so that these begin
+/// alike in all tasks.
+pub(crate) const SMALLEST_TASK: usize = 1 << 14;
 
 /// Elements of the largest task. Nothing hides the time of what a task draws before its first block: the fewer tasks,
 /// the better.
 pub(crate) const LARGEST_TASK: usize = 1 << 20;
 
-/// Tasks for each thread, so that the others take some of those of a thread that is late.
+/// Tasks for each thread of a large tensor, so that the others take some of those of a thread that is late.
 pub(crate) const TASKS_PER_THREAD: usize = 16;
+
+/// How much of what sharing wins is held for it at most: it may lose as much before calls are made alone.
+pub(crate) const LARGEST_CREDIT: Duration = Duration::from_millis(1);
+
+/// How much of what it loses is held against it at most: calls are made alone for [`REPAID_PART`] times as long.
+pub(crate) const LARGEST_DEBT: Duration = Duration::from_millis(50);
+
+/// A loss is made up for when calls that were made alone have taken so many times as long.
+pub(crate) const REPAID_PART: i64 = 10;
 
 /// A tensor of at least so many elements whose pass has no bits gets blocks that begin on the output's cache lines.
 /// That saves more than the partial blocks at either end cost.
