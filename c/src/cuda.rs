@@ -128,7 +128,7 @@ pub unsafe extern "C" fn dact_cuda_run(
     let run = || {
         // SAFETY: as `opened` and `read` ask, by this function's contract.
         let (device, pass, tensors) = unsafe { (opened(cuda)?, read(pass)?, read(tensors)?) };
-        let computation = pass.computation()?;
+        let computation = pass.computation(tensors.len)?;
         let tensors = tensors.check(&computation)?;
         // SAFETY: the tensors are checked, and what is there is as this function's contract says.
         unsafe { device.run(stream, &computation, &tensors) }

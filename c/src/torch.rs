@@ -386,14 +386,15 @@ impl Tensor {
             && self.sizes == [words]
             && (words <= 1 || self.strides == [1])
             && self.device == x.device;
+        if right {
+            return Ok(());
+        }
         let (given, device) = (self.describe(), self.torch.device_name(x.device));
-        right.then_some(()).ok_or_else(|| {
-            format!(
-                "mask must be torch.int32, shape {}, contiguous, on {device}, for the {} elements of {name}, got {given}",
-                tuple(&[words]),
-                x.len
-            )
-        })
+        Err(format!(
+            "mask must be torch.int32, shape {}, contiguous, on {device}, for the {} elements of {name}, got {given}",
+            tuple(&[words]),
+            x.len
+        ))
     }
 
     /// The integer that it holds, in the memory of the CPU.
@@ -472,13 +473,13 @@ fn run(
     mask: &Tensor,
 ) -> Outcome<()> {
     let tensors = dact_tensors {
-        struct_size: size_of::<dact_tensors>() as u32,
         dtype: element,
         len: input.len,
         input: input.address()?,
         saved: saved.map_or(Ok(ptr::null_mut()), Tensor::address)?,
         output: output.address()?,
         mask: mask.address()?.cast(),
+        ..dact_tensors::INIT
     };
     let torch = input.torch;
     if input.device.0 == torch.cpu {
@@ -638,9 +639,7 @@ unsafe fn call(stack: *mut u64, work: fn(&mut Arguments) -> Outcome<()>) {
 }
 
 fn pass(kind: u32) -> dact_pass {
-    let key = dact_key { seed: 0, offset: 0, first: 0, device_offset: ptr::null() };
-    let struct_size = size_of::<dact_pass>() as u32;
-    dact_pass { struct_size, kind, activation: 0, reserved: 0, p: 0.5, lower: 0.125, upper: 0.25, key }
+    dact_pass { kind, p: 0.5, lower: 0.125, upper: 0.25, ..dact_pass::INIT }
 }
 
 /// All tensors are taken before anything can fail, so that all are freed.

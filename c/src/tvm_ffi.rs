@@ -235,24 +235,23 @@ unsafe fn run(kind: u32, parameters: &[Parameter], arguments: &[Any]) -> Outcome
         None => Activation::Relu as u32,
     };
     let pass = dact_pass {
-        struct_size: size_of::<dact_pass>() as u32,
         kind,
         activation,
-        reserved: 0,
         p: number(Role::P)?,
         lower: number(Role::Lower)? as f32,
         upper: number(Role::Upper)? as f32,
         key,
+        ..dact_pass::INIT
     };
     let address = |tensor: &Option<Tensor>| tensor.as_ref().map_or(ptr::null_mut(), |tensor| tensor.data);
     let tensors = dact_tensors {
-        struct_size: size_of::<dact_tensors>() as u32,
         dtype,
         len: input.len,
         input: input.data,
         saved: address(&saved),
         output: output.data,
         mask: address(&mask).cast(),
+        ..dact_tensors::INIT
     };
     let mut error = ptr::null_mut();
     // SAFETY: the tensors hold what they say, by this function's contract. Kernels are never closed, and the stream is

@@ -49,12 +49,17 @@ fn compiler(cpp: bool) -> Result<Command, String> {
     let mut command = build.try_get_compiler().map_err(|error| error.to_string())?.to_command();
     command.arg("--version").output().map_err(|error| error.to_string())?;
     let mut command = Command::new(command.get_program());
-    command.args(STRICT).arg("-g").arg("-I").arg(here().join("../include"));
+    command.args(STRICT).arg("-g");
     Ok(command)
 }
 
 /// Compiles a program with either library; `None` where there is no compiler.
 fn program(source: &str, standard: &str, shared: bool) -> Option<PathBuf> {
+    program_with("../include", source, standard, shared)
+}
+
+/// [`program`] with the header of this folder.
+fn program_with(header: &str, source: &str, standard: &str, shared: bool) -> Option<PathBuf> {
     let path = here().join(source);
     let cpp = path.extension().is_some_and(|extension| extension == "cpp");
     let mut command = compiler(cpp).map_err(|why| skipped(source, &why)).ok()?;
@@ -62,7 +67,7 @@ fn program(source: &str, standard: &str, shared: bool) -> Option<PathBuf> {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("program-{}-{count}", std::process::id()));
     // What the program has, the library can find.
-    command.args([standard, "-rdynamic"]).arg(&path).arg("-o").arg(&output);
+    command.arg("-I").arg(here().join(header)).args([standard, "-rdynamic"]).arg(&path).arg("-o").arg(&output);
     if shared {
         let folder = loadable();
         command.arg(format!("-Wl,-rpath,{}", folder.display())).arg("-L").arg(folder).arg("-ldrop_activation_c");
@@ -113,6 +118,21 @@ fn every_pass_is_what_plain_c_computes() {
 }
 
 #[test]
+fn passes_over_channels_are_what_plain_c_computes() {
+    on_both_libraries("tests/channels.c", "-std=c99");
+}
+
+/// As `docs/abi.md` promises: that header's structures are shorter, and it knows no passes over channels.
+#[test]
+fn programs_of_the_first_header_still_run() {
+    for shared in [true, false] {
+        let Some(program) = program_with("tests/version-1", "tests/passes.c", "-std=c99", shared) else { return };
+        run(Command::new(&program));
+        std::fs::remove_file(program).unwrap();
+    }
+}
+
+#[test]
 fn mistakes_are_refused() {
     on_both_libraries("tests/refusals.c", "-std=c99");
 }
@@ -141,6 +161,11 @@ fn tvm_ffi_under_valgrind() {
 #[test]
 fn passes_under_valgrind() {
     under_valgrind("tests/passes.c");
+}
+
+#[test]
+fn passes_over_channels_under_valgrind() {
+    under_valgrind("tests/channels.c");
 }
 
 #[test]

@@ -38,16 +38,19 @@ int main(void) {
   memset(y, 0x5A, sizeof y);
   memset(mask, 0x5A, sizeof mask);
 
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_run(NULL, &tensors, out), "pass must be the address of a dact_pass, got NULL");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_run(NULL, &tensors, out),
+          "pass must be the address of a dact_pass, got NULL");
   in_order();
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_run(&pass, NULL, out), "tensors must be the address of a dact_tensors, got NULL");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_run((const dact_pass *)at(&pass, 1), &tensors, out), "pass must be at a multiple of 8 bytes");
-  BUT(pass.struct_size = 0, "pass.struct_size must be sizeof(dact_pass), which is 64, got 0", "DACT_PASS_INIT");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_run(&pass, NULL, out),
+          "tensors must be the address of a dact_tensors, got NULL");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_run((const dact_pass *)at(&pass, 1), &tensors, out),
+          "pass must be at a multiple of 8 bytes");
+  BUT(pass.struct_size = 0, "pass.struct_size must be sizeof(dact_pass), which is 88, got 0", "DACT_PASS_INIT");
   BUT(pass.struct_size = 0xFFFFFFFF, "got 4294967295");
-  BUT(tensors.struct_size = 47, "tensors.struct_size must be", "48, got 47");
+  BUT(tensors.struct_size = 47, "tensors.struct_size must be", "120, got 47");
 
-  BUT(pass.kind = 0, "pass.kind must be in [1, 12]", "got 0");
-  BUT(pass.kind = 13, "pass.kind must be", "got 13");
+  BUT(pass.kind = 0, "pass.kind must be in [1, 17]", "got 0");
+  BUT(pass.kind = 18, "pass.kind must be", "got 18");
   char given[32], last[64];
   sprintf(given, "got %d", ACTIVATION_COUNT);
   sprintf(last, "%d (%s)", ACTIVATION_COUNT - 1, ACTIVATIONS[ACTIVATION_COUNT - 1].name);
@@ -67,7 +70,8 @@ int main(void) {
   BUT(tensors.dtype = 5, "tensors.dtype must be", "got 5");
   BUT(tensors.len = SIZE_MAX, "tensors.len must be at most 1125899906842623 elements of f32, got 18446744073709551615");
   BUT(tensors.len = (size_t)1 << 50, "tensors.len must be at most");
-  BUT(tensors.input = (const void *)(uintptr_t)-64, "tensors.input (x) must be", "got 0xffffffffffffffc0, which is too near the end of memory");
+  BUT(tensors.input = (const void *)(uintptr_t)-64, "tensors.input (x) must be",
+      "got 0xffffffffffffffc0, which is too near the end of memory");
   BUT(tensors.input = NULL, "tensors.input (x) must be the address of 400 bytes", "got NULL");
   BUT(tensors.output = NULL, "tensors.output (y) must be", "got NULL");
   BUT(tensors.mask = NULL, "tensors.mask (mask) must be the address of 16 bytes", "got NULL");
@@ -85,13 +89,17 @@ int main(void) {
       "must not overlap tensors.saved (x)");
 
   dact_key key = {1, 2, 0, NULL};
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, NULL, N, mask, out), "key must be the address of a dact_key, got 0x0");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, NULL, N, mask, out),
+          "key must be the address of a dact_key, got 0x0");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(2, &key, N, mask, out), "p must be in [0, 1], got 2");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, NULL, out), "words (mask) must be", "got NULL");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, at(mask, 1), out), "words (mask) must be at a multiple of 4", "got 0x");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, SIZE_MAX, mask, out), "len must be at most", "elements of a mask, got 18446744073709551615");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, at(mask, 1), out),
+          "words (mask) must be at a multiple of 4", "got 0x");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, SIZE_MAX, mask, out), "len must be at most",
+          "elements of a mask, got 18446744073709551615");
   key.device_offset = &key.offset;
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, mask, out), "key.device_offset must be NULL on the CPU, got 0x");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, mask, out),
+          "key.device_offset must be NULL on the CPU, got 0x");
   key.device_offset = NULL;
   key.first = 1;
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, mask, out), "first must be", "got 1");

@@ -221,7 +221,7 @@ static void arguments_come_in_several_forms(void) {
   dact_pass pass = DACT_PASS_INIT;
   pass.kind = DACT_PASS_FORWARD;
   pass.activation = DACT_ACTIVATION_TANH;
-  pass.p = 1;
+  pass.p = 0.5;
   pass.key.seed = 3;
   pass.key.offset = 0x500000007;
   by_c(pass, x, NULL);
@@ -242,7 +242,7 @@ static void arguments_come_in_several_forms(void) {
     any input = {70, 0, {0}};
     input.value.pointer = &tx;
     memset(y, 0, sizeof y), memset(mask, 0, sizeof mask);
-    CALL(forward, input, offsets[i], tensor(&ty), tensor(&tm), integer(1), names[i], integer(3), integer(0));
+    CALL(forward, input, offsets[i], tensor(&ty), tensor(&tm), real(0.5), names[i], integer(3), integer(0));
     SAME(y);
     SAME_MASK;
   }
@@ -250,8 +250,13 @@ static void arguments_come_in_several_forms(void) {
   int64_t none = 0;
   dl_tensor tx = flat(NULL, F32, &none), tm = flat(NULL, U32, &none);
   CALL(forward, tensor(&tx), integer(0), tensor(&tx), tensor(&tm), real(0.5), text("relu"), integer(0), integer(0));
-  /* In place. */
+  /* An integer for a number. */
   tx = flat(x, F32, &n);
+  dl_tensor ty = flat(y, F32, &n);
+  pass.kind = DACT_PASS_INFER, pass.p = 1, by_c(pass, x, NULL);
+  CALL(infer, tensor(&tx), tensor(&ty), integer(1), text("tanh"));
+  SAME(y);
+  /* In place. */
   pass.kind = DACT_PASS_RELU_FORWARD, by_c(pass, x, NULL);
   CALL(relu_forward, tensor(&tx), tensor(&tx));
   SAME(x);
@@ -287,8 +292,9 @@ static void mistakes_are_refused(void) {
         tensor(&other), tensor(&ty));
   FAILS("ValueError", "y must be where x is, on the CPU, got CUDA device 1", relu_forward, tensor(&tx),
         tensor(&elsewhere));
-  FAILS("ValueError", "tensors.input (x) is NULL", relu_forward, tensor(&no_data), tensor(&ty));
-  FAILS("ValueError", "multiples of 4", relu_forward, tensor(&odd), tensor(&ty));
+  FAILS("ValueError", "tensors.input (x) must be the address of 4000 bytes for this pass, got NULL", relu_forward,
+        tensor(&no_data), tensor(&ty));
+  FAILS("ValueError", "must be at a multiple of 4", relu_forward, tensor(&odd), tensor(&ty));
   FAILS("ValueError",
         "mask must have dtype uint32 or int32, shape [32], for the 1000 elements of dy, got dtype uint32, shape [1]",
         backward, tensor(&tx), tensor(&few), tensor(&ty));

@@ -1,6 +1,8 @@
 """drop_activation.jax on the CPU, held to the package's functions of NumPy arrays."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -186,3 +188,22 @@ def test_forward_mode_and_second_derivatives_are_refused():
         jax.jvp(training, (x,), (x,))
     with pytest.raises(Exception, match="cannot be differentiated"):
         jax.grad(lambda x: jax.grad(lambda x: (training(x) ** 3).sum())(x).sum())(x)
+
+
+def test_a_sharded_array_has_the_numbers_of_a_whole_one():
+    """In a process of its own, since a machine's devices are counted once."""
+    code = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import drop_activation.jax as ours
+x = jnp.linspace(-3, 3, 1000).reshape(10, 100)
+step = jax.jit(jax.value_and_grad(lambda x: (ours.drop_activation(x, 7, p=0.5, seed=1) ** 2).sum()))
+expected = step(x)
+sharded = jax.device_put(x, NamedSharding(Mesh(jax.devices(), "d"), PartitionSpec("d")))
+assert len(sharded.sharding.device_set) == 2
+value, gradient = step(sharded)
+assert abs(value - expected[0]) < 1e-3, (value, expected[0])
+assert (np.asarray(gradient) == np.asarray(expected[1])).all()
+"""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | flags, check=True)

@@ -24,7 +24,7 @@ SHORT = MASK[:2].clone()
         (operators.forward, (X, KEY[:0], 0.5, 0, 0, 0), ["key must be", "0 elements"]),
         (operators.forward, (X, KEY, 1.5, 0, 0, 0), ["p ", "1.5"]),
         (operators.forward, (X, KEY, float("nan"), 0, 0, 0), ["p ", "NaN"]),
-        (operators.forward, (X, KEY, 0.5, 5, 0, 0), ["activation ", "5", "4 (silu)"]),
+        (operators.forward, (X, KEY, 0.5, 99, 0, 0), ["activation must be one of 0 (relu), ", "got 99"]),
         (operators.forward, (X, KEY, 0.5, -1, 0, 0), ["activation must be", "got -1"]),
         (operators.forward, (X, KEY, 0.5, 0, 5, 0), ["first ", " 5", "of 32"]),
         (operators.forward, (X, KEY, 0.5, 0, 0, 1), ["layout must be", "got 1 for 1 dimensions"]),
@@ -106,3 +106,5 @@ def test_tensors_without_numbers(device, training):
                 y.sum().backward()
                 assert x.grad.shape == x.shape and x.grad.device == x.device
             assert (y.shape, y.device, y.dtype, y.stride()) == (x.shape, x.device, x.dtype, x.stride())
+        drawn, mask = operators.draw_forward(x.detach(), 0.5, 0, 0, 1)  # what compiled code calls
+        assert drawn.stride() == x.stride() and mask.shape == (4,) and mask.device == x.device

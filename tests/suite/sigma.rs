@@ -129,7 +129,7 @@ pub fn equations<T: Arithmetic>(backend: &dyn Backend) {
         let (x, dy) = (rng.values::<T>(len), rng.values(len));
         let key = MaskKey::new(rng.bits(), rng.bits());
         // How a long tensor is divided does not depend on the activation.
-        let rows = if n < LENGTHS.len() { &SMOOTH[..] } else { std::slice::from_ref(&SMOOTH[n % SMOOTH.len()]) };
+        let rows = if n < LENGTHS.len() { SMOOTH } else { std::slice::from_ref(&SMOOTH[n % SMOOTH.len()]) };
         for Smooth { activation, .. } in rows {
             let op = |p| DropActivation::new(*activation, p).unwrap();
             let odd = Placement { input: n % 5, output: n % 3, saved: n % 7, in_place: n % 2 == 0 };

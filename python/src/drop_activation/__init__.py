@@ -19,6 +19,7 @@ without the interpreter's lock, by as many threads as RAYON_NUM_THREADS says or 
 """
 
 from ._activations import ACTIVATIONS
+from ._channels import fused_backward, fused_forward, fused_infer, fused_sums, statistics
 from ._library import version as _version
 from ._operations import (
     backward,
@@ -44,6 +45,10 @@ __all__ = [
     "backward_from_output",
     "forward",
     "forward_without_mask",
+    "fused_backward",
+    "fused_forward",
+    "fused_infer",
+    "fused_sums",
     "infer",
     "infer_backward",
     "keep_mask",
@@ -53,4 +58,5 @@ __all__ = [
     "rrelu_forward",
     "rrelu_infer",
     "rrelu_infer_backward",
+    "statistics",
 ]

@@ -49,10 +49,7 @@ def _register() -> None:
         order = ["args", "rets", *(f"attrs.{number}" for number in numbers)]
         function = module.get_function(f"dact_{name}")
         for platform in ("cpu", "gpu"):
-            graph = platform == "gpu"
-            jax_tvm_ffi.register_ffi_target(
-                f"drop_activation.{name}", function, order, platform, allow_cuda_graph=graph
-            )
+            jax_tvm_ffi.register_ffi_target(f"drop_activation.{name}", function, order, platform)
 
 
 _register()

@@ -95,8 +95,8 @@ impl<'a, T: Element, P: BlockPass<T>, A: Access> BlockLoop<'a, T, P, A> {
         match &mut self.tensors.io {
             InOut::InPlace(both) => {
                 let both = &mut both[begin..].as_chunks_mut().0[..count];
-                for k in 0..count {
-                    both[k] = blocks.block(simd, k, &both[k]);
+                for (k, both) in both.iter_mut().enumerate() {
+                    *both = blocks.block(simd, k, both);
                 }
             }
             InOut::OutOfPlace(x, y) => {
@@ -104,8 +104,8 @@ impl<'a, T: Element, P: BlockPass<T>, A: Access> BlockLoop<'a, T, P, A> {
                 let y = &mut y[begin..].as_chunks_mut().0[..count];
                 match if A::NON_TEMPORAL { CacheLines::new(y) } else { Err(y) } {
                     Ok(mut lines) => {
-                        for k in 0..count {
-                            simd.store_non_temporal(&blocks.block(simd, k, &x[k]), &mut lines, k);
+                        for (k, x) in x.iter().enumerate() {
+                            simd.store_non_temporal(&blocks.block(simd, k, x), &mut lines, k);
                         }
                     }
                     Err(y) => {

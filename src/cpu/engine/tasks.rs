@@ -280,7 +280,7 @@ mod tests {
             false => job.run(&EchoPass::<BITS>, Prefetched),
         };
         // In either order.
-        if at % 2 == 0 {
+        if at.is_multiple_of(2) {
             job.tasks(task).for_each(run)
         } else {
             job.tasks(task).rev().for_each(run)
