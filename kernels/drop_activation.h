@@ -29,14 +29,14 @@ struct da_args {
     uint64_t n;                /* elements */
     uint64_t tiles;            /* of DA_TILE_ELEMENTS each, the last one perhaps less */
     uint64_t full_tiles;       /* the first of them that go by vector accesses: whole, and all addresses allow it */
-    const void *x;             /* forward: the input. backward: the saved input, or the saved output y */
-    const void *dy;            /* backward: gradient of the output */
-    void *out;                 /* y or dx; may equal x or dy (in place) */
-    uint32_t *mask;            /* ceil(n / 32) words: written by forward, read by backward */
+    const void* x;             /* forward: the input. backward: the saved input, or the saved output y */
+    const void* dy;            /* backward: gradient of the output */
+    void* out;                 /* y or dx; may equal x or dy (in place) */
+    uint32_t* mask;            /* ceil(n / 32) words: written by forward, read by backward */
     uint64_t shard_start;      /* global index of element 0, a multiple of 32 */
     uint64_t offset;           /* upper half of the Philox counter, counted from what is at offset_at */
-    const uint64_t *offset_at; /* device memory that holds the offset's base; null: the base is 0 */
-    uint64_t *offset_out;      /* RReLU's forward stores its whole offset here, unless null; da_advance always */
+    const uint64_t* offset_at; /* device memory that holds the offset's base; null: the base is 0 */
+    uint64_t* offset_out;      /* RReLU's forward stores its whole offset here, unless null; da_advance always */
     uint32_t threshold;        /* T of the keep stream, when planes != 0 */
     uint32_t planes;           /* bits of T that matter (32 - trailing zeros); 0: every keep word is constant_word */
     uint32_t constant_word;    /* the keep word when planes == 0: all zeros or all ones */

@@ -1,4 +1,4 @@
-//! What host and device share, made by bindgen from kernels/drop_activation.h (31dc5662ab3104ce).
+//! What host and device share, made by bindgen from kernels/drop_activation.h (7b0e292b91543d26).
 //! `BLESS=1 cargo test -p layout` makes it anew.
 #![allow(dead_code, non_camel_case_types)]
 

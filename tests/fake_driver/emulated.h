@@ -9,7 +9,12 @@
 #include "drop_activation.h"
 
 // As in tests/emulator/cuda_on_cpu.cpp.
-enum { READABLE = 1, WRITABLE = 2, DEFINED = 4, WRITE_ONCE = 8 };
+enum {
+    READABLE = 1,
+    WRITABLE = 2,
+    DEFINED = 4,
+    WRITE_ONCE = 8
+};
 
 struct emulator_buffer {
     const char* name;
@@ -66,7 +71,7 @@ static int emulate(const char* name, const struct da_args* a, unsigned grid, uns
         fprintf(stderr, "stand-in driver: the library of kernels has not what %s takes\n", name);
         return 1;
     }
-    const uint64_t bytes = a->n * (strstr(name, "f64") ? 8 : strstr(name, "f32") ? 4 : 2);
+    const uint64_t bytes = a->n * (strstr(name, "f64") ? 8 : (strstr(name, "f32") ? 4 : 2));
     const int writes_mask = strstr(name, "forward") && !strstr(name, "infer");
     const uint32_t input = READABLE | DEFINED, output = WRITABLE | WRITE_ONCE;
     struct emulator_buffer buffers[6];
@@ -78,8 +83,8 @@ static int emulate(const char* name, const struct da_args* a, unsigned grid, uns
     add(buffers, &count, "offset_at", a->offset_at, 8, input);
     add(buffers, &count, "offset_out", a->offset_out, 8, output);
     char report[1024] = "";
-    const struct emulator_launch launch = {name,  kernel, a, buffers, count,  grid,         block, 0,
-                                           grid,  0,      0, report,  sizeof report};
+    const struct emulator_launch launch = {name, kernel, a, buffers, count, grid, block, 0,
+                                           grid, 0, 0, report, sizeof report};
     if (run(&launch) == 0) return 0;
     fprintf(stderr, "stand-in driver: %s\n", report);
     return 1;
