@@ -139,7 +139,6 @@ pub enum Error {
     },
 
     /// A shape without channels, or of more elements than can be counted.
-    #[cfg(feature = "fused")]
     #[error("shape is [{outer}, {channels}, {inner}]; it must have a channel, and at most {} elements", usize::MAX)]
     Shape {
         /// The outermost extent.
@@ -151,7 +150,6 @@ pub enum Error {
     },
 
     /// A tensor that cannot be divided into so many channels.
-    #[cfg(feature = "fused")]
     #[error("the tensor has {len} elements; channels = {channels} times inner = {inner} must divide that")]
     ChannelsOf {
         /// The tensor's length in elements.
@@ -163,7 +161,6 @@ pub enum Error {
     },
 
     /// A tensor has another number of elements than the shape.
-    #[cfg(feature = "fused")]
     #[error("{argument} has {given} elements; the shape [{outer}, {channels}, {inner}] has {}", outer * channels * inner)]
     ShapeLength {
         /// The argument at fault.
@@ -179,7 +176,6 @@ pub enum Error {
     },
 
     /// A vector that has a value for each channel is too long or too short.
-    #[cfg(feature = "fused")]
     #[error("{argument} has {given} values; it must have one for each of {channels} channels")]
     ChannelVector {
         /// The argument at fault.
@@ -191,7 +187,6 @@ pub enum Error {
     },
 
     /// Statistics of nothing.
-    #[cfg(feature = "fused")]
     #[error("the channels of the shape [{outer}, {channels}, {inner}] have no elements; statistics need at least one")]
     NoElements {
         /// The shape's outermost extent.
@@ -203,7 +198,6 @@ pub enum Error {
     },
 
     /// One element for each channel has no unbiased variance.
-    #[cfg(feature = "fused")]
     #[error("each of {channels} channels has one element; running statistics need at least two")]
     OneElement {
         /// The number of channels.
@@ -211,7 +205,6 @@ pub enum Error {
     },
 
     /// What is added to a variance would not keep it positive.
-    #[cfg(feature = "fused")]
     #[error("eps must be positive and finite, got {eps:?}")]
     Epsilon {
         /// What was given.
@@ -219,7 +212,6 @@ pub enum Error {
     },
 
     /// The share of a batch in running statistics is no share.
-    #[cfg(feature = "fused")]
     #[error("momentum must be in [0, 1], got {momentum:?}")]
     Momentum {
         /// What was given.
@@ -227,13 +219,19 @@ pub enum Error {
     },
 
     /// There is no memory for intermediate sums.
-    #[cfg(feature = "fused")]
     #[error("there is no memory for {values} intermediate sums of {len} elements")]
     SumMemory {
         /// How many values were asked for.
         values: usize,
         /// The tensor's length in elements.
         len: usize,
+    },
+
+    /// A backend has no passes over channels.
+    #[error("pass works on channels; the {backend} backend has no such passes")]
+    NoFusedPasses {
+        /// `CPU` or `CUDA`.
+        backend: &'static str,
     },
 
     /// The CUDA backend cannot do what was asked.

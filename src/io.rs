@@ -118,7 +118,8 @@ impl<'a, T> Tensors<'a, T> {
 
     #[inline(always)]
     fn arguments(&self, mask: MaskArgument) -> Arguments {
-        Arguments { input: self.io.len(), output: self.io.output_len(), saved: self.saved.map(<[T]>::len), mask }
+        let (output, saved) = (Some(self.io.output_len()), self.saved.map(<[T]>::len));
+        Arguments { output, saved, mask, ..Arguments::of_length(self.io.len()) }
     }
 }
 

@@ -30,6 +30,7 @@
 //! | the mask, its bits and its storage | [`PackedMask`], [`MaskOrigin`] |
 //! | element types: f32, f64, f16, bf16 | [`Element`], [`Dtype`] |
 //! | adapters, which have memory of their own and choose a pass at run time | [`Pass`], [`cpu::run`], `cuda::Kernels::launch_raw` |
+//! | passes fused with a normalisation or bias before the activation, and a residual | [`fused`] |
 //! | the passes in plain code, to compare with | [`mod@reference`] |
 //! | the nonlinearities by themselves, and how exact they are | [`activation`] |
 //! | what can go wrong | [`Error`] |
@@ -42,9 +43,6 @@
 mod element;
 mod error;
 mod float_environment;
-#[doc(hidden)] // until every backend and language has it
-#[cfg(feature = "fused")]
-pub mod fused;
 mod io;
 mod key;
 mod mask;
@@ -58,6 +56,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code)] // the driver's interface; each block names the contract that makes it sound
 pub mod cuda;
+pub mod fused;
 pub mod reference;
 
 pub use activation::Activation;

@@ -87,6 +87,11 @@ fn compute<T: Lane>(pass: &Pass, Tensors { io, saved }: Tensors<'_, T>, mask: Ma
         Pass::ForwardWithoutMask { .. } | Pass::BackwardFromOutput { .. } | Pass::ReluForward | Pass::ReluBackward => {
             unreachable!("no arithmetic")
         }
+        Pass::FusedForward { .. }
+        | Pass::FusedInfer { .. }
+        | Pass::Statistics { .. }
+        | Pass::FusedSums { .. }
+        | Pass::FusedBackward { .. } => unreachable!("refused"),
     }
 }
 

@@ -38,6 +38,9 @@ impl Mask<'_> {
 #[inline(always)]
 pub(super) fn call(pass: &Pass, tensors: AnyTensors<'_>, mask: Mask<'_>) -> Result<()> {
     let len = pass.check(&tensors.arguments(mask.argument()))?;
+    if pass.shape().is_some() {
+        return Err(Error::NoFusedPasses { backend: "CPU" });
+    }
     let words = match mask {
         Mask::None => MaskWords::None,
         Mask::Make(mask) => {
@@ -106,8 +109,12 @@ pub fn run_over_saved<T: Element>(pass: &Pass, dy: Option<&[T]>, saved: &mut [T]
     }
     let mask = Mask::Words(mask);
     let input = dy.map_or(saved.len(), <[T]>::len);
-    let (output, both) = (saved.len(), Some(saved.len()));
-    let len = pass.check(&Arguments { input, output, saved: both, mask: mask.argument() })?;
+    let both = Some(saved.len());
+    let arguments = Arguments { output: both, saved: both, mask: mask.argument(), ..Arguments::of_length(input) };
+    let len = pass.check(&arguments)?;
+    if pass.shape().is_some() {
+        return Err(Error::NoFusedPasses { backend: "CPU" });
+    }
     let words = match mask {
         Mask::Words(MaskWords::Read(words)) if pass.reads_mask() => Some(words),
         _ => None,

@@ -59,6 +59,11 @@ fn place_of(pass: &Pass) -> u8 {
         Pass::RreluBackward { .. } => OTHERS + 5,
         Pass::RreluInfer { .. } => OTHERS + 6,
         Pass::RreluInferBackward { .. } => OTHERS + 7,
+        Pass::FusedForward { .. }
+        | Pass::FusedInfer { .. }
+        | Pass::Statistics { .. }
+        | Pass::FusedSums { .. }
+        | Pass::FusedBackward { .. } => unreachable!("refused"),
     }
 }
 

@@ -49,6 +49,11 @@ pub(super) fn parameters(pass: &Pass, dtype: Dtype) -> da_args {
         }
         Pass::RreluInfer { op } | Pass::RreluInferBackward { op } => set_slope(&mut args, op.inference_slope()),
         Pass::Backward { .. } | Pass::BackwardFromOutput { .. } | Pass::ReluForward | Pass::ReluBackward => {}
+        Pass::FusedForward { .. }
+        | Pass::FusedInfer { .. }
+        | Pass::Statistics { .. }
+        | Pass::FusedSums { .. }
+        | Pass::FusedBackward { .. } => unreachable!("refused"),
     }
     args
 }

@@ -380,7 +380,9 @@ impl Kernels {
             return Err(CudaError::Context { argument: "stream" }.into());
         }
         let (input, output) = (io.len(), io.output_len());
-        let n = pass.check(&Arguments { input, output, saved: saved.map(CudaView::len), mask })?;
+        let saved_len = saved.map(CudaView::len);
+        let arguments = Arguments { output: Some(output), saved: saved_len, mask, ..Arguments::of_length(input) };
+        let n = pass.check(&arguments)?;
         io.same_context(stream, pass.output(), pass.input())?;
         if let (Some(saved), Some(name)) = (saved, pass.saved()) {
             same_context(stream, name, saved)?;

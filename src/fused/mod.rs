@@ -1,15 +1,18 @@
 //! Drop-Activation fused with its neighbours: a scale and a shift for each channel, as batch normalisation and biases are,
 //! a residual, and the sums that their gradients need. `docs/fused.md` is the text that this follows.
 
+#[cfg(feature = "fused")]
 mod batch_norm;
 pub(crate) mod order;
 pub mod reference;
 mod shape;
 
+#[cfg(feature = "fused")]
 pub use batch_norm::{BatchNorm, Normalised, ParameterGradients, Running};
 pub use shape::Shape;
 
 /// The rayon backend's.
+#[cfg(feature = "fused")]
 pub mod cpu;
 
 use crate::activation::Activation;
@@ -95,6 +98,28 @@ impl<T: Element> Gradient<'_, T> {
                 }
             }
             Self::Inference(_, z) => z.check(shape),
+        }
+    }
+}
+
+/// How the gradient of z comes from that of y, without the tensors: what [`Pass`](crate::Pass) says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Dz {
+    /// It was computed before: `dz = dy`.
+    Given,
+    /// As in training: `dz = keep ? dy σ'(z) : dy`, and for ReLU `dz = pass ? dy : +0`.
+    Training(DropActivation),
+    /// As at inference: `dz = dy ((1-p) + p σ'(z))`.
+    Inference(DropActivation),
+}
+
+impl Dz {
+    /// Whether it depends on z, which is computed from x, scale, shift and the residual.
+    pub const fn needs_z(&self) -> bool {
+        match self {
+            Self::Given => false,
+            Self::Training(op) => op.activation().backward_needs_input(),
+            Self::Inference(_) => true,
         }
     }
 }
