@@ -5,6 +5,8 @@
 
 #[path = "fake_driver/functions.rs"]
 mod functions;
+#[path = "fake_driver/fused.rs"]
+mod fused;
 #[path = "fake_driver/hostile.rs"]
 mod hostile;
 mod support;
@@ -563,7 +565,7 @@ fn one_handle_for_each_context_and_nothing_left_behind() {
     });
     assert_eq!(fake.count("loads") - loads, 2);
     kernels.preload().unwrap();
-    assert_eq!(fake.count("loads") - loads, 4);
+    assert_eq!(fake.count("loads") - loads, 6);
 
     // The handle keeps its context; with it go the modules, after the work, and then the context.
     let ((), log) = fake.log(|| drop(context));

@@ -3,6 +3,7 @@
 use super::modules::Module;
 use crate::activation::Activation;
 use crate::element::Dtype;
+use crate::fused::Dz;
 use crate::pass::Pass;
 
 /// Kernels of one name in the order of [`Dtype`].
@@ -17,40 +18,70 @@ macro_rules! names {
     };
 }
 
-/// The kernels with their modules: first those of passes that have an activation, in the order of [`Activation::ALL`].
+/// The kernels with their modules: first those that exist for every activation, in the order of [`Activation::ALL`].
 macro_rules! kernels {
-    (of every activation { $($stem:literal)+ } $($module:ident { $($name:literal)+ })+) => {
+    (
+        of every activation { $($relu:ident and $smooth:ident { $($stem:literal)+ })+ }
+        $($module:ident { $($name:literal)+ })+
+    ) => {
         const KERNELS: &[(Module, [&str; 4])] = &[
-            $(
-                (Module::Relu, names!($stem "_relu")),
-                (Module::Smooth, names!($stem "_sigmoid")),
-                (Module::Smooth, names!($stem "_tanh")),
-                (Module::Smooth, names!($stem "_gelu")),
-                (Module::Smooth, names!($stem "_silu")),
-            )+
+            $($(
+                (Module::$relu, names!($stem "_relu")),
+                (Module::$smooth, names!($stem "_sigmoid")),
+                (Module::$smooth, names!($stem "_tanh")),
+                (Module::$smooth, names!($stem "_gelu")),
+                (Module::$smooth, names!($stem "_silu")),
+            )+)+
             $($((Module::$module, names!($name)),)+)+
         ];
     };
 }
 
 kernels! {
-    of every activation { "train_forward" "train_backward" "infer_forward" "infer_backward" }
+    of every activation {
+        Relu and Smooth { "train_forward" "train_backward" "infer_forward" "infer_backward" }
+        Fused and FusedSmooth { "fused_forward" "fused_backward" "fused_products" }
+    }
     Relu { "train_forward_relu_nomask" "train_backward_relu_from_output" "relu_forward" "relu_backward" }
     Rrelu { "rrelu_train_forward" "rrelu_train_backward" "rrelu_infer_forward" "rrelu_infer_backward" }
+    Fused { "fused_infer_backward_relu" "fused_infer_products_relu" "fused_sums_relu" "fused_moments" }
 }
 
-const _: () = assert!(KERNELS.len() == 4 * Activation::ALL.len() + 8, "a kernel for every activation");
+const _: () = assert!(KERNELS.len() == 7 * Activation::ALL.len() + 12, "a kernel for every activation");
+
+/// Those of no pass by itself.
+const OTHERS: [(Module, &str); 7] = [
+    (Module::Advance, "da_advance"),
+    (Module::Fused, "da_fused_sums_total_f32"),
+    (Module::Fused, "da_fused_sums_total_f64"),
+    (Module::Fused, "da_fused_products_total_f32"),
+    (Module::Fused, "da_fused_products_total_f64"),
+    (Module::Fused, "da_fused_moments_total_f32"),
+    (Module::Fused, "da_fused_moments_total_f64"),
+];
 
 /// The place of a pass among the [`KERNELS`]: the one function that tells passes apart on this side. Those without a mask
-/// exist for ReLU alone, as [`Pass::check_without_tensors`] has made sure.
-fn place_of(pass: &Pass) -> u8 {
+/// exist for ReLU alone, as [`Pass::check_without_tensors`] has made sure. `centred`: whether a pass of sums has a mean.
+fn place_of(pass: &Pass, centred: bool) -> u8 {
     const ACTIVATIONS: u8 = Activation::ALL.len() as u8;
-    const OTHERS: u8 = 4 * ACTIVATIONS;
+    const OTHERS: u8 = 7 * ACTIVATIONS;
+    /// dz as it is given is what ReLU's kernels make of it without a mask.
+    const GIVEN: u8 = Activation::Relu as u8;
+    let of_gradient = |first: u8, infer_relu: u8, dz: &Dz| match dz {
+        Dz::Given => first + GIVEN,
+        Dz::Inference(op) if op.activation() == Activation::Relu => infer_relu,
+        Dz::Training(op) | Dz::Inference(op) => first + op.activation() as u8,
+    };
     match pass {
         Pass::Forward { op, .. } => op.activation() as u8,
         Pass::Backward { op } => ACTIVATIONS + op.activation() as u8,
         Pass::Infer { op } => 2 * ACTIVATIONS + op.activation() as u8,
         Pass::InferBackward { op } => 3 * ACTIVATIONS + op.activation() as u8,
+        Pass::FusedForward { op, .. } | Pass::FusedInfer { op, .. } => 4 * ACTIVATIONS + op.activation() as u8,
+        Pass::FusedBackward { dz, .. } => of_gradient(5 * ACTIVATIONS, OTHERS + 8, dz),
+        Pass::FusedSums { dz, .. } if !dz.needs_z() && !centred => OTHERS + 10,
+        Pass::FusedSums { dz, .. } => of_gradient(6 * ACTIVATIONS, OTHERS + 9, dz),
+        Pass::Statistics { .. } => OTHERS + 11,
         Pass::ForwardWithoutMask { .. } => OTHERS,
         Pass::BackwardFromOutput { .. } => OTHERS + 1,
         Pass::ReluForward => OTHERS + 2,
@@ -59,11 +90,6 @@ fn place_of(pass: &Pass) -> u8 {
         Pass::RreluBackward { .. } => OTHERS + 5,
         Pass::RreluInfer { .. } => OTHERS + 6,
         Pass::RreluInferBackward { .. } => OTHERS + 7,
-        Pass::FusedForward { .. }
-        | Pass::FusedInfer { .. }
-        | Pass::Statistics { .. }
-        | Pass::FusedSums { .. }
-        | Pass::FusedBackward { .. } => unreachable!("refused"),
     }
 }
 
@@ -75,7 +101,7 @@ impl Entry {
     const OF_PASSES: usize = 4 * KERNELS.len();
 
     /// How many there are.
-    pub const COUNT: usize = Self::OF_PASSES + 1;
+    pub const COUNT: usize = Self::OF_PASSES + OTHERS.len();
 
     /// What advances a sequence of keys.
     pub const ADVANCE: Self = Self(Self::OF_PASSES as u8);
@@ -91,7 +117,7 @@ impl Entry {
         all
     };
 
-    /// Those of passes: all but [`Entry::ADVANCE`].
+    /// Those that passes begin with: not [`Entry::ADVANCE`], and none that ends a sum.
     pub const PASSES: [Self; Self::OF_PASSES] = {
         let mut passes = [Self(0); Self::OF_PASSES];
         let mut i = 0;
@@ -102,22 +128,30 @@ impl Entry {
         passes
     };
 
-    pub(super) fn of(pass: &Pass, dtype: Dtype) -> Self {
-        Self(4 * place_of(pass) + dtype as u8)
+    /// The kernel that a pass begins with. `centred`: whether a pass of sums has a mean.
+    pub(super) fn of(pass: &Pass, dtype: Dtype, centred: bool) -> Self {
+        Self(4 * place_of(pass, centred) + dtype as u8)
+    }
+
+    /// The kernel that ends so many sums of a pass: 1 or 2 of a gradient, 3 of statistics.
+    pub(super) fn total(sums: usize, dtype: Dtype) -> Self {
+        Self((Self::OF_PASSES + 2 * sums - 1) as u8 + u8::from(dtype == Dtype::F64))
     }
 
     /// The symbol's name.
     pub const fn name(self) -> &'static str {
-        if self.index() == Self::OF_PASSES {
-            return "da_advance";
+        match self.index().checked_sub(Self::OF_PASSES) {
+            Some(other) => OTHERS[other].1,
+            None => KERNELS[self.index() / 4].1[self.index() % 4],
         }
-        let (_, names) = KERNELS[self.index() / 4];
-        names[self.index() % 4]
     }
 
     /// The module that it is in.
     pub(crate) const fn module(self) -> Module {
-        if self.index() == Self::OF_PASSES { Module::Advance } else { KERNELS[self.index() / 4].0 }
+        match self.index().checked_sub(Self::OF_PASSES) {
+            Some(other) => OTHERS[other].0,
+            None => KERNELS[self.index() / 4].0,
+        }
     }
 
     /// Its place in [`Entry::ALL`].
@@ -132,7 +166,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::cuda::test_passes::{DTYPES, other_passes, passes};
+    use crate::cuda::test_passes::{DTYPES, fused_passes, other_passes, passes};
 
     #[test]
     fn every_entry_does_one_pass() {
@@ -151,14 +185,30 @@ mod tests {
         for dtype in DTYPES {
             for activation in Activation::ALL {
                 for (pass, stem) in passes(activation).iter().zip(stems) {
-                    let entry = Entry::of(pass, dtype);
+                    let entry = Entry::of(pass, dtype, false);
                     assert_eq!(entry.name(), format!("da_{stem}_{activation}_{}", dtype.name()));
                     entries.insert(entry);
                 }
             }
             for (pass, stem) in other_passes().iter().zip(others) {
-                let entry = Entry::of(pass, dtype);
+                let entry = Entry::of(pass, dtype, false);
                 assert_eq!(entry.name(), format!("da_{stem}_{}", dtype.name()));
+                entries.insert(entry);
+            }
+        }
+        for dtype in DTYPES {
+            for activation in Activation::ALL {
+                for (pass, centred, stem) in fused_passes(activation) {
+                    let entry = Entry::of(&pass, dtype, centred);
+                    assert_eq!(entry.name(), format!("da_{stem}_{}", dtype.name()), "{pass:?}");
+                    entries.insert(entry);
+                }
+            }
+            for sums in 1..=3 {
+                let entry = Entry::total(sums, dtype);
+                let kind = ["sums", "products", "moments"][sums - 1];
+                let real = if dtype == Dtype::F64 { "f64" } else { "f32" };
+                assert_eq!(entry.name(), format!("da_fused_{kind}_total_{real}"));
                 entries.insert(entry);
             }
         }
@@ -167,7 +217,7 @@ mod tests {
         assert_eq!(Entry::ALL.map(Entry::name).into_iter().collect::<HashSet<_>>().len(), Entry::COUNT);
     }
 
-    /// `DA_ENTRIES(da_relu_forward, ...)` and `DA_ENTRY(da_name_f32, ...)` of every .cu file.
+    /// `DA_ENTRIES(da_relu_forward, ...)` and its like of every .cu file.
     #[test]
     fn the_sources_define_these_entries_and_no_others() {
         let mut defined = HashSet::new();
@@ -175,14 +225,30 @@ mod tests {
         assert_eq!(advance.matches("__global__").count(), 1);
         assert!(advance.contains(" da_advance("));
         defined.insert((Module::Advance, "da_advance".to_owned()));
-        for (module, file) in [(Module::Relu, "relu"), (Module::Smooth, "smooth"), (Module::Rrelu, "rrelu")] {
+        let files = [
+            (Module::Relu, "relu"),
+            (Module::Smooth, "smooth"),
+            (Module::Rrelu, "rrelu"),
+            (Module::Fused, "fused"),
+            (Module::FusedSmooth, "fused_smooth"),
+        ];
+        for (module, file) in files {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(file).with_extension("cu");
             let text = std::fs::read_to_string(&path).unwrap();
             for line in text.lines() {
-                if let Some(stem) = line.strip_prefix("DA_ENTRIES(").and_then(|rest| rest.split_once(',')) {
-                    defined.extend(DTYPES.map(|dtype| (module, format!("{}_{}", stem.0, dtype.name()))));
-                } else if let Some(name) = line.strip_prefix("DA_ENTRY(").and_then(|rest| rest.split_once(',')) {
-                    defined.insert((module, name.0.to_owned()));
+                let Some((defines, name)) =
+                    line.split_once('(').and_then(|(m, rest)| Some((m, rest.split_once(',')?.0)))
+                else {
+                    continue;
+                };
+                match defines {
+                    "DA_ENTRIES" | "DA_FUSED_ENTRIES" => {
+                        defined.extend(DTYPES.map(|dtype| (module, format!("{name}_{}", dtype.name()))));
+                    }
+                    "DA_ENTRY" | "DA_TOTAL_ENTRY" => {
+                        defined.insert((module, name.to_owned()));
+                    }
+                    _ => {}
                 }
             }
         }

@@ -6,6 +6,7 @@
 use std::ffi::c_void;
 
 use super::addresses::{Addresses, checked, optional};
+use super::channels::{self, FusedAddresses};
 pub use super::entry::Entry;
 use super::error::Result as CudaResult;
 use super::geometry;
@@ -14,7 +15,7 @@ use super::layout::{DA_PACK_BYTES, DA_TILE_ELEMENTS};
 pub use super::parameters::NOTHING;
 use super::parameters::parameters;
 use crate::element::Dtype;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pass::Pass;
 
 /// A kernel launch, ready to be made: one-dimensional, without dynamic shared memory, with `args` as the
@@ -31,13 +32,18 @@ pub struct Launch {
     pub args: da_args,
 }
 
-/// Plans `pass` over `n` elements of type `dtype` at the addresses `at`; `None` if there is nothing to do.
-/// Addresses that the pass has no use for are not looked at.
+/// Plans any pass over `n` elements of type `dtype` at the addresses `at`: at most two launches, to be made in this order.
+pub fn plan_all(pass: &Pass, dtype: Dtype, n: usize, at: &FusedAddresses) -> Result<[Option<Launch>; 2]> {
+    match pass.shape() {
+        Some(shape) => channels::plan(pass, shape, dtype, n, at),
+        None => Ok([plan(pass, dtype, n, at.tensors)?, None]),
+    }
+}
+
+/// Plans `pass`, which is not over channels, over `n` elements of type `dtype` at the addresses `at`; `None` if there is
+/// nothing to do. Addresses that the pass has no use for are not looked at.
 pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option<Launch>> {
     pass.check_without_tensors(n)?;
-    if pass.shape().is_some() {
-        return Err(Error::NoFusedPasses { backend: "CUDA" });
-    }
     if n == 0 {
         return Ok(None);
     }
@@ -65,7 +71,12 @@ pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option
     if let Pass::RreluForward { .. } = pass {
         args.offset_out = optional("offset_out", at.offset_out)? as *mut u64;
     }
-    Ok(Some(Launch { entry: Entry::of(pass, dtype), grid: geometry::grid(args.n), block: geometry::BLOCK, args }))
+    Ok(Some(Launch {
+        entry: Entry::of(pass, dtype, false),
+        grid: geometry::grid(args.n),
+        block: geometry::BLOCK,
+        args,
+    }))
 }
 
 /// Plans what stores `value` at `base`, counted from what is there if `on_top`.
@@ -82,6 +93,7 @@ mod tests {
     use crate::activation::Activation;
     use crate::cuda::error::CudaError;
     use crate::cuda::test_passes::{DTYPES, key, op, other_passes, passes};
+    use crate::error::Error;
     use crate::key::MaskKey;
     use crate::operation::{DropActivation, RRelu};
 

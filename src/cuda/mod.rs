@@ -91,9 +91,11 @@
 pub use cudarc;
 
 mod addresses;
+mod channels;
 mod driver;
 mod entry;
 mod error;
+mod fused;
 mod geometry;
 mod io;
 mod key;
@@ -114,8 +116,10 @@ mod test_passes;
 
 pub use crate::pass::Pass;
 pub use addresses::Addresses;
+pub use channels::{FusedAddresses, workspace_bytes};
 pub use driver::{available, context, device_count};
 pub use error::CudaError;
+pub use fused::{DyAndDr, FusedSlices, Workspace};
 pub use io::{InOut, Saved};
 pub use key::{DeviceKey, DeviceKeySequence, Key};
 pub use loader::Kernels;
