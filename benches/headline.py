@@ -56,7 +56,7 @@ class Library:
     def run(self, kind, input, output, saved=None, mask=None, p=P):
         # Another mask for each call.
         self.offset += 1
-        pass_ = library.Pass(kind, library.ACTIVATIONS["relu"], p, key=library.Key(1, self.offset))
+        pass_ = library.Pass(kind, p=p, key=library.Key(1, self.offset))
         address = lambda tensor: 0 if tensor is None else tensor.data_ptr()
         addresses = map(address, (input, output, saved, mask))
         tensors = library.Tensors(LIBRARY_DTYPES[input.dtype], input.numel(), *addresses)

@@ -60,8 +60,7 @@ def passes(kind):
     """The structures of a pass, over and over, each with a key of its own."""
     from drop_activation import _library as library
 
-    relu = library.ACTIVATIONS["relu"]
-    made = [library.Pass(kind, relu, P, key=library.Key(1, offset)) for offset in range(KEYS)]
+    made = [library.Pass(kind, p=P, key=library.Key(1, offset)) for offset in range(KEYS)]
     return itertools.cycle([ctypes.byref(pass_) for pass_ in made])
 
 

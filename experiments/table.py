@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from scripts import report_markdown
+
 from .plan import Cell
 from .results import Results
 from .stats import Interval
@@ -10,8 +12,7 @@ from .stats import Interval
 
 def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = list(head)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return "\n".join(report_markdown.table(head, rows, texts=len(head))) + "\n"
 
 
 def pairs(results: Results, cell: Cell, a: str, b: str, figure: str = "test_error"):

@@ -16,12 +16,28 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// `x <= 0 ? +0 : x`.
+#define DACT_ACTIVATION_RELU 0
+
+// `1 / (1 + exp(-x))`.
+#define DACT_ACTIVATION_SIGMOID 1
+
+// `tanh(x)`.
+#define DACT_ACTIVATION_TANH 2
+
+// `x (1 + erf(x / sqrt(2))) / 2`.
+#define DACT_ACTIVATION_GELU 3
+
+// `x / (1 + exp(-x))`.
+#define DACT_ACTIVATION_SILU 4
+
 /* Drop-Activation with ReLU, p = 0.95, and RReLU's slopes of the paper; the kind is to be set. */
 #define DACT_PASS_INIT \
-  { sizeof(dact_pass), 0, DACT_ACTIVATION_RELU, 0, 0.95, 0.125f, 1.0f / 3.0f, { 0, 0, 0, NULL } }
+  { sizeof(dact_pass), 0, DACT_ACTIVATION_RELU, 0, 0.95, 0.125f, 1.0f / 3.0f, { 0, 0, 0, NULL }, 0, 0, 0, 0 }
 
 /* No tensors; the dtype, the length and the addresses are to be set. */
-#define DACT_TENSORS_INIT { sizeof(dact_tensors), 0, 0, NULL, NULL, NULL, NULL }
+#define DACT_TENSORS_INIT \
+  { sizeof(dact_tensors), 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, { NULL, NULL } }
 
 // Training forward, `y = keep ? σ(x) : x`: reads input x, writes output y and the mask.
 #define DACT_PASS_FORWARD 1
@@ -64,20 +80,35 @@
 // Plain ReLU's backward, `dx = y <= 0 ? +0 : dy`: reads input dy and saved y, writes output dx.
 #define DACT_PASS_RELU_BACKWARD 12
 
-// `x <= 0 ? +0 : x`, with derivative 0 at 0.
-#define DACT_ACTIVATION_RELU 0
+// Training forward on `z = scale[c] x + shift[c] + residual`, where c is the element's channel: `y = keep ? σ(z) : z`.
+// Reads input x and, where they are not NULL, residual, scale and shift; writes output y and the mask. This and the
+// passes after it take the channels and the inner extent of their tensors; docs/fused.md says what they compute.
+#define DACT_PASS_FUSED_FORWARD 13
 
-// `1 / (1 + exp(-x))`.
-#define DACT_ACTIVATION_SIGMOID 1
+// Inference forward on the same z, `y = (1-p) z + p σ(z)`: reads and writes the same, but for the mask.
+#define DACT_PASS_FUSED_INFER 14
 
-// The hyperbolic tangent.
-#define DACT_ACTIVATION_TANH 2
+// Mean and biased variance of each channel: reads input x, writes the vectors results[0] (mean) and results[1]
+// (variance).
+#define DACT_PASS_STATISTICS 15
 
-// `x Φ(x)` with the normal distribution function Φ.
-#define DACT_ACTIVATION_GELU 3
+// The sums of a backward pass: reads input dy and writes the vector results[0], `s1[c] = Σ dz`; where mean is not
+// NULL, reads saved x too and writes results[1], `s2[c] = Σ dz (x - mean[c])`; where output is not NULL, writes `dr = dz`
+// there. For dz it reads the mask, or saved x and, where they are not NULL, residual, scale and shift: see DACT_DZ_.
+#define DACT_PASS_FUSED_SUMS 16
 
-// `x / (1 + exp(-x))`.
-#define DACT_ACTIVATION_SILU 4
+// Backward, `dx = alpha[c] dz + (beta[c] (x - mean[c]) + gamma[c])`: reads input dy, what dz is computed from, alpha
+// where it is not NULL, and beta, gamma, mean and saved x where these are not NULL, which go together; writes output dx.
+#define DACT_PASS_FUSED_BACKWARD 17
+
+// `dz = dy`: it was computed before.
+#define DACT_DZ_GIVEN 0
+
+// As in training, `dz = keep ? dy σ'(z) : dy`, and for ReLU `dz = pass ? dy : +0`: from the mask and, but for ReLU, z.
+#define DACT_DZ_TRAINING 1
+
+// As at inference, `dz = dy ((1-p) + p σ'(z))`: from z.
+#define DACT_DZ_INFERENCE 2
 
 // IEEE binary32.
 #define DACT_DTYPE_F32 1
@@ -149,13 +180,27 @@ typedef struct dact_pass {
   float upper;
   // For a training forward pass, and RReLU's backward pass.
   struct dact_key key;
+  // For a pass over channels: how many there are, at least 1.
+  size_t channels;
+  // For a pass over channels: how many neighbouring elements belong to one. Element i belongs to channel
+  // `i / inner % channels`: 1 for rows of features and channels-last images, height times width for channels-first
+  // images. The length of the tensors is a multiple of channels times inner.
+  size_t inner;
+  // For a backward pass over channels: one of DACT_DZ_.
+  uint32_t dz;
+  // 0.
+  uint32_t reserved2;
 } dact_pass;
 
 // The tensors of a call: contiguous, of one type and one length. Addresses are of the host for dact_cpu_run and of
 // the device for dact_cuda_run, at multiples of the element's size. Those that the pass has no use for are not
 // looked at; for a length of 0 none is.
 //
-// The output may be the input or the saved tensor (in place). Else what is written overlaps with nothing.
+// Those from `residual` on are for passes over channels, and each may be NULL where the pass does not say that it needs
+// it. All but the residual are vectors with a value for each channel, float, or double where the elements are.
+//
+// The output may be the input (in place) and, but for a pass over channels, the saved tensor. Else what is written
+// overlaps with nothing.
 typedef struct dact_tensors {
   // sizeof(dact_tensors).
   uint32_t struct_size;
@@ -167,11 +212,27 @@ typedef struct dact_tensors {
   const void *input;
   // x or y of the forward pass, for those backward passes that need it. Read.
   const void *saved;
-  // y of a forward pass, dx of a backward pass. Written.
+  // y of a forward pass, dx of a backward pass; dr of DACT_PASS_FUSED_SUMS, if it is wanted. Written.
   void *output;
   // dact_mask_words(len) words: element i is bit i % 32, least significant first, of word i / 32. Written by a
   // forward pass, with unused bits zero; read by a backward pass.
   uint32_t *mask;
+  // r, as long as the input: added to z. Read.
+  const void *residual;
+  // What x is multiplied by; NULL is 1. Read.
+  const void *scale;
+  // What is added to that; NULL is 0. Read.
+  const void *shift;
+  // What x is taken relative to by a backward pass. Read.
+  const void *mean;
+  // The factor of dz in dx; NULL is 1. Read.
+  const void *alpha;
+  // The factor of `x - mean[c]` in dx; NULL is 0, and so is gamma then. Read.
+  const void *beta;
+  // The summand of dx. Read.
+  const void *gamma;
+  // Mean and variance, or s1 and s2. Written.
+  void *results[2];
 } dact_tensors;
 
 // All went well.

@@ -1,6 +1,6 @@
-// The smooth nonlinearities: sigma<A>(x) and sigma_derivative<A>(x) for A = Sigmoid, Tanh, Gelu, Silu and x
-// float or double. At most 4 ulp, 8 for GELU and its derivative; limits, NaN and -0 as in
-// src/activation.rs, whose formulas these are, with fused multiply-adds and, for float, tables of its own.
+// The smooth nonlinearities: sigma<A>(x) and sigma_derivative<A>(x) for x float or double. Bounds (in both types those
+// of f64), limits, NaN and -0 are as in src/activation.rs, whose formulas these are, with fused multiply-adds and, for
+// float, tables of its own.
 //
 // Everything is sums, products, fused multiply-adds, comparisons and bits, each correctly rounded (no flush
 // to zero, no contraction). So whatever compiles this file gets the same bits, and the accuracy that a CPU
@@ -14,10 +14,17 @@
 
 #include <stdint.h>
 
-struct Sigmoid {};
-struct Tanh {};
-struct Gelu {};
-struct Silu {};
+// All of them: the name in entry points, and the type that stands for it. A new one has a row here, and a value() and a
+// derivative() below.
+#define DA_SMOOTH_ACTIVATIONS(ROW) \
+    ROW(sigmoid, Sigmoid)          \
+    ROW(tanh, Tanh)                \
+    ROW(gelu, Gelu)                \
+    ROW(silu, Silu)
+
+#define DA_DECLARE(name, Act) struct Act {};
+DA_SMOOTH_ACTIVATIONS(DA_DECLARE)
+#undef DA_DECLARE
 
 namespace activation {
 

@@ -75,19 +75,12 @@ struct InferActivation {
     };
 };
 
-DA_ENTRIES(da_train_forward_sigmoid, DropActivation<Sigmoid>::Forward)
-DA_ENTRIES(da_train_forward_tanh, DropActivation<Tanh>::Forward)
-DA_ENTRIES(da_train_forward_gelu, DropActivation<Gelu>::Forward)
-DA_ENTRIES(da_train_forward_silu, DropActivation<Silu>::Forward)
-DA_ENTRIES(da_train_backward_sigmoid, DropActivation<Sigmoid>::Backward)
-DA_ENTRIES(da_train_backward_tanh, DropActivation<Tanh>::Backward)
-DA_ENTRIES(da_train_backward_gelu, DropActivation<Gelu>::Backward)
-DA_ENTRIES(da_train_backward_silu, DropActivation<Silu>::Backward)
-DA_ENTRIES(da_infer_forward_sigmoid, InferActivation<Sigmoid>::Forward)
-DA_ENTRIES(da_infer_forward_tanh, InferActivation<Tanh>::Forward)
-DA_ENTRIES(da_infer_forward_gelu, InferActivation<Gelu>::Forward)
-DA_ENTRIES(da_infer_forward_silu, InferActivation<Silu>::Forward)
-DA_ENTRIES(da_infer_backward_sigmoid, InferActivation<Sigmoid>::Backward)
-DA_ENTRIES(da_infer_backward_tanh, InferActivation<Tanh>::Backward)
-DA_ENTRIES(da_infer_backward_gelu, InferActivation<Gelu>::Backward)
-DA_ENTRIES(da_infer_backward_silu, InferActivation<Silu>::Backward)
+#define DA_TRAIN_FORWARD(name, Act) DA_ENTRIES(da_train_forward_##name, DropActivation<Act>::Forward)
+#define DA_TRAIN_BACKWARD(name, Act) DA_ENTRIES(da_train_backward_##name, DropActivation<Act>::Backward)
+#define DA_INFER_FORWARD(name, Act) DA_ENTRIES(da_infer_forward_##name, InferActivation<Act>::Forward)
+#define DA_INFER_BACKWARD(name, Act) DA_ENTRIES(da_infer_backward_##name, InferActivation<Act>::Backward)
+
+DA_SMOOTH_ACTIVATIONS(DA_TRAIN_FORWARD)
+DA_SMOOTH_ACTIVATIONS(DA_TRAIN_BACKWARD)
+DA_SMOOTH_ACTIVATIONS(DA_INFER_FORWARD)
+DA_SMOOTH_ACTIVATIONS(DA_INFER_BACKWARD)

@@ -1,21 +1,11 @@
-//! The nonlinearities σ: their names, and the smooth ones and their derivatives σ' in f32 and f64.
+//! The nonlinearities σ: their names, and the smooth ones and their derivatives σ' in f32 and f64, which
+//! [`Real`](crate::Real) has as methods.
 //!
-//! | function | limits at -∞, +∞ | f32 | f64 |
-//! |---|---|---|---|
-//! | [`sigmoid`](sigmoid_f64) | 0, 1 | 0.51 ulp | 4 ulp |
-//! | [its derivative](sigmoid_derivative_f64) | 0, 0 | 0.51 | 4 |
-//! | [`tanh`](tanh_f64) | -1, 1 | 0.51 | 4 |
-//! | [its derivative](tanh_derivative_f64) | 0, 0 | 0.51 | 4 |
-//! | [`gelu`](gelu_f64) | -0, +∞ | 0.51 | 8 |
-//! | [its derivative](gelu_derivative_f64) | -0, 1 | 0.51 | 8 |
-//! | [`silu`](silu_f64) | -0, +∞ | 0.51 | 4 |
-//! | [its derivative](silu_derivative_f64) | -0, 1 | 0.51 | 4 |
-//!
-//! The bounds hold for every argument, subnormal results and the neighbourhood of the derivatives'
-//! zeros included. An ulp is the distance of neighbouring numbers of the type in the exact value's
-//! binade, or among the subnormals where the exact value lies there. NaN gives NaN; tanh, GELU and SiLU
-//! of -0 are -0. The CUDA kernels use the same formulas with other tables; their bounds are 4 ulp, and 8
-//! for GELU, in both types.
+//! The result is within 0.51 ulp in f32, and in f64 within the bound that the activation states. That
+//! holds for every argument, subnormal results and the neighbourhood of the derivatives' zeros included. An
+//! ulp is the distance of neighbouring numbers of the type in the exact value's binade, or among the
+//! subnormals where the exact value lies there. NaN gives NaN, and the infinities give the limits. The CUDA
+//! kernels use the same formulas with other tables; in both types they have the bounds of f64.
 //!
 //! Everything here is straight-line arithmetic with selections: no calls, no tables in memory, no
 //! branches. A loop over a slice becomes vector code for whatever instructions the loop may use, and
@@ -40,42 +30,127 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// An elementwise nonlinearity σ.
-///
-/// The paper names ReLU, sigmoid and tanh (section 3); GELU and SiLU are this crate's addition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Activation {
-    /// `x <= 0 ? +0 : x`; σ'(0) = 0.
-    Relu,
-    /// `1 / (1 + exp(-x))`.
-    Sigmoid,
-    /// The hyperbolic tangent.
-    Tanh,
-    /// `x Φ(x)` with the normal distribution function Φ (the exact form, by erf).
-    Gelu,
-    /// `x sigmoid(x)`.
-    Silu,
+/// Hands the smooth activations to the macro `$then`, after what else is `$given` to it. A row is documentation, variant,
+/// name, formula, and the functions below that are σ and σ'. A new activation is a row at the end: the place in this list is
+/// its code.
+macro_rules! smooth_activations {
+    ($then:ident $($given:tt)*) => {
+        $then! {
+            $($given)*
+            /// Its limits are 0 and 1. Within 4 ulp in f64.
+            Sigmoid "sigmoid" "1 / (1 + exp(-x))" sigmoid sigmoid_derivative;
+            /// Its limits are -1 and 1; of -0 it is -0. Within 4 ulp in f64.
+            Tanh "tanh" "tanh(x)" tanh tanh_derivative;
+            /// With the normal distribution function Φ, by erf and not by tanh (Hendrycks and Gimpel, 2016). Its limits are
+            /// -0 and +∞, its derivative's -0 and 1; of -0 it is -0. Within 8 ulp in f64.
+            Gelu "gelu" "x (1 + erf(x / sqrt(2))) / 2" gelu gelu_derivative;
+            /// Elfwing, Uchibe and Doya, 2017. Its limits are -0 and +∞, its derivative's -0 and 1; of -0 it is -0. Within
+            /// 4 ulp in f64.
+            Silu "silu" "x / (1 + exp(-x))" silu silu_derivative;
+        }
+    };
+}
+pub(crate) use smooth_activations;
+
+macro_rules! define {
+    ($($(#[$doc:meta])* $variant:ident $name:literal $formula:literal $value:ident $derivative:ident;)*) => {
+        /// An elementwise nonlinearity σ.
+        ///
+        /// The paper names ReLU, sigmoid and tanh (section 3); the others are this crate's addition.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Activation {
+            /// `x <= 0 ? +0 : x`; σ'(0) = 0.
+            Relu,
+            $(
+                #[doc = concat!("`", $formula, "`.")]
+                ///
+                $(#[$doc])*
+                $variant,
+            )*
+        }
+
+        impl Activation {
+            /// All of them, in the order of their codes.
+            pub const ALL: [Self; 1 + [$($name),*].len()] = [Self::Relu, $(Self::$variant),*];
+
+            /// The lower-case name, as in `relu`.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    Self::Relu => "relu",
+                    $(Self::$variant => $name,)*
+                }
+            }
+
+            /// What it is of x, in the notation of C.
+            pub const fn formula(self) -> &'static str {
+                match self {
+                    Self::Relu => "x <= 0 ? +0 : x",
+                    $(Self::$variant => $formula,)*
+                }
+            }
+        }
+
+        impl Activation {
+            /// σ(x) in f64 arithmetic that is good enough for the precision.
+            #[inline(always)]
+            fn value<P: Precision>(self, x: f64) -> f64 {
+                match self {
+                    Self::Relu => if x <= 0.0 { 0.0 } else { x },
+                    $(Self::$variant => $value::<P>(x),)*
+                }
+            }
+
+            /// σ'(x), likewise.
+            #[inline(always)]
+            fn derivative<P: Precision>(self, x: f64) -> f64 {
+                match self {
+                    Self::Relu => if x <= 0.0 { 0.0 } else { 1.0 },
+                    $(Self::$variant => $derivative::<P>(x),)*
+                }
+            }
+        }
+    };
 }
 
+smooth_activations!(define);
+
 impl Activation {
-    /// All of them, in the order of their codes.
-    pub const ALL: [Self; 5] = [Self::Relu, Self::Sigmoid, Self::Tanh, Self::Gelu, Self::Silu];
-
-    /// The lower-case name: `relu`, `sigmoid`, `tanh`, `gelu` or `silu`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Relu => "relu",
-            Self::Sigmoid => "sigmoid",
-            Self::Tanh => "tanh",
-            Self::Gelu => "gelu",
-            Self::Silu => "silu",
-        }
-    }
-
     /// Whether the training backward pass reads x again. ReLU's needs its mask only.
     pub const fn backward_needs_input(self) -> bool {
         !matches!(self, Self::Relu)
+    }
+
+    /// σ(x) in f32. ReLU's bits do not go through f64, which would make a signalling NaN a quiet one.
+    #[inline(always)]
+    pub(crate) fn value_f32(self, x: f32) -> f32 {
+        match self {
+            Self::Relu if x <= 0.0 => 0.0,
+            Self::Relu => x,
+            _ => self.value::<Single>(x.into()) as f32,
+        }
+    }
+
+    /// σ'(x) in f32.
+    #[inline(always)]
+    pub(crate) fn derivative_f32(self, x: f32) -> f32 {
+        match self {
+            Self::Relu if x <= 0.0 => 0.0,
+            Self::Relu => 1.0,
+            _ => self.derivative::<Single>(x.into()) as f32,
+        }
+    }
+
+    /// σ(x) in f64.
+    #[inline(always)]
+    pub(crate) fn value_f64(self, x: f64) -> f64 {
+        self.value::<Double>(x)
+    }
+
+    /// σ'(x) in f64.
+    #[inline(always)]
+    pub(crate) fn derivative_f64(self, x: f64) -> f64 {
+        self.derivative::<Double>(x)
     }
 }
 
@@ -89,7 +164,7 @@ impl FromStr for Activation {
     type Err = Error;
 
     /// # Errors
-    /// [`Error::UnknownActivation`] for anything but the five lower-case names.
+    /// [`Error::UnknownActivation`] for anything but the [name](Activation::name) of one of [`Activation::ALL`].
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL
             .into_iter()
@@ -285,45 +360,6 @@ fn gelu_derivative<P: Precision>(x: f64) -> f64 {
     let z = (x - GELU_ROOT[0]) - GELU_ROOT[1];
     let near = z * polynomial(z, P::GELU);
     if z.abs() < GELU_HALF_WIDTH { near } else { far }
-}
-
-macro_rules! public {
-    ($($(#[$doc:meta])* $function:ident, $single:ident, $double:ident;)*) => {$(
-        $(#[$doc])*
-        ///
-        /// Within the bound for f32 that the [module](self) states.
-        #[inline(always)]
-        pub fn $single(x: f32) -> f32 {
-            $function::<Single>(x.into()) as f32
-        }
-
-        $(#[$doc])*
-        ///
-        /// Within the bound for f64 that the [module](self) states.
-        #[inline(always)]
-        pub fn $double(x: f64) -> f64 {
-            $function::<Double>(x)
-        }
-    )*};
-}
-
-public! {
-    /// 1 / (1 + e^-x).
-    sigmoid, sigmoid_f32, sigmoid_f64;
-    /// s (1 - s) with s = sigmoid(x).
-    sigmoid_derivative, sigmoid_derivative_f32, sigmoid_derivative_f64;
-    /// The hyperbolic tangent.
-    tanh, tanh_f32, tanh_f64;
-    /// 1 - tanh²(x).
-    tanh_derivative, tanh_derivative_f32, tanh_derivative_f64;
-    /// x Φ(x), Φ(x) = (1 + erf(x/√2)) / 2 the normal distribution function (Hendrycks and Gimpel, 2016).
-    gelu, gelu_f32, gelu_f64;
-    /// Φ(x) + x φ(x), φ = Φ' the normal density. Zero at -0.7518.
-    gelu_derivative, gelu_derivative_f32, gelu_derivative_f64;
-    /// x sigmoid(x) (Elfwing, Uchibe and Doya, 2017).
-    silu, silu_f32, silu_f64;
-    /// s (1 + x (1 - s)) with s = sigmoid(x). Zero at -1.2785.
-    silu_derivative, silu_derivative_f32, silu_derivative_f64;
 }
 
 /// For f64 results: approximation errors below 2^-57 of the function.

@@ -6,26 +6,15 @@ use std::ops::Neg;
 
 use half::{bf16, f16};
 
-use crate::io::{AnyTensors, Tensors};
+use crate::cpu::{MaskWords, run_on_channels};
+use crate::error::Result;
+use crate::fused::Operands;
+use crate::io::{AnyTensors, InOut, Tensors};
+use crate::pass::Pass;
 use crate::real::Real;
-#[cfg(feature = "fused")]
-use crate::{
-    cpu::{fused, sums},
-    error::Result,
-    fused::{Before, Centred, Gradient, Linear, Shape, Statistics, Sums},
-    io::InOut,
-    key::MaskKey,
-    mask::PackedMask,
-    operation::DropActivation,
-};
 
 mod sealed {
-    use super::{AnyTensors, Tensors};
-    #[cfg(feature = "fused")]
-    use super::{
-        Before, Centred, DropActivation, Element, Gradient, InOut, Linear, MaskKey, PackedMask, Result, Shape,
-        Statistics, Sums,
-    };
+    use super::{AnyTensors, Element, InOut, MaskWords, Operands, Pass, Result, Tensors};
 
     /// What the backends need of an element type and nobody else.
     pub trait Sealed: Sized {
@@ -35,49 +24,12 @@ mod sealed {
         /// The same tensors, with their element type as a value.
         fn erase(tensors: Tensors<'_, Self>) -> AnyTensors<'_>;
 
-        /// [`fused::cpu::statistics`](crate::fused::cpu::statistics), compiled once, with this crate.
-        #[cfg(feature = "fused")]
-        fn statistics(shape: Shape, x: &[Self]) -> Result<Statistics<Self::Real>>
-        where
-            Self: Element;
-
-        /// [`fused::cpu::reduce`](crate::fused::cpu::reduce), likewise.
-        #[cfg(feature = "fused")]
-        fn reduce(
-            shape: Shape,
-            dy: &[Self],
-            by: &Gradient<'_, Self>,
-            centred: Option<&Centred<'_, Self>>,
-        ) -> Result<Sums<Self::Real>>
-        where
-            Self: Element;
-
-        /// [`fused::cpu::forward_into`](crate::fused::cpu::forward_into), likewise.
-        #[cfg(feature = "fused")]
-        fn fused_forward(
-            op: &DropActivation,
-            key: MaskKey,
-            shape: Shape,
-            before: &Before<'_, Self>,
+        /// Runs a checked pass over channels on the CPU; compiled once, with this crate, and not for every caller.
+        fn run_on_channels(
+            pass: &Pass,
             io: InOut<'_, Self>,
-            mask: &mut PackedMask,
-        ) -> Result<()>
-        where
-            Self: Element;
-
-        /// [`fused::cpu::infer`](crate::fused::cpu::infer), likewise.
-        #[cfg(feature = "fused")]
-        fn fused_infer(op: &DropActivation, shape: Shape, before: &Before<'_, Self>, io: InOut<'_, Self>) -> Result<()>
-        where
-            Self: Element;
-
-        /// [`fused::cpu::backward`](crate::fused::cpu::backward), likewise.
-        #[cfg(feature = "fused")]
-        fn fused_backward(
-            shape: Shape,
-            by: &Gradient<'_, Self>,
-            linear: &Linear<'_, Self>,
-            io: InOut<'_, Self>,
+            operands: Operands<'_, Self>,
+            mask: MaskWords<'_>,
         ) -> Result<()>
         where
             Self: Element;
@@ -155,51 +107,13 @@ macro_rules! element {
                 AnyTensors::$dtype(tensors)
             }
 
-            #[cfg(feature = "fused")]
-            fn statistics(shape: Shape, x: &[Self]) -> Result<Statistics<$real>> {
-                sums::statistics(shape, x)
-            }
-
-            #[cfg(feature = "fused")]
-            fn reduce(
-                shape: Shape,
-                dy: &[Self],
-                by: &Gradient<'_, Self>,
-                centred: Option<&Centred<'_, Self>>,
-            ) -> Result<Sums<$real>> {
-                sums::reduce(shape, dy, by, centred)
-            }
-
-            #[cfg(feature = "fused")]
-            fn fused_forward(
-                op: &DropActivation,
-                key: MaskKey,
-                shape: Shape,
-                before: &Before<'_, Self>,
+            fn run_on_channels(
+                pass: &Pass,
                 io: InOut<'_, Self>,
-                mask: &mut PackedMask,
+                operands: Operands<'_, Self>,
+                mask: MaskWords<'_>,
             ) -> Result<()> {
-                fused::forward(op, key, shape, before, io, mask)
-            }
-
-            #[cfg(feature = "fused")]
-            fn fused_infer(
-                op: &DropActivation,
-                shape: Shape,
-                before: &Before<'_, Self>,
-                io: InOut<'_, Self>,
-            ) -> Result<()> {
-                fused::infer(op, shape, before, io)
-            }
-
-            #[cfg(feature = "fused")]
-            fn fused_backward(
-                shape: Shape,
-                by: &Gradient<'_, Self>,
-                linear: &Linear<'_, Self>,
-                io: InOut<'_, Self>,
-            ) -> Result<()> {
-                fused::backward(shape, by, linear, io)
+                run_on_channels(pass, io, operands, mask)
             }
         }
 

@@ -28,21 +28,21 @@ pub enum Error {
     },
 
     /// A name that stands for no nonlinearity.
-    #[error("activation is {name:?}; allowed are relu, sigmoid, tanh, gelu, silu")]
+    #[error("activation must be one of {}, got {name:?}", Activation::ALL.map(Activation::name).join(", "))]
     UnknownActivation {
         /// What was given.
         name: String,
     },
 
     /// A shard's first index does not fall on a mask word.
-    #[error("first is {first}; allowed are multiples of 32, the elements of a mask word")]
+    #[error("first must be a multiple of 32, the elements of a mask word, got {first}")]
     First {
         /// What was given.
         first: u64,
     },
 
     /// The tensor's last element would have an index beyond 64 bits.
-    #[error("first = {first} with {len} elements; allowed is first + elements <= 2^64")]
+    #[error("first + elements must be at most 2^64, got first = {first} with {len} elements")]
     IndexRange {
         /// The shard's first index.
         first: u64,
@@ -51,7 +51,7 @@ pub enum Error {
     },
 
     /// Two arguments that must be equally long are not.
-    #[error("{argument} has {given} elements; it must have as many as {other}, which has {expected}")]
+    #[error("{argument} must have {expected} elements, as many as {other}, got {given}")]
     Length {
         /// The argument at fault.
         argument: &'static str,
@@ -64,7 +64,7 @@ pub enum Error {
     },
 
     /// The mask was made for another number of elements.
-    #[error("mask is for {given} elements; {other} has {expected}")]
+    #[error("mask must be for {expected} elements, as many as {other} has, got one for {given}")]
     MaskLength {
         /// The mask's length in elements.
         given: usize,
@@ -75,7 +75,7 @@ pub enum Error {
     },
 
     /// The mask was made by another operation.
-    #[error("mask was made by {given}; this call is for {expected}")]
+    #[error("mask must be made by {expected}, got one made by {given}")]
     MaskOrigin {
         /// What the mask was made for.
         given: MaskOrigin,
@@ -121,7 +121,7 @@ pub enum Error {
     },
 
     /// The mask words that a pass was given are too many or too few.
-    #[error("mask has {given} words; {len} elements have {expected}")]
+    #[error("mask must have {expected} words for {len} elements, got {given}")]
     WordCount {
         /// How many words were given.
         given: usize,
@@ -132,7 +132,7 @@ pub enum Error {
     },
 
     /// Only ReLU can do without a mask.
-    #[error("activation is {activation}; without a mask only relu can be differentiated (from y)")]
+    #[error("activation must be relu where there is no mask (the gradient is then made of y), got {activation}")]
     NeedsMask {
         /// The nonlinearity.
         activation: Activation,
@@ -186,6 +186,10 @@ pub enum Error {
         channels: usize,
     },
 
+    /// A backward pass was given two slices for x.
+    #[error("x is two slices, one to compute z from and one to centre; both must be the same slice")]
+    AnotherX,
+
     /// Statistics of nothing.
     #[error("the channels of the shape [{outer}, {channels}, {inner}] have no elements; statistics need at least one")]
     NoElements {
@@ -227,11 +231,11 @@ pub enum Error {
         len: usize,
     },
 
-    /// A backend has no passes over channels.
-    #[error("pass works on channels; the {backend} backend has no such passes")]
-    NoFusedPasses {
-        /// `CPU` or `CUDA`.
-        backend: &'static str,
+    /// A pass over channels was given to a function that takes none.
+    #[error("pass has channels; {function} takes passes without")]
+    HasChannels {
+        /// What it was given to.
+        function: &'static str,
     },
 
     /// The CUDA backend cannot do what was asked.

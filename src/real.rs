@@ -1,6 +1,6 @@
 //! The two types that arithmetic is done in.
 
-use crate::activation::{self, Activation};
+use crate::activation::Activation;
 
 /// [`f32`] or [`f64`]: what [`Element::Real`](crate::Element::Real) may be.
 pub trait Real:
@@ -42,7 +42,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($type:ty, $sigmoid:ident $sigmoid_d:ident $tanh:ident $tanh_d:ident $gelu:ident $gelu_d:ident $silu:ident $silu_d:ident) => {
+    ($type:ty: $value:ident $derivative:ident) => {
         impl Real for $type {
             const ZERO: Self = 0.0;
 
@@ -73,40 +73,16 @@ macro_rules! real {
 
             #[inline(always)]
             fn sigma(self, activation: Activation) -> Self {
-                match activation {
-                    Activation::Relu => {
-                        if self <= 0.0 {
-                            0.0
-                        } else {
-                            self
-                        }
-                    }
-                    Activation::Sigmoid => activation::$sigmoid(self),
-                    Activation::Tanh => activation::$tanh(self),
-                    Activation::Gelu => activation::$gelu(self),
-                    Activation::Silu => activation::$silu(self),
-                }
+                activation.$value(self)
             }
 
             #[inline(always)]
             fn derivative(self, activation: Activation) -> Self {
-                match activation {
-                    Activation::Relu => {
-                        if self <= 0.0 {
-                            0.0
-                        } else {
-                            1.0
-                        }
-                    }
-                    Activation::Sigmoid => activation::$sigmoid_d(self),
-                    Activation::Tanh => activation::$tanh_d(self),
-                    Activation::Gelu => activation::$gelu_d(self),
-                    Activation::Silu => activation::$silu_d(self),
-                }
+                activation.$derivative(self)
             }
         }
     };
 }
 
-real!(f32, sigmoid_f32 sigmoid_derivative_f32 tanh_f32 tanh_derivative_f32 gelu_f32 gelu_derivative_f32 silu_f32 silu_derivative_f32);
-real!(f64, sigmoid_f64 sigmoid_derivative_f64 tanh_f64 tanh_derivative_f64 gelu_f64 gelu_derivative_f64 silu_f64 silu_derivative_f64);
+real!(f32: value_f32 derivative_f32);
+real!(f64: value_f64 derivative_f64);

@@ -743,10 +743,25 @@ fn compile(name: &str, mutant: &Mutant) -> Built<Ptx> {
     built.map_or_else(Built::Failed, Built::Machine)
 }
 
+/// A source with a line for each entry, where a macro makes those of all smooth activations.
+fn written_out(source: &str) -> String {
+    let lines = source.lines().flat_map(|line| {
+        let Some(of) = line.strip_prefix("DA_SMOOTH_ACTIVATIONS(") else { return vec![line.to_owned()] };
+        let definition = format!("#define {}(name, Act) ", of.trim_end_matches(')'));
+        let body = source.lines().find_map(|line| line.strip_prefix(&definition)).expect("a macro for one activation");
+        let of = |activation: Activation| {
+            body.replace("##name", activation.name()).replace("<Act>", &format!("<{activation:?}>"))
+        };
+        SMOOTH.iter().map(|row| of(row.activation)).collect()
+    });
+    lines.map(|line| line + "\n").collect()
+}
+
 /// A source that defines only these entries, `None` if it has none of them.
 fn with_entries(source: &str, entries: &[&str]) -> Option<String> {
     let mut any = false;
-    let reduced = source.lines().map(|line| {
+    let written_out = written_out(source);
+    let reduced = written_out.lines().map(|line| {
         let fused = if line.starts_with("DA_FUSED_ENTRIES") { "FUSED_" } else { "" };
         let declared = line.strip_prefix("DA_").and_then(|rest| rest.strip_prefix(fused)?.strip_prefix("ENTRIES(da_"));
         let Some(declared) = declared else { return format!("{line}\n") };

@@ -2,6 +2,7 @@
 
 use std::slice;
 
+use drop_activation::fused::{Operands, Shape};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, Dtype, Element, InOut, Pass, cpu};
 
@@ -31,10 +32,10 @@ pub unsafe extern "C" fn dact_cpu_run(
     let run = || {
         // SAFETY: null or the address of such a structure, by this function's contract.
         let (pass, tensors) = unsafe { (read(pass)?, read(tensors)?) };
-        let computation = pass.computation()?;
+        let computation = pass.computation(tensors.len)?;
         if !computation.device_offset.is_null() {
             let address = computation.device_offset.addr();
-            let text = format!("pass.key.device_offset is {address:#x}; on the CPU it must be NULL");
+            let text = format!("pass.key.device_offset must be NULL on the CPU, got {address:#x}");
             return Err(Failure::invalid(text));
         }
         let (tensors, pass) = (tensors.check(&computation)?, computation.pass);
@@ -70,13 +71,13 @@ pub unsafe extern "C" fn dact_cpu_keep_mask(
 ) -> dact_status {
     let draw = || {
         if key.is_null() || !key.is_aligned() {
-            let text = format!("key is {:#x}; it must be the address of a dact_key", key.addr());
+            let text = format!("key must be the address of a dact_key, got {:#x}", key.addr());
             return Err(Failure::invalid(text));
         }
         // SAFETY: not null, aligned and readable, by this function's contract.
         let key = unsafe { key.read() };
         if !key.device_offset.is_null() {
-            let text = format!("key.device_offset is {:#x}; on the CPU it must be NULL", key.device_offset.addr());
+            let text = format!("key.device_offset must be NULL on the CPU, got {:#x}", key.device_offset.addr());
             return Err(Failure::invalid(text));
         }
         let (op, key) = (DropActivation::new(Activation::Relu, p)?, key.mask_key()?);
@@ -97,6 +98,10 @@ pub unsafe extern "C" fn dact_cpu_keep_mask(
 /// Where `tensors` has an address, there are as many elements of T or words as it says, which the pass may read or
 /// write.
 unsafe fn over<T: Element>(pass: &Pass, tensors: Checked) -> Result<(), Failure> {
+    if let Some(shape) = pass.shape() {
+        // SAFETY: by this function's contract.
+        return unsafe { over_channels::<T>(pass, shape, tensors) };
+    }
     let Checked { len, input, saved, output, mask, .. } = tensors;
     if len == 0 {
         return Ok(cpu::run::<T>(pass, &mut [], Some(&[]), empty_mask(pass))?);
@@ -107,14 +112,7 @@ unsafe fn over<T: Element>(pass: &Pass, tensors: Checked) -> Result<(), Failure>
     unsafe {
         let dx = slice::from_raw_parts_mut(output as *mut T, len);
         let apart = (input != output).then(|| slice::from_raw_parts(input as *const T, len));
-        let words = dact_mask_words(len);
-        let mask = if pass.writes_mask() {
-            cpu::MaskWords::Write(slice::from_raw_parts_mut(mask as *mut u32, words))
-        } else if pass.reads_mask() {
-            cpu::MaskWords::Read(slice::from_raw_parts(mask as *const u32, words))
-        } else {
-            cpu::MaskWords::None
-        };
+        let mask = words_at(pass, mask, len);
         if saved == output {
             return Ok(cpu::run_over_saved(pass, apart, dx, mask)?);
         }
@@ -124,6 +122,59 @@ unsafe fn over<T: Element>(pass: &Pass, tensors: Checked) -> Result<(), Failure>
             None => InOut::InPlace(dx),
         };
         Ok(cpu::run(pass, io, saved, mask)?)
+    }
+}
+
+/// [`over`] for a pass over channels.
+///
+/// # Safety
+/// Where `tensors` has an address, there are as many elements of T, values of its arithmetic or words as it says, which
+/// the pass may read or write.
+unsafe fn over_channels<T: Element>(pass: &Pass, shape: Shape, tensors: Checked) -> Result<(), Failure> {
+    let Checked { len, input, saved, output, mask, residual, vectors, results, .. } = tensors;
+    let channels = shape.channels();
+    // SAFETY: each address that is not 0 is checked to be aligned and its memory not too long, and by the caller's promise
+    // there is what the pass reads or writes. What is written overlaps with nothing that another slice covers: output and
+    // input at one address are told apart below.
+    unsafe {
+        let tensor = |at: usize| (at != 0).then(|| slice::from_raw_parts(at as *const T, len));
+        let vector = |at: usize| (at != 0).then(|| slice::from_raw_parts(at as *const T::Real, channels));
+        let result = |at: usize| (at != 0).then(|| slice::from_raw_parts_mut(at as *mut T::Real, channels));
+        let [scale, shift, mean, alpha, beta, gamma] = vectors.map(vector);
+        // Without elements there are no addresses, and what needs a tensor is content with none of its elements.
+        let x = if len == 0 { Some(&[][..]) } else { tensor(saved) };
+        let (residual, results) = (tensor(residual), results.map(result));
+        let operands = Operands { x, residual, scale, shift, mean, alpha, beta, gamma, results };
+        let io: InOut<'_, T> = match (input, output) {
+            (0, _) => InOut::OutOfPlace(&[], &mut []),
+            (_, 0) => InOut::OutOfPlace(slice::from_raw_parts(input as *const T, len), &mut []),
+            _ if input == output => InOut::InPlace(slice::from_raw_parts_mut(output as *mut T, len)),
+            _ => InOut::OutOfPlace(
+                slice::from_raw_parts(input as *const T, len),
+                slice::from_raw_parts_mut(output as *mut T, len),
+            ),
+        };
+        let mask = if len == 0 { empty_mask(pass) } else { words_at(pass, mask, len) };
+        Ok(cpu::run_fused(pass, io, operands, mask)?)
+    }
+}
+
+/// The mask of a pass.
+///
+/// # Safety
+/// Where the pass has one, there are as many words as `len` elements have, which live for 'a and which it may read or
+/// write.
+unsafe fn words_at<'a>(pass: &Pass, mask: usize, len: usize) -> cpu::MaskWords<'a> {
+    let words = dact_mask_words(len);
+    // SAFETY: by this function's contract.
+    unsafe {
+        if pass.writes_mask() {
+            cpu::MaskWords::Write(slice::from_raw_parts_mut(mask as *mut u32, words))
+        } else if pass.reads_mask() {
+            cpu::MaskWords::Read(slice::from_raw_parts(mask as *const u32, words))
+        } else {
+            cpu::MaskWords::None
+        }
     }
 }
 

@@ -57,12 +57,12 @@ pub unsafe extern "C" fn dact_cuda_open(
 ) -> dact_status {
     let open = || {
         if cuda.is_null() {
-            return Err(Failure::invalid("cuda is NULL; it must be the address of a dact_cuda *".into()));
+            return Err(Failure::invalid("cuda must be the address of a dact_cuda *, got NULL".into()));
         }
         // SAFETY: not null, and so the address of a pointer, by this function's contract.
         unsafe { cuda.write_unaligned(std::ptr::null_mut()) };
         let ordinal = usize::try_from(device)
-            .map_err(|_| Failure::invalid(format!("device is {device}; allowed are 0 and above")))?;
+            .map_err(|_| Failure::invalid(format!("device must be 0 or above, got {device}")))?;
         let opened = Box::new(dact_cuda(Device::open(ordinal)?));
         // SAFETY: as above.
         unsafe { cuda.write_unaligned(Box::into_raw(opened)) };
@@ -128,7 +128,7 @@ pub unsafe extern "C" fn dact_cuda_run(
     let run = || {
         // SAFETY: as `opened` and `read` ask, by this function's contract.
         let (device, pass, tensors) = unsafe { (opened(cuda)?, read(pass)?, read(tensors)?) };
-        let computation = pass.computation()?;
+        let computation = pass.computation(tensors.len)?;
         let tensors = tensors.check(&computation)?;
         // SAFETY: the tensors are checked, and what is there is as this function's contract says.
         unsafe { device.run(stream, &computation, &tensors) }
@@ -167,7 +167,7 @@ pub unsafe extern "C" fn dact_cuda_advance(
 unsafe fn opened<'a>(cuda: *const dact_cuda) -> Result<&'a Device, Failure> {
     // SAFETY: null or alive, by this function's contract.
     let cuda = unsafe { cuda.as_ref() };
-    cuda.map(|cuda| &cuda.0).ok_or_else(|| Failure::invalid("cuda is NULL; dact_cuda_open gives one".into()))
+    cuda.map(|cuda| &cuda.0).ok_or_else(|| Failure::invalid("cuda must be what dact_cuda_open gave, got NULL".into()))
 }
 
 #[cfg(feature = "cuda")]

@@ -100,6 +100,22 @@ pub(crate) unsafe fn guarded(error: *mut *mut dact_error, work: impl FnOnce() ->
     status
 }
 
+/// What a call of the interface's own ended with, the error taken back.
+///
+/// # Safety
+/// `error` is null or came with this status, was not freed, and is not used again.
+pub(crate) unsafe fn taken(status: dact_status, error: *mut dact_error) -> Result<(), Failure> {
+    if status == DACT_OK {
+        return Ok(());
+    }
+    // SAFETY: by this function's contract.
+    unsafe {
+        let message = CStr::from_ptr(dact_error_message(error)).to_string_lossy().into_owned();
+        dact_error_free(error);
+        Err(Failure { status, message })
+    }
+}
+
 /// The message of an error: which argument, what was given, what is allowed. Valid until the error is freed; ""
 /// for NULL.
 ///

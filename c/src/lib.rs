@@ -8,6 +8,7 @@
 mod cpu;
 mod cuda;
 mod error;
+mod opened;
 mod pass;
 mod structure;
 mod tensors;
@@ -15,6 +16,11 @@ mod tensors;
 ///
 /// cbindgen:ignore
 mod torch;
+/// Under a convention of its own.
+///
+/// cbindgen:ignore
+#[cfg(any(unix, windows))]
+mod tvm_ffi;
 mod version;
 
 pub use cpu::*;

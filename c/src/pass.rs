@@ -1,5 +1,6 @@
 //! What is computed: the codes, the structure, and what they say in Rust.
 
+use drop_activation::fused::{Dz, Shape};
 use drop_activation::{Activation, DropActivation, MaskKey, Pass, RRelu};
 
 use crate::error::Failure;
@@ -34,17 +35,29 @@ pub const DACT_PASS_RRELU_INFER_BACKWARD: u32 = 10;
 pub const DACT_PASS_RELU_FORWARD: u32 = 11;
 /// Plain ReLU's backward, `dx = y <= 0 ? +0 : dy`: reads input dy and saved y, writes output dx.
 pub const DACT_PASS_RELU_BACKWARD: u32 = 12;
+/// Training forward on `z = scale[c] x + shift[c] + residual`, where c is the element's channel: `y = keep ? σ(z) : z`.
+/// Reads input x and, where they are not NULL, residual, scale and shift; writes output y and the mask. This and the
+/// passes after it take the channels and the inner extent of their tensors; docs/fused.md says what they compute.
+pub const DACT_PASS_FUSED_FORWARD: u32 = 13;
+/// Inference forward on the same z, `y = (1-p) z + p σ(z)`: reads and writes the same, but for the mask.
+pub const DACT_PASS_FUSED_INFER: u32 = 14;
+/// Mean and biased variance of each channel: reads input x, writes the vectors results[0] (mean) and results[1]
+/// (variance).
+pub const DACT_PASS_STATISTICS: u32 = 15;
+/// The sums of a backward pass: reads input dy and writes the vector results[0], `s1[c] = Σ dz`; where mean is not
+/// NULL, reads saved x too and writes results[1], `s2[c] = Σ dz (x - mean[c])`; where output is not NULL, writes `dr = dz`
+/// there. For dz it reads the mask, or saved x and, where they are not NULL, residual, scale and shift: see DACT_DZ_.
+pub const DACT_PASS_FUSED_SUMS: u32 = 16;
+/// Backward, `dx = alpha[c] dz + (beta[c] (x - mean[c]) + gamma[c])`: reads input dy, what dz is computed from, alpha
+/// where it is not NULL, and beta, gamma, mean and saved x where these are not NULL, which go together; writes output dx.
+pub const DACT_PASS_FUSED_BACKWARD: u32 = 17;
 
-/// `x <= 0 ? +0 : x`, with derivative 0 at 0.
-pub const DACT_ACTIVATION_RELU: u32 = 0;
-/// `1 / (1 + exp(-x))`.
-pub const DACT_ACTIVATION_SIGMOID: u32 = 1;
-/// The hyperbolic tangent.
-pub const DACT_ACTIVATION_TANH: u32 = 2;
-/// `x Φ(x)` with the normal distribution function Φ.
-pub const DACT_ACTIVATION_GELU: u32 = 3;
-/// `x / (1 + exp(-x))`.
-pub const DACT_ACTIVATION_SILU: u32 = 4;
+/// `dz = dy`: it was computed before.
+pub const DACT_DZ_GIVEN: u32 = 0;
+/// As in training, `dz = keep ? dy σ'(z) : dy`, and for ReLU `dz = pass ? dy : +0`: from the mask and, but for ReLU, z.
+pub const DACT_DZ_TRAINING: u32 = 1;
+/// As at inference, `dz = dy ((1-p) + p σ'(z))`: from z.
+pub const DACT_DZ_INFERENCE: u32 = 2;
 
 /// Names the random stream of one call: equal keys give equal masks on every device. A fresh mask takes another
 /// offset. This structure does not grow.
@@ -85,6 +98,16 @@ pub struct dact_pass {
     pub upper: f32,
     /// For a training forward pass, and RReLU's backward pass.
     pub key: dact_key,
+    /// For a pass over channels: how many there are, at least 1.
+    pub channels: usize,
+    /// For a pass over channels: how many neighbouring elements belong to one. Element i belongs to channel
+    /// `i / inner % channels`: 1 for rows of features and channels-last images, height times width for channels-first
+    /// images. The length of the tensors is a multiple of channels times inner.
+    pub inner: usize,
+    /// For a backward pass over channels: one of DACT_DZ_.
+    pub dz: u32,
+    /// 0.
+    pub reserved2: u32,
 }
 
 // SAFETY: numbers and addresses may be any bytes.
@@ -102,9 +125,28 @@ pub(crate) struct Computation {
 }
 
 impl dact_pass {
-    pub(crate) fn computation(&self) -> Result<Computation, Failure> {
-        if self.reserved != 0 {
-            return Err(Failure::invalid(format!("pass.reserved is {}; it must be 0", self.reserved)));
+    /// What DACT_PASS_INIT is in C, with zeros for what only some kinds of pass have.
+    pub(crate) const INIT: Self = Self {
+        struct_size: size_of::<Self>() as u32,
+        kind: 0,
+        activation: 0,
+        reserved: 0,
+        p: 0.0,
+        lower: 0.0,
+        upper: 0.0,
+        key: dact_key { seed: 0, offset: 0, first: 0, device_offset: std::ptr::null() },
+        channels: 0,
+        inner: 0,
+        dz: 0,
+        reserved2: 0,
+    };
+
+    /// For tensors of so many elements.
+    pub(crate) fn computation(&self, len: usize) -> Result<Computation, Failure> {
+        for (field, value) in [("reserved", self.reserved), ("reserved2", self.reserved2)] {
+            if value != 0 {
+                return Err(Failure::invalid(format!("pass.{field} must be 0, got {value}")));
+            }
         }
         let pass = match self.kind {
             DACT_PASS_FORWARD => Pass::Forward { op: self.op()?, key: self.key.mask_key()? },
@@ -119,10 +161,17 @@ impl dact_pass {
             DACT_PASS_RRELU_INFER_BACKWARD => Pass::RreluInferBackward { op: self.rrelu()? },
             DACT_PASS_RELU_FORWARD => Pass::ReluForward,
             DACT_PASS_RELU_BACKWARD => Pass::ReluBackward,
+            DACT_PASS_FUSED_FORWARD => {
+                Pass::FusedForward { op: self.op()?, key: self.key.mask_key()?, shape: self.shape(len)? }
+            }
+            DACT_PASS_FUSED_INFER => Pass::FusedInfer { op: self.op()?, shape: self.shape(len)? },
+            DACT_PASS_STATISTICS => Pass::Statistics { shape: self.shape(len)? },
+            DACT_PASS_FUSED_SUMS => Pass::FusedSums { dz: self.dz()?, shape: self.shape(len)? },
+            DACT_PASS_FUSED_BACKWARD => Pass::FusedBackward { dz: self.dz()?, shape: self.shape(len)? },
             kind => {
                 let text = format!(
-                    "pass.kind is {kind}; allowed are {DACT_PASS_FORWARD} to {DACT_PASS_RELU_BACKWARD}, by their \
-                     names DACT_PASS_FORWARD to DACT_PASS_RELU_BACKWARD"
+                    "pass.kind must be in [{DACT_PASS_FORWARD}, {DACT_PASS_FUSED_BACKWARD}], from DACT_PASS_FORWARD to \
+                     DACT_PASS_FUSED_BACKWARD, got {kind}"
                 );
                 return Err(Failure::invalid(text));
             }
@@ -135,12 +184,26 @@ impl dact_pass {
 
     fn op(&self) -> Result<DropActivation, Failure> {
         let activation = Activation::ALL.get(self.activation as usize).ok_or_else(|| {
-            Failure::invalid(format!(
-                "pass.activation is {}; allowed are 0 (relu), 1 (sigmoid), 2 (tanh), 3 (gelu), 4 (silu)",
-                self.activation
-            ))
+            let known: Vec<_> = Activation::ALL.iter().map(|a| format!("{} ({a})", *a as u32)).collect();
+            Failure::invalid(format!("pass.activation must be one of {}, got {}", known.join(", "), self.activation))
         })?;
         Ok(DropActivation::new(*activation, self.p)?)
+    }
+
+    fn dz(&self) -> Result<Dz, Failure> {
+        match self.dz {
+            DACT_DZ_GIVEN => Ok(Dz::Given),
+            DACT_DZ_TRAINING => Ok(Dz::Training(self.op()?)),
+            DACT_DZ_INFERENCE => Ok(Dz::Inference(self.op()?)),
+            dz => Err(Failure::invalid(format!(
+                "pass.dz must be one of {DACT_DZ_GIVEN} (DACT_DZ_GIVEN), {DACT_DZ_TRAINING} (DACT_DZ_TRAINING), \
+                 {DACT_DZ_INFERENCE} (DACT_DZ_INFERENCE), got {dz}"
+            ))),
+        }
+    }
+
+    fn shape(&self, len: usize) -> Result<Shape, Failure> {
+        Ok(Shape::of_len(len, self.channels, self.inner)?)
     }
 
     fn rrelu(&self) -> Result<RRelu, Failure> {
@@ -159,25 +222,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_codes_are_the_library_s() {
-        let codes = [
-            DACT_ACTIVATION_RELU,
-            DACT_ACTIVATION_SIGMOID,
-            DACT_ACTIVATION_TANH,
-            DACT_ACTIVATION_GELU,
-            DACT_ACTIVATION_SILU,
-        ];
-        for (code, activation) in codes.into_iter().zip(Activation::ALL) {
-            assert_eq!(code, activation as u32);
-        }
-        assert_eq!(codes.len(), Activation::ALL.len());
-    }
-
-    #[test]
     #[cfg(target_pointer_width = "64")]
     fn the_structures_of_version_1_stay_as_they_are() {
         assert_eq!(size_of::<dact_key>(), 32);
-        assert_eq!((size_of::<dact_pass>(), dact_pass::FIRST_SIZE), (64, 64));
+        assert_eq!((size_of::<dact_pass>(), dact_pass::FIRST_SIZE), (88, 64));
         let offsets = [
             std::mem::offset_of!(dact_pass, struct_size),
             std::mem::offset_of!(dact_pass, kind),
@@ -186,7 +234,10 @@ mod tests {
             std::mem::offset_of!(dact_pass, lower),
             std::mem::offset_of!(dact_pass, upper),
             std::mem::offset_of!(dact_pass, key),
+            std::mem::offset_of!(dact_pass, channels),
+            std::mem::offset_of!(dact_pass, inner),
+            std::mem::offset_of!(dact_pass, dz),
         ];
-        assert_eq!(offsets, [0, 4, 8, 16, 24, 28, 32]);
+        assert_eq!(offsets, [0, 4, 8, 16, 24, 28, 32, 64, 72, 80]);
     }
 }

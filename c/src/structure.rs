@@ -28,18 +28,18 @@ const LARGEST: usize = 4096;
 pub(crate) unsafe fn read<T: Structure>(from: *const T) -> Result<T, Failure> {
     let name = T::NAME;
     if from.is_null() {
-        return Err(Failure::invalid(format!("{name} is NULL; it must be the address of a dact_{name}")));
+        return Err(Failure::invalid(format!("{name} must be the address of a dact_{name}, got NULL")));
     }
     if !from.is_aligned() {
         let alignment = align_of::<T>();
-        let text = format!("{name} is at {:#x}; a dact_{name} is at a multiple of {alignment} bytes", from.addr());
+        let text = format!("{name} must be at a multiple of {alignment} bytes, got {:#x}", from.addr());
         return Err(Failure::invalid(text));
     }
     // SAFETY: aligned and readable, by this function's contract; any four bytes are a u32.
     let given = unsafe { from.cast::<u32>().read() } as usize;
     if !(T::FIRST_SIZE..=LARGEST).contains(&given) {
         return Err(Failure::invalid(format!(
-            "{name}.struct_size is {given}; it must be sizeof(dact_{name}), which is {}: begin with \
+            "{name}.struct_size must be sizeof(dact_{name}), which is {}, got {given}: begin with \
              DACT_{}_INIT",
             size_of::<T>(),
             name.to_uppercase()
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(given([24, 7, 5, 0, 0, 1]).unwrap_err().status, crate::DACT_UNSUPPORTED);
         for size in [0, 7, 4097, u32::MAX] {
             let message = given([size, 0, 0, 0, 0, 0]).unwrap_err().message;
-            assert!(message.contains(&format!("struct_size is {size};")), "{message}");
+            assert!(message.contains(&format!("which is 16, got {size}: ")), "{message}");
         }
     }
 }

@@ -15,7 +15,8 @@ use std::{ptr, slice};
 use drop_activation::cpu::as_part_of;
 use drop_activation::reference::philox4x32_10;
 
-use crate::error::{Failure, guarded};
+use crate::error::{Failure, guarded, taken};
+use crate::opened::kernels;
 use crate::*;
 
 /// How a call of LibTorch's ended: 0 if all went well.
@@ -42,7 +43,7 @@ macro_rules! functions {
                     let address = find(to_c(concat!(stringify!($name), "\0")));
                     if address.is_null() {
                         return Err(Failure::unsupported(format!(
-                            "this PyTorch has no {}; allowed are versions that have it",
+                            "PyTorch must be a version that has {}, got one without it",
                             stringify!($name)
                         )));
                     }
@@ -110,7 +111,6 @@ functions! {
     }
     optional {
         // In a PyTorch that is built for CUDA.
-        aoti_torch_cuda_randint: Randint,
         aoti_torch_get_current_cuda_stream: unsafe extern "C" fn(i32, *mut *mut c_void) -> Status,
     }
 }
@@ -185,10 +185,9 @@ pub unsafe extern "C" fn dact_torch_register(
 
 impl Torch {
     fn register(&self) -> Result<(), Failure> {
-        let kernels: [(&CStr, Kernel); 8] = [
+        let kernels: [(&CStr, Kernel); 7] = [
             (c"philox_key", philox_key),
             (c"forward", forward),
-            (c"draw_forward", draw_forward),
             (c"forward_", forward_in_place),
             (c"backward", backward),
             (c"backward_saved", backward_saved),
@@ -213,6 +212,11 @@ impl Torch {
                 // SAFETY: the library is alive, the text is closed by a zero byte, and the kernel is one for the schema
                 // of that name.
                 done(unsafe { (f.aoti_torch_library_impl)(library, name.as_ptr(), kernel) }, "a kernel")?;
+            }
+            if device == c"CPU" {
+                // SAFETY: as above. On CUDA it is Python that knows the generator.
+                let status = unsafe { (f.aoti_torch_library_impl)(library, c"draw_forward".as_ptr(), draw_forward) };
+                done(status, "a kernel")?;
             }
         }
         Ok(())
@@ -300,20 +304,16 @@ impl Tensor {
         Self::empty(self.torch, &[words], &[1], self.torch.int32, self.device)
     }
 
-    /// A key, drawn by PyTorch's generator for this tensor's device, where this tensor is.
-    fn draw_key(&self) -> Outcome<Self> {
-        let f = &self.torch.functions;
-        let randint =
-            if self.device.0 == self.torch.cpu { Some(f.aoti_torch_cpu_randint) } else { f.aoti_torch_cuda_randint };
-        let randint = randint.ok_or_else(|| "this PyTorch has no randint for the device of x".to_string())?;
-        let (dtype, none, mut handle) = (self.torch.int64, ptr::null(), ptr::null_mut());
+    /// A key, drawn by PyTorch's generator for the CPU.
+    fn draw_key(torch: &'static Torch) -> Outcome<Self> {
+        let randint = torch.functions.aoti_torch_cpu_randint;
+        let (none, mut handle) = (ptr::null(), ptr::null_mut());
         // SAFETY: one size, the addresses of a type and of a kind of device, and that of a pointer, which is then a
         // tensor's handle that is ours.
         unsafe {
-            let status =
-                randint(i64::MAX, [1].as_ptr(), 1, &dtype, none, &self.device.0, self.device.1, none, &mut handle);
+            let status = randint(i64::MAX, [1].as_ptr(), 1, &torch.int64, none, &torch.cpu, -1, none, &mut handle);
             ok(status, "randint")?;
-            Self::take(self.torch, handle as usize as u64)
+            Self::take(torch, handle as usize as u64)
         }
     }
 
@@ -349,7 +349,7 @@ impl Tensor {
         let known = self.torch.dtypes.iter().find(|(code, _, ours)| *code == self.dtype && *ours != 0);
         known.map(|(.., ours)| *ours).ok_or_else(|| {
             let given = self.torch.dtype_name(self.dtype);
-            format!("{name} has dtype {given}; allowed are torch.float32, torch.float16, torch.bfloat16, torch.float64")
+            format!("{name} must have dtype torch.float32, torch.float16, torch.bfloat16 or torch.float64, got {given}")
         })
     }
 
@@ -363,8 +363,8 @@ impl Tensor {
         let dim = self.sizes.len();
         if !(0..=2).contains(&layout) || layout != 0 && dim as i64 != 3 + layout {
             return Err(format!(
-                "layout is {layout}, {name} has {dim} dimensions; allowed are 0, 1 for 4 dimensions (channels last) \
-                 and 2 for 5"
+                "layout must be 0, 1 for 4 dimensions (channels last) or 2 for 5, got {layout} for {dim} dimensions \
+                 of {name}"
             ));
         }
         let mut strides = Strides::new(dim);
@@ -389,8 +389,7 @@ impl Tensor {
         let (given, device) = (self.describe(), self.torch.device_name(x.device));
         right.then_some(()).ok_or_else(|| {
             format!(
-                "mask has {given}; allowed is torch.int32, shape {}, contiguous, on {device}, for the {} elements of \
-                 {name}",
+                "mask must be torch.int32, shape {}, contiguous, on {device}, for the {} elements of {name}, got {given}",
                 tuple(&[words]),
                 x.len
             )
@@ -400,7 +399,7 @@ impl Tensor {
     /// The integer that it holds, in the memory of the CPU.
     fn integer(&self, name: &str) -> Outcome<u64> {
         if self.dtype != self.torch.int64 || self.len != 1 || self.device.0 != self.torch.cpu {
-            return Err(format!("{name} has {}; allowed is one torch.int64 on the CPU", self.describe()));
+            return Err(format!("{name} must be one torch.int64 on the CPU, got {}", self.describe()));
         }
         // SAFETY: the address of one integer of 64 bits, as was checked.
         Ok(unsafe { self.address()?.cast::<u64>().read() })
@@ -412,10 +411,10 @@ impl Tensor {
         if self.dtype != self.torch.int64 || self.len != 1 || !(on_cpu || self.device == x.device) {
             let (dtype, device) = (self.torch.dtype_name(self.dtype), self.torch.device_name(self.device));
             return Err(format!(
-                "key has dtype {dtype}, {} elements, device {device}; allowed is one torch.int64 on the CPU or on the \
-                 device of the tensor, {}",
-                self.len,
-                self.torch.device_name(x.device)
+                "key must be one torch.int64 on the CPU or on the device of the tensor, {}, got dtype {dtype}, {} \
+                 elements, device {device}",
+                self.torch.device_name(x.device),
+                self.len
             ));
         }
         let address = self.address()?.cast::<u64>();
@@ -473,13 +472,13 @@ fn run(
     mask: &Tensor,
 ) -> Outcome<()> {
     let tensors = dact_tensors {
-        struct_size: size_of::<dact_tensors>() as u32,
         dtype: element,
         len: input.len,
         input: input.address()?,
         saved: saved.map_or(Ok(ptr::null_mut()), Tensor::address)?,
         output: output.address()?,
         mask: mask.address()?.cast(),
+        ..dact_tensors::INIT
     };
     let torch = input.torch;
     if input.device.0 == torch.cpu {
@@ -564,7 +563,7 @@ fn run_on_cuda(torch: &Torch, pass: &dact_pass, tensors: &dact_tensors, input: &
     let mut stream = ptr::null_mut();
     // SAFETY: the address of a pointer.
     ok(unsafe { stream_of(index, &mut stream) }, "current stream")?;
-    let kernels = kernels(index)?;
+    let kernels = kernels(index).map_err(|failure| failure.message)?;
     let mut error = ptr::null_mut();
     // SAFETY: the kernels are never closed; the stream is one of the device, whose primary context PyTorch uses; the
     // tensors hold what their lengths say, and PyTorch's allocator keeps them until the stream is done with them.
@@ -572,41 +571,9 @@ fn run_on_cuda(torch: &Torch, pass: &dact_pass, tensors: &dact_tensors, input: &
     outcome(status, error)
 }
 
-/// The kernels on a device, which live as long as the process.
-#[derive(Clone, Copy)]
-struct Opened(*const dact_cuda);
-
-// SAFETY: `dact_cuda_open` says that any number of threads may use it.
-unsafe impl Send for Opened {}
-
-fn kernels(index: i32) -> Outcome<Opened> {
-    static KERNELS: Mutex<Vec<(i32, Opened)>> = Mutex::new(Vec::new());
-    let mut known = KERNELS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, opened)) = known.iter().find(|(device, _)| *device == index) {
-        return Ok(*opened);
-    }
-    let (mut cuda, mut error) = (ptr::null_mut(), ptr::null_mut());
-    // SAFETY: the addresses of pointers; the kernels are loaded now, so that a graph may be captured later.
-    unsafe {
-        let status = dact_cuda_open(index, &mut cuda, &mut error);
-        outcome(status, error)?;
-        let status = dact_cuda_preload(cuda, &mut error);
-        outcome(status, error)?;
-    }
-    known.push((index, Opened(cuda)));
-    Ok(Opened(cuda))
-}
-
 fn outcome(status: dact_status, error: *mut dact_error) -> Outcome<()> {
-    if status == DACT_OK {
-        return Ok(());
-    }
-    // SAFETY: the error is null or came with this status, and is freed once.
-    unsafe {
-        let text = CStr::from_ptr(dact_error_message(error)).to_string_lossy().into_owned();
-        dact_error_free(error);
-        Err(text)
-    }
+    // SAFETY: the error is null or came with this status.
+    unsafe { taken(status, error) }.map_err(|failure| failure.message)
 }
 
 /// The arguments of a call, from the first on.
@@ -671,9 +638,7 @@ unsafe fn call(stack: *mut u64, work: fn(&mut Arguments) -> Outcome<()>) {
 }
 
 fn pass(kind: u32) -> dact_pass {
-    let key = dact_key { seed: 0, offset: 0, first: 0, device_offset: ptr::null() };
-    let struct_size = size_of::<dact_pass>() as u32;
-    dact_pass { struct_size, kind, activation: 0, reserved: 0, p: 0.5, lower: 0.125, upper: 0.25, key }
+    dact_pass { kind, p: 0.5, lower: 0.125, upper: 0.25, ..dact_pass::INIT }
 }
 
 /// All tensors are taken before anything can fail, so that all are freed.
@@ -700,7 +665,7 @@ kernel! {
 }
 
 kernel! {
-    /// draw_forward(Tensor x, float p, int activation, SymInt first, int layout) -> (Tensor, Tensor)
+    /// draw_forward(Tensor x, float p, int activation, SymInt first, int layout) -> (Tensor, Tensor), on a CPU
     draw_forward(arguments; x) {
         forward_with(arguments, x, None)
     }
@@ -711,7 +676,7 @@ fn forward_with(arguments: &mut Arguments, x: Tensor, key: Option<Tensor>) -> Ou
     let (first, layout) = (arguments.integer() as u64, arguments.integer());
     let element = x.element("x")?;
     let strides = x.strides_of("x", layout)?;
-    let key = key.map_or_else(|| x.draw_key(), Ok)?;
+    let key = key.map_or_else(|| Tensor::draw_key(x.torch), Ok)?;
     let pass = dact_pass { p, activation: code(activation)?, key: key.key(&x, first)?, ..pass(DACT_PASS_FORWARD) };
     let x = x.dense(strides.of())?;
     let (y, mask) = (x.empty_like(strides.of())?, x.empty_mask()?);
@@ -729,7 +694,7 @@ kernel! {
         mask.check_mask(&x, "x")?;
         if !x.is_dense(strides.of()) {
             return Err(format!(
-                "x has shape {} and strides {}; allowed are tensors that are dense in layout {layout}",
+                "x must be dense in layout {layout}, got shape {} and strides {}",
                 tuple(x.sizes),
                 tuple(x.strides)
             ));
@@ -762,7 +727,7 @@ kernel! {
         let strides = dy.strides_of("dy", layout)?;
         mask.check_mask(&dy, "dy")?;
         if (x.dtype, x.sizes, x.device) != (dy.dtype, dy.sizes, dy.device) {
-            return Err(format!("x has {}; allowed are those of dy: {}", x.describe(), dy.describe()));
+            return Err(format!("x must be like dy, {}, got {}", dy.describe(), x.describe()));
         }
         let pass = dact_pass { activation: code(activation)?, ..pass(DACT_PASS_BACKWARD) };
         let (dy, x) = (dy.dense(strides.of())?, x.dense(strides.of())?);
@@ -829,5 +794,5 @@ fn drawn_by_randint(seed: u64, offset: u64) -> u64 {
 }
 
 fn code(activation: i64) -> Outcome<u32> {
-    u32::try_from(activation).map_err(|_| format!("activation is {activation}; allowed are 0 to 4"))
+    u32::try_from(activation).map_err(|_| format!("activation must be a code of DACT_ACTIVATION_, got {activation}"))
 }

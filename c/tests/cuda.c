@@ -66,16 +66,17 @@ static void offsets_in_device_memory(dact_cuda *cuda, get_log fake_log) {
   pass.kind = DACT_PASS_FORWARD;
   pass.key.device_offset = (const uint64_t *)(void *)((char *)&base + 4);
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
-          "pass.key.device_offset (base) is 0x", "multiples of 8");
+          "pass.key.device_offset (base) must be at a multiple of 8");
   pass.key.device_offset = (const uint64_t *)(void *)y;
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
-          "pass.key.device_offset (base), bytes", "overlaps tensors.output (y)");
+          "pass.key.device_offset (base), bytes", "must not overlap tensors.output (y)");
   uintptr_t in_mask = ((uintptr_t)mask + 7) / 8 * 8;
   pass.key.device_offset = (const uint64_t *)in_mask;
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out), "overlaps tensors.mask (mask)");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(cuda, stream, NULL, 8, out), "base is a null pointer");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
+          "must not overlap tensors.mask (mask)");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(cuda, stream, NULL, 8, out), "base must not be a null pointer");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(cuda, stream, (uint64_t *)(void *)((char *)&base + 1), 8, out),
-          "base is at 0x", "8 bytes");
+          "base must be at a multiple of 8 bytes, got 0x");
   CHECK(strcmp(fake_log(), "") == 0 && base == 1008);
 }
 
@@ -90,7 +91,7 @@ static void on_the_stand_in(const char *path) {
   dact_cuda *cuda = NULL;
   OK(dact_cuda_available(&devices, &error));
   CHECK(devices == 2);
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_open(-1, &cuda, out), "device is -1");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_open(-1, &cuda, out), "device must be 0 or above, got -1");
   REFUSED(DACT_UNAVAILABLE, dact_cuda_open(2, &cuda, out), "no CUDA device 2", "shows 2");
 
   void *mine = &devices, *current;
@@ -125,9 +126,11 @@ static void on_the_stand_in(const char *path) {
   OK(dact_cuda_run(cuda, stream, &pass, &tensors, &error));
   tensors.len = N;
   tensors.output = x + 1;
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out), "overlaps tensors.input (x)");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
+          "must not overlap tensors.input (x)");
   tensors.output = (char *)y + 1;
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out), "tensors.output (y) is 0x");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
+          "tensors.output (y) must be at a multiple of 2", "got 0x");
   CHECK(strcmp(fake_log(), "") == 0);
   offsets_in_device_memory(cuda, fake_log);
   CHECK((cuCtxGetCurrent(&current), current) == mine);

@@ -49,19 +49,25 @@ fn compiler(cpp: bool) -> Result<Command, String> {
     let mut command = build.try_get_compiler().map_err(|error| error.to_string())?.to_command();
     command.arg("--version").output().map_err(|error| error.to_string())?;
     let mut command = Command::new(command.get_program());
-    command.args(STRICT).arg("-g").arg("-I").arg(here().join("../include"));
+    command.args(STRICT).arg("-g");
     Ok(command)
 }
 
 /// Compiles a program with either library; `None` where there is no compiler.
 fn program(source: &str, standard: &str, shared: bool) -> Option<PathBuf> {
+    program_with("../include", source, standard, shared)
+}
+
+/// [`program`] with the header of this folder.
+fn program_with(header: &str, source: &str, standard: &str, shared: bool) -> Option<PathBuf> {
     let path = here().join(source);
     let cpp = path.extension().is_some_and(|extension| extension == "cpp");
     let mut command = compiler(cpp).map_err(|why| skipped(source, &why)).ok()?;
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("program-{}-{count}", std::process::id()));
-    command.arg(standard).arg(&path).arg("-o").arg(&output);
+    // What the program has, the library can find.
+    command.arg("-I").arg(here().join(header)).args([standard, "-rdynamic"]).arg(&path).arg("-o").arg(&output);
     if shared {
         let folder = loadable();
         command.arg(format!("-Wl,-rpath,{}", folder.display())).arg("-L").arg(folder).arg("-ldrop_activation_c");
@@ -112,6 +118,21 @@ fn every_pass_is_what_plain_c_computes() {
 }
 
 #[test]
+fn passes_over_channels_are_what_plain_c_computes() {
+    on_both_libraries("tests/channels.c", "-std=c99");
+}
+
+/// As `docs/abi.md` promises: that header's structures are shorter, and it knows no passes over channels.
+#[test]
+fn programs_of_the_first_header_still_run() {
+    for shared in [true, false] {
+        let Some(program) = program_with("tests/version-1", "tests/passes.c", "-std=c99", shared) else { return };
+        run(Command::new(&program));
+        std::fs::remove_file(program).unwrap();
+    }
+}
+
+#[test]
 fn mistakes_are_refused() {
     on_both_libraries("tests/refusals.c", "-std=c99");
 }
@@ -128,8 +149,23 @@ fn what_surrounds_a_call_does_not_get_into_it() {
 }
 
 #[test]
+fn a_framework_calls_it_by_tvm_ffi() {
+    on_both_libraries("tests/tvm_ffi.c", "-std=c99");
+}
+
+#[test]
+fn tvm_ffi_under_valgrind() {
+    under_valgrind("tests/tvm_ffi.c");
+}
+
+#[test]
 fn passes_under_valgrind() {
     under_valgrind("tests/passes.c");
+}
+
+#[test]
+fn passes_over_channels_under_valgrind() {
+    under_valgrind("tests/channels.c");
 }
 
 #[test]
@@ -173,17 +209,22 @@ mod cuda {
         if there_is_a_driver() {
             return skipped("CUDA on a stand-in driver, from C", "there is a real one");
         }
-        let Some(program) = program("tests/cuda.c", "-std=c99", true) else { return };
         let root = here().join("..");
         let driver = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("libcuda-{}.so", std::process::id()));
-        let mut command = Command::new(compiler(false).unwrap().get_program());
-        command.args(["-std=gnu11", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-I"]).arg(root.join("kernels"));
-        run_quietly(command.arg("-o").arg(&driver).arg(root.join("tests/fake_driver/libcuda.c")));
-        let mut command = Command::new(&program);
-        command.arg(&driver);
-        run(command);
-        std::fs::remove_file(program).unwrap();
-        std::fs::remove_file(driver).unwrap();
+        for source in ["tests/cuda.c", "tests/tvm_ffi.c"] {
+            let Some(program) = program(source, "-std=c99", true) else { return };
+            let mut command = Command::new(compiler(false).unwrap().get_program());
+            command.args(["-std=gnu11", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-I"]);
+            command.arg(root.join("kernels")).arg("-o").arg(&driver);
+            run_quietly(command.arg(root.join("tests/fake_driver/libcuda.c")));
+            run({
+                let mut command = Command::new(&program);
+                command.arg(&driver);
+                command
+            });
+            std::fs::remove_file(program).unwrap();
+            std::fs::remove_file(&driver).unwrap();
+        }
     }
 
     fn run_quietly(command: &mut Command) {

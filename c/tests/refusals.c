@@ -38,69 +38,77 @@ int main(void) {
   memset(y, 0x5A, sizeof y);
   memset(mask, 0x5A, sizeof mask);
 
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_run(NULL, &tensors, out), "pass is NULL", "dact_pass");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_run(NULL, &tensors, out),
+          "pass must be the address of a dact_pass, got NULL");
   in_order();
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_run(&pass, NULL, out), "tensors is NULL", "dact_tensors");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_run((const dact_pass *)at(&pass, 1), &tensors, out), "pass is at", "8");
-  BUT(pass.struct_size = 0, "pass.struct_size is 0", "sizeof(dact_pass)", "64", "DACT_PASS_INIT");
-  BUT(pass.struct_size = 0xFFFFFFFF, "pass.struct_size is 4294967295");
-  BUT(tensors.struct_size = 47, "tensors.struct_size is 47", "48");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_run(&pass, NULL, out),
+          "tensors must be the address of a dact_tensors, got NULL");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_run((const dact_pass *)at(&pass, 1), &tensors, out),
+          "pass must be at a multiple of 8 bytes");
+  BUT(pass.struct_size = 0, "pass.struct_size must be sizeof(dact_pass), which is 88, got 0", "DACT_PASS_INIT");
+  BUT(pass.struct_size = 0xFFFFFFFF, "got 4294967295");
+  BUT(tensors.struct_size = 47, "tensors.struct_size must be", "120, got 47");
 
-  BUT(pass.kind = 0, "pass.kind is 0", "1 to 12");
-  BUT(pass.kind = 13, "pass.kind is 13");
+  BUT(pass.kind = 0, "pass.kind must be in [1, 17]", "got 0");
+  BUT(pass.kind = 18, "pass.kind must be", "got 18");
   char given[32], last[64];
-  sprintf(given, "pass.activation is %d", ACTIVATION_COUNT);
+  sprintf(given, "got %d", ACTIVATION_COUNT);
   sprintf(last, "%d (%s)", ACTIVATION_COUNT - 1, ACTIVATIONS[ACTIVATION_COUNT - 1].name);
-  BUT(pass.activation = ACTIVATION_COUNT, given, last);
-  BUT(pass.reserved = 1, "pass.reserved is 1");
+  BUT(pass.activation = ACTIVATION_COUNT, "pass.activation must be one of 0 (relu), ", last, given);
+  BUT(pass.reserved = 1, "pass.reserved must be 0, got 1");
   BUT(pass.p = 1.5, "p must be in [0, 1]", "got 1.5");
   BUT(pass.p = -0.1, "got -0.1");
   BUT(pass.p = 0.0 / 0.0 * (x[0] + 1), "got NaN");
-  BUT(pass.key.first = 33, "first is 33", "multiples of 32");
+  BUT(pass.key.first = 33, "first must be a multiple of 32", "got 33");
   BUT(pass.key.first = UINT64_MAX - 63, "first = 18446744073709551552", "100 elements", "2^64");
-  BUT(pass.key.device_offset = &pass.key.offset, "pass.key.device_offset is 0x", "NULL");
+  BUT(pass.key.device_offset = &pass.key.offset, "pass.key.device_offset must be NULL on the CPU, got 0x");
   BUT((pass.kind = DACT_PASS_RRELU_FORWARD, pass.lower = 0), "lower = 0", "0 < lower <= upper <= 1");
   BUT((pass.kind = DACT_PASS_RRELU_INFER, pass.upper = 2), "upper = 2");
   BUT((pass.kind = DACT_PASS_FORWARD_WITHOUT_MASK, pass.activation = DACT_ACTIVATION_GELU), "gelu", "relu");
 
-  BUT(tensors.dtype = 0, "tensors.dtype is 0", "1 (f32)");
-  BUT(tensors.dtype = 5, "tensors.dtype is 5", "4 (f64)");
-  BUT(tensors.len = SIZE_MAX, "tensors.len is 18446744073709551615", "1125899906842623 elements of f32");
-  BUT(tensors.len = (size_t)1 << 50, "tensors.len is");
-  BUT(tensors.input = (const void *)(uintptr_t)-64, "tensors.input (x) is 0xffffffffffffffc0", "beyond the end");
-  BUT(tensors.input = NULL, "tensors.input (x) is NULL", "400 bytes");
-  BUT(tensors.output = NULL, "tensors.output (y) is NULL");
-  BUT(tensors.mask = NULL, "tensors.mask (mask) is NULL", "16 bytes");
-  BUT((pass.kind = DACT_PASS_INFER_BACKWARD), "tensors.saved (x) is NULL");
-  BUT((pass.kind = DACT_PASS_RELU_BACKWARD), "tensors.saved (y) is NULL");
-  BUT((pass.kind = DACT_PASS_BACKWARD, tensors.input = NULL), "tensors.input (dy) is NULL");
-  BUT(tensors.input = at(x, 2), "tensors.input (x) is 0x", "multiples of 4");
-  BUT(tensors.output = at(y, 1), "tensors.output (y) is 0x", "multiples of 4");
-  BUT(tensors.mask = at(mask, 2), "tensors.mask (mask) is 0x", "multiples of 4");
-  BUT(tensors.output = x + 1, "tensors.output (y), bytes 0x", "overlaps tensors.input (x)");
-  BUT((tensors.input = y + 1), "tensors.output (y)", "overlaps tensors.input (x)");
-  BUT((tensors.mask = (uint32_t *)(void *)y), "tensors.mask (mask)", "overlaps tensors.output (y)");
-  BUT((tensors.mask = (uint32_t *)(void *)(x + 50)), "tensors.mask (mask)", "overlaps tensors.input (x)");
+  BUT(tensors.dtype = 0, "tensors.dtype must be one of 1 (f32)", "4 (f64), got 0");
+  BUT(tensors.dtype = 5, "tensors.dtype must be", "got 5");
+  BUT(tensors.len = SIZE_MAX, "tensors.len must be at most 1125899906842623 elements of f32, got 18446744073709551615");
+  BUT(tensors.len = (size_t)1 << 50, "tensors.len must be at most");
+  BUT(tensors.input = (const void *)(uintptr_t)-64, "tensors.input (x) must be",
+      "got 0xffffffffffffffc0, which is too near the end of memory");
+  BUT(tensors.input = NULL, "tensors.input (x) must be the address of 400 bytes", "got NULL");
+  BUT(tensors.output = NULL, "tensors.output (y) must be", "got NULL");
+  BUT(tensors.mask = NULL, "tensors.mask (mask) must be the address of 16 bytes", "got NULL");
+  BUT((pass.kind = DACT_PASS_INFER_BACKWARD), "tensors.saved (x) must be", "got NULL");
+  BUT((pass.kind = DACT_PASS_RELU_BACKWARD), "tensors.saved (y) must be", "got NULL");
+  BUT((pass.kind = DACT_PASS_BACKWARD, tensors.input = NULL), "tensors.input (dy) must be", "got NULL");
+  BUT(tensors.input = at(x, 2), "tensors.input (x) must be at a multiple of 4, the size of an element, got 0x");
+  BUT(tensors.output = at(y, 1), "tensors.output (y) must be at a multiple of 4", "got 0x");
+  BUT(tensors.mask = at(mask, 2), "tensors.mask (mask) must be at a multiple of 4", "got 0x");
+  BUT(tensors.output = x + 1, "tensors.output (y), bytes 0x", "must not overlap tensors.input (x)");
+  BUT((tensors.input = y + 1), "tensors.output (y)", "must not overlap tensors.input (x)");
+  BUT((tensors.mask = (uint32_t *)(void *)y), "tensors.mask (mask)", "must not overlap tensors.output (y)");
+  BUT((tensors.mask = (uint32_t *)(void *)(x + 50)), "tensors.mask (mask)", "must not overlap tensors.input (x)");
   BUT((pass.kind = DACT_PASS_INFER_BACKWARD, tensors.saved = y + 1), "tensors.output (dx)",
-      "overlaps tensors.saved (x)");
+      "must not overlap tensors.saved (x)");
 
   dact_key key = {1, 2, 0, NULL};
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, NULL, N, mask, out), "key is 0x0");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, NULL, N, mask, out),
+          "key must be the address of a dact_key, got 0x0");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(2, &key, N, mask, out), "p must be in [0, 1], got 2");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, NULL, out), "words (mask) is NULL");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, at(mask, 1), out), "words (mask) is 0x");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, SIZE_MAX, mask, out), "len is 18446744073709551615");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, NULL, out), "words (mask) must be", "got NULL");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, at(mask, 1), out),
+          "words (mask) must be at a multiple of 4", "got 0x");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, SIZE_MAX, mask, out), "len must be at most",
+          "elements of a mask, got 18446744073709551615");
   key.device_offset = &key.offset;
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, mask, out), "key.device_offset is 0x", "NULL");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, mask, out),
+          "key.device_offset must be NULL on the CPU, got 0x");
   key.device_offset = NULL;
   key.first = 1;
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, mask, out), "first is 1");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, mask, out), "first must be", "got 1");
 
-  REFUSED(DACT_UNSUPPORTED, dact_check_abi(DACT_ABI_VERSION + 1, out), "abi_version is 2", "has 1");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_open(0, NULL, out), "cuda is NULL");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_preload(NULL, out), "cuda is NULL");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(NULL, NULL, &pass, &tensors, out), "cuda is NULL");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(NULL, NULL, &key.offset, 1, out), "cuda is NULL");
+  REFUSED(DACT_UNSUPPORTED, dact_check_abi(DACT_ABI_VERSION + 1, out), "abi_version must be", "1, got 2");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_open(0, NULL, out), "cuda must be", "got NULL");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_preload(NULL, out), "cuda must be", "got NULL");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(NULL, NULL, &pass, &tensors, out), "cuda must be", "got NULL");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(NULL, NULL, &key.offset, 1, out), "cuda must be", "got NULL");
   dact_cuda_close(NULL);
   dact_error_free(NULL);
   CHECK(strcmp(dact_error_message(NULL), "") == 0);

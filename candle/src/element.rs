@@ -28,5 +28,5 @@ macro_rules! with_element {
 pub(crate) use with_element;
 
 pub(crate) fn unsupported(dtype: candle_core::DType) -> candle_core::Error {
-    candle_core::Error::msg(format!("x is a tensor of {}; allowed are f32, f64, f16, bf16", dtype.as_str()))
+    candle_core::Error::msg(format!("x must be a tensor of f32, f64, f16 or bf16, got {}", dtype.as_str()))
 }

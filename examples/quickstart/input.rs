@@ -72,6 +72,6 @@ pub fn npy(path: &Path) -> Result<Vec<f32>, Box<dyn Error>> {
     match npy.dtype().descr().trim_matches('\'').trim_start_matches(['<', '>', '=', '|']) {
         "f4" => Ok(npy.into_vec::<f32>().map_err(|e| named(&e))?),
         "f8" => Ok(npy.into_vec::<f64>().map_err(|e| named(&e))?.into_iter().map(|v| v as f32).collect()),
-        other => Err(named(&format!("type {other:?}; allowed are float32 and float64")).into()),
+        other => Err(named(&format!("type must be float32 or float64, got {other:?}")).into()),
     }
 }

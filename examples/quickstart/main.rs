@@ -213,7 +213,7 @@ impl Options {
                     options.device = match arguments.value()?.string()?.as_str() {
                         "cpu" => Device::Cpu,
                         "cuda" => Device::Cuda,
-                        other => return Err(format!("--device is {other:?}; allowed are cpu and cuda").into()),
+                        other => return Err(format!("--device must be cpu or cuda, got {other:?}").into()),
                     }
                 }
                 Long("input") => options.input = Some(arguments.value()?.into()),

@@ -23,7 +23,7 @@ def gpu():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh", "gelu", "silu"])
+@pytest.mark.parametrize("activation", da.ACTIVATIONS)
 @pytest.mark.parametrize("training", [True, False])
 def test_cuda_is_the_cpu(dtype, activation, training):
     x, dy, key = torch.randn(3, 1001).to(dtype), torch.randn(3, 1001).to(dtype), torch.tensor([7])
@@ -134,6 +134,32 @@ def test_a_graph_reads_a_key_on_the_gpu_and_keeps_one_on_the_cpu():
     graph.replay()
     assert torch.equal(ys["cpu"], dt.drop_activation(x, 0.5, key=torch.tensor([3])))
     assert torch.equal(ys["cuda"], dt.drop_activation(x, 0.5, key=torch.tensor([4])))
+
+
+def test_keys_that_are_drawn_at_once_cost_a_graph_one_kernel():
+    x = -torch.ones(4096, device="cuda")
+    dt.drop_activation(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        keys = torch.randint(2**63 - 1, (4,), device="cuda")
+        ys = [dt.drop_activation(x, 0.5, key=key) for key in keys]
+    assert len(kernels(graph.replay)) == 5
+    before = [y.clone() for y in ys]
+    graph.replay()
+    seen = [tuple((y == 0).nonzero().flatten().tolist()) for y in (*before, *ys)]
+    assert len(set(seen)) == 8
+
+
+@pytest.mark.skipif(not hasattr(torch.Generator, "philox_state"), reason="SKIPPED: this PyTorch draws keys by a kernel")
+def test_compiled_a_pass_is_one_launch():
+    x = torch.randn(4096, device="cuda", requires_grad=True)
+    layer = torch.compile(dt.DropActivation(0.5), fullgraph=True)
+    torch.autograd.grad(layer(x).sum(), x)
+    assert len(kernels(lambda: layer(x))) == 1
+    torch.manual_seed(3)
+    expected = dt.DropActivation(0.5)(x)
+    torch.manual_seed(3)
+    assert torch.equal(layer(x), expected)
 
 
 @pytest.mark.parametrize("key", [-1, 0, 7, 2**63 - 1])

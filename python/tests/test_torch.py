@@ -8,26 +8,22 @@ import pytest
 torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 
 from conftest import unpacked
+from functorch.compile import make_boxed_func
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import drop_activation as da
 import drop_activation.torch as dt
+from drop_activation._activations import CODES
 from drop_activation.torch import _operators as operators
 from drop_activation.torch._fused import composition_moves_less
 from drop_activation.torch._keys import draw_key
 
-ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-SIGMA = {
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "gelu": nn.functional.gelu,
-    "silu": nn.functional.silu,
-}
+SIGMA = {name: getattr(nn.functional, name) for name in da.ACTIVATIONS}
 
 
 def key_tensor(offset=5):
@@ -45,7 +41,7 @@ def tensor(*shape, dtype=torch.float64, seed=0):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", da.ACTIVATIONS)
 def test_it_is_the_composition_with_the_same_mask(activation, dtype):
     x, dy = tensor(7, 33, dtype=dtype).requires_grad_(), tensor(7, 33, dtype=dtype, seed=1)
     y = dt.drop_activation(x, 0.7, activation, key=key_tensor())
@@ -65,7 +61,7 @@ def test_it_is_the_composition_with_the_same_mask(activation, dtype):
     torch.testing.assert_close(dx.double(), expected_dx, rtol=2 * tolerance, atol=2 * tolerance)
 
 
-FUNCTIONS = {name: functools.partial(dt.drop_activation, p=0.7, activation=name) for name in ACTIVATIONS}
+FUNCTIONS = {name: functools.partial(dt.drop_activation, p=0.7, activation=name) for name in da.ACTIVATIONS}
 FUNCTIONS["rrelu"] = dt.rrelu
 
 
@@ -79,10 +75,10 @@ def test_derivatives_of_both_orders_and_directions_are_central_differences(name,
     assert torch.autograd.gradgradcheck(function, x, **both)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", da.ACTIVATIONS)
 def test_the_operators_keep_pytorch_s_rules(activation):
     x, key = tensor(4, 9, dtype=torch.float32).requires_grad_(), key_tensor()
-    code = ACTIVATIONS.index(activation)
+    code = CODES[activation]
     with torch.no_grad():
         y, mask = operators.forward(x, key, 0.7, code, 0, 0)
         signs = operators.rrelu_forward(x, key, 0.2, 0.4, 0, 0)[1]
@@ -119,6 +115,12 @@ def test_seeds_follow_manual_seed_and_calls_differ():
         assert torch.equal(call(), first)
     torch.manual_seed(3)
     assert torch.equal(dt.drop_activation(x, 0.5, key=torch.randint(2**63 - 1, (1,))), first)
+    # Keys may be drawn for many calls at once.
+    keys = torch.randint(2**63 - 1, (3,))
+    for function in (functools.partial(dt.drop_activation, p=0.5), dt.rrelu):
+        ys = [function(x, key=key) for key in keys]
+        assert not torch.equal(ys[0], ys[1])
+        assert all(torch.equal(y, function(x, key=torch.tensor([key]))) for y, key in zip(ys, keys.tolist()))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
@@ -163,6 +165,8 @@ def test_compiled_it_draws_a_mask_for_each_call():
             pytest.skip("SKIPPED: torch.compile finds no C++ compiler")
         raise
     assert not torch.equal(a, b)
+    torch.manual_seed(5)
+    assert all(map(torch.equal, Twice()(x), (a, b)))  # as without torch.compile
     for y in (a, b):
         assert set(y.unique().tolist()) <= {-1.0, 0.0} and 0.4 < (y == 0).float().mean() < 0.6
     torch.manual_seed(5)
@@ -176,7 +180,64 @@ def test_compiled_it_draws_a_mask_for_each_call():
     assert torch.equal(leaf.grad, (y != 0).float())
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+def targets_when_compiled(function, x):
+    """The names of what torch.compile makes of a step, forward and backward."""
+    targets = []
+
+    def compiler(graph, example):
+        targets.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return make_boxed_func(graph.forward)
+
+    torch._dynamo.reset()
+    torch.compile(function, backend=aot_autograd(fw_compiler=compiler), fullgraph=True)(x).sum().backward()
+    return targets
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_compiled_a_pass_is_one_operator_and_nothing_draws_its_key_before_it(inplace):
+    layer = dt.DropActivation(0.5, inplace=inplace)
+    targets = targets_when_compiled(lambda x: layer(layer(x * 1)), tensor(64).requires_grad_())
+    assert targets.count("drop_activation.draw_forward.default") == targets.count("drop_activation.backward.default") == 2
+    assert not [target for target in targets if "rand" in target]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_compiled_in_place_is_over_x_too(transposed):
+    layer = dt.DropActivation(0.5, inplace=True)
+
+    def statement(x):
+        x = (x * 1).t() if transposed else x * 1
+        layer(x)
+        return x
+
+    leaf = -torch.ones(64, 32, requires_grad=True)
+    torch._dynamo.reset()
+    y = torch.compile(statement, backend="aot_eager", fullgraph=True)(leaf)
+    assert y.is_contiguous() is not transposed and 0.4 < (y == 0).float().mean() < 0.6
+    (dx,) = torch.autograd.grad(y.sum(), leaf)
+    assert torch.equal(-dx, y.t() if transposed else y)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager_decomp_partition", "inductor"])
+def test_what_a_checkpoint_computes_again_when_compiled_has_the_same_mask(backend):
+    layer, x = dt.DropActivation(0.5), -torch.ones(4096)
+    torch._dynamo.reset()
+    part = lambda x: layer(x.sin()).cos()
+    step = torch.compile(lambda x: checkpoint(part, x, use_reentrant=False), backend=backend, fullgraph=True)
+    seen = []
+    for _ in range(2):
+        leaf = x.clone().requires_grad_()
+        y = step(leaf)
+        y.sum().backward()
+        dropped = y != 1
+        assert 0.4 < dropped.float().mean() < 0.6
+        # Where ReLU was kept, y is cos(0) and has no gradient.
+        assert torch.equal(leaf.grad != 0, dropped)
+        seen.append(dropped)
+    assert not torch.equal(*seen)
+
+
+@pytest.mark.parametrize("activation", da.ACTIVATIONS)
 def test_made_of_pytorch_s_operations_it_has_a_mask_of_theirs(activation):
     x, dy = tensor(64, 64), tensor(64, 64, seed=1)
     leaf = x.clone().requires_grad_()
@@ -192,7 +253,7 @@ def test_made_of_pytorch_s_operations_it_has_a_mask_of_theirs(activation):
         layer = dt.DropActivation(0.7, activation, fused=fused)
         nodes = make_fx(layer)(x).graph.nodes
         assert any("drop_activation" in str(node.target) for node in nodes) == fused
-    with pytest.raises(ValueError, match="fused is False"):
+    with pytest.raises(ValueError, match="fused must be True .*got False"):
         dt.drop_activation(x, 0.7, activation, key=key_tensor(), fused=False)
 
 
@@ -327,22 +388,22 @@ def test_mistakes_are_named():
     x = torch.ones(4)
     for call, error, words in [
         (lambda: dt.DropActivation(1.5), ValueError, r"p must be in \[0, 1\], got 1.5"),
-        (lambda: dt.DropActivation(0.5, "elu"), ValueError, "activation is 'elu'"),
-        (lambda: dt.DropActivation(0.5, "gelu", inplace=True), ValueError, "inplace is True"),
-        (lambda: dt.RReLU(0.5, 0.25), ValueError, "lower is 0.5"),
-        (lambda: dt.DropActivation(fused="always"), ValueError, "fused is 'always'.*'auto'"),
-        (lambda: dt.drop_activation(x, fused=1), TypeError, "fused is a int"),
-        (lambda: dt.replace_relu(nn.Sequential(), fused=None), TypeError, "fused is a NoneType"),
-        (lambda: dt.drop_activation(x.long()), TypeError, "x has dtype torch.int64"),
-        (lambda: dt.drop_activation(x, key=torch.ones(1)), ValueError, "key has dtype torch.float32"),
-        (lambda: dt.drop_activation(x, first=5), ValueError, "first is 5"),
-        (lambda: dt.drop_activation(x, 0.5, "gelu", inplace=True), ValueError, "inplace is True"),
-        (lambda: dt.drop_activation([1.0]), TypeError, "x is a list"),
-        (lambda: dt.rrelu(None), TypeError, "x is a NoneType"),
-        (lambda: dt.drop_activation(x, key=5), TypeError, "key is a int"),
-        (lambda: dt.drop_activation(x, 10**400), ValueError, "p is beyond the largest float"),
-        (lambda: dt.drop_activation(x, first=2**64), ValueError, "first is 18446744073709551616"),
-        (lambda: dt.drop_activation(x, first=-32), ValueError, "first is -32"),
+        (lambda: dt.DropActivation(0.5, "elu"), ValueError, "activation must be one of relu.*got 'elu'"),
+        (lambda: dt.DropActivation(0.5, "gelu", inplace=True), ValueError, "inplace must be False for gelu.*got True"),
+        (lambda: dt.RReLU(0.5, 0.25), ValueError, "lower and upper must be .*got lower = 0.5"),
+        (lambda: dt.DropActivation(fused="always"), ValueError, "fused must be True, False or 'auto', got 'always'"),
+        (lambda: dt.drop_activation(x, fused=1), TypeError, "fused must be .*got a int"),
+        (lambda: dt.replace_relu(nn.Sequential(), fused=None), TypeError, "fused must be .*got a NoneType"),
+        (lambda: dt.drop_activation(x.long()), TypeError, "x must have dtype torch.float32.*got torch.int64"),
+        (lambda: dt.drop_activation(x, key=torch.ones(1)), ValueError, "key must be one torch.int64.*got dtype torch.float32"),
+        (lambda: dt.drop_activation(x, first=5), ValueError, "first must be a multiple of 32.*got 5"),
+        (lambda: dt.drop_activation(x, 0.5, "gelu", inplace=True), ValueError, "inplace must be False for gelu.*got True"),
+        (lambda: dt.drop_activation([1.0]), TypeError, "x must be a tensor, got a list"),
+        (lambda: dt.rrelu(None), TypeError, "x must be a tensor, got a NoneType"),
+        (lambda: dt.drop_activation(x, key=5), TypeError, "key must be .*got a int"),
+        (lambda: dt.drop_activation(x, 10**400), ValueError, "p must be a number that a float can hold"),
+        (lambda: dt.drop_activation(x, first=2**64), ValueError, "first must be from 0 .*got 18446744073709551616"),
+        (lambda: dt.drop_activation(x, first=-32), ValueError, "first must be from 0 .*got -32"),
     ]:
         with pytest.raises(error, match=words):
             call()
@@ -427,3 +488,43 @@ def test_per_sample_gradients_and_mapped_calls():
     keep = torch.vmap(functools.partial(dt.drop_activation, p=0.5, key=key_tensor()))(-images.abs())
     one = dt.drop_activation(-images[0].abs().contiguous(), 0.5, key=key_tensor())
     assert torch.equal(keep[0], one)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_torch_func_s_jacobians_are_autograd_s(name):
+    function, x = functools.partial(FUNCTIONS[name], key=key_tensor()), tensor(40)
+    jacobian = torch.autograd.functional.jacobian(function, x)
+    assert torch.equal(jacobian, torch.diag(jacobian.diagonal())) and jacobian.count_nonzero() >= 20
+    assert torch.equal(torch.func.jacrev(function)(x), jacobian)
+    assert torch.equal(torch.func.jacfwd(function)(x), jacobian)
+    y, pushforward = torch.func.linearize(function, x)
+    assert torch.equal(y, function(x)) and torch.equal(pushforward(x), jacobian.diagonal() * x)
+    total = lambda x: function(x).sin().sum()
+    hessian = torch.autograd.functional.hessian(total, x)
+    torch.testing.assert_close(torch.func.hessian(total)(x), hessian)
+
+
+@pytest.mark.parametrize("randomness, masks", [("different", 16), ("same", 1)])
+def test_a_model_has_gradients_for_each_sample(randomness, masks):
+    model, x = nn.Sequential(nn.Linear(8, 64), nn.ReLU()), torch.ones(16, 8)
+    dt.replace_relu(model, 0.5)
+    nn.init.constant_(model[0].bias, -100.0)  # ReLU blocks all, where it is kept
+    parameters = dict(model.named_parameters())
+    loss = lambda parameters, sample: torch.func.functional_call(model, parameters, (sample,)).sum()
+    gradients = torch.vmap(torch.func.grad(loss), (None, 0), randomness=randomness)(parameters, x)
+    passed = gradients["0.bias"]
+    assert set(passed.unique().tolist()) == {0.0, 1.0} and len(passed.unique(dim=0)) == masks
+    assert torch.equal(gradients["0.weight"], passed.unsqueeze(2).expand(16, 64, 8))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_inference_mode(inplace):
+    layer = dt.DropActivation(0.5, inplace=inplace)
+    for made_inside in (False, True):
+        x = -torch.ones(4096)
+        with torch.inference_mode():
+            x = x * 1 if made_inside else x
+            y = layer(x)
+            assert (y is x) == inplace and 0.4 < (y == 0).float().mean() < 0.6
+            assert torch.equal(layer.eval()(torch.full((4,), -1.0)), torch.full((4,), -0.5))
+        layer.train()

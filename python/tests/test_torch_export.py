@@ -13,9 +13,8 @@ torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 import torch.nn.functional as F
 from torch import nn
 
+import drop_activation as da
 import drop_activation.torch as dt
-
-ACTIVATIONS = ["relu", "sigmoid", "tanh", "gelu", "silu"]
 
 
 class Net(nn.Module):
@@ -24,7 +23,7 @@ class Net(nn.Module):
     def __init__(self, functional=True):
         super().__init__()
         self.conv, self.relu, self.functional = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), functional
-        self.act = nn.Sequential(*(dt.DropActivation(0.8, name) for name in ACTIVATIONS), dt.RReLU())
+        self.act = nn.Sequential(*(dt.DropActivation(0.8, name) for name in da.ACTIVATIONS), dt.RReLU())
         edges = ((1.0, "relu"), (0.0, "gelu"), (1.0, "silu"))
         self.edges = nn.Sequential(*(dt.DropActivation(p, name) for p, name in edges))
         self.linear = nn.Linear(4 * 36, 5)
@@ -83,6 +82,7 @@ def test_compiled_ahead_of_time_it_runs_by_itself(tmp_path):
     program = torch.export.export(model, (x,))
     torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
     code = """
+        import torch._inductor.codecache  # PyTorch 2.10 does not import what it uses
         y = torch._inductor.aoti_load_package("model.pt2")(x)
     """
     assert elsewhere(code, tmp_path) < 1e-5
@@ -143,7 +143,7 @@ def test_folded_it_is_pytorch_s_own(tmp_path):
 def test_what_code_calls_is_folded_through_a_graph(tmp_path):
     model, x = swapped(), images()
     model(x)
-    with pytest.raises(ValueError, match=r"module '' \(a Net\) calls ReLU.*symbolic_trace"):
+    with pytest.raises(ValueError, match=r"symbolic_trace.*module '' \(a Net\) calls ReLU"):
         dt.fold(model)
     assert isinstance(model.relu, dt.DropActivation)
     stored(model, x, tmp_path)
@@ -159,5 +159,5 @@ def test_what_is_trained_is_not_folded():
     assert isinstance(model[0], dt.DropActivation)
     assert type(dt.fold(dt.DropActivation(0.75).eval())) is nn.LeakyReLU
     assert dt.fold(dt.DropActivation(0.75).eval()).negative_slope == 0.25
-    with pytest.raises(TypeError, match="model is a float"):
+    with pytest.raises(TypeError, match="model must be a module, got a float"):
         dt.fold(0.5)

@@ -64,8 +64,8 @@ def test_a_key_is_what_randint_draws_at_its_place(seed, offset):
 def test_what_is_no_place_is_refused():
     good = torch.tensor([1])
     for seed, offset, words in (
-        (torch.tensor([1.0]), good, "seed has dtype torch.float32"),
-        (good, torch.tensor([1, 2]), r"offset has dtype torch.int64, shape \(2,\)"),
+        (torch.tensor([1.0]), good, "seed must be one torch.int64 on the CPU, got dtype torch.float32"),
+        (good, torch.tensor([1, 2]), r"offset must be .*got dtype torch.int64, shape \(2,\)"),
     ):
         with pytest.raises(RuntimeError, match=words):
             operators.philox_key(seed, offset)
@@ -154,6 +154,15 @@ def test_what_runs_again_draws_on_the_gpu(gpu, monkeypatch):
         patched.setattr(keys, "is_plain", lambda x: False)
         nothing(None)
     assert keys.key_on_cpu(gpu.x) is not None and gpu.generator.offset == 4
+
+
+def test_compiled_code_draws_its_key_as_python_does(gpu, monkeypatch):
+    """It calls an operator that knows the generator, and launches nothing for the key."""
+    monkeypatch.setattr(torch, "randint", None)
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("drop_activation::draw_forward", "CUDA")
+    monkeypatch.setattr(keys.operators, "forward", lambda x, key, *rest: (key.item(), key.device.type, rest))
+    for offset in (0, 4):
+        assert keys._draw_forward_on_cuda(gpu.x, 0.5, 3, 32, 0) == (philox(SEED, offset), "cpu", (0.5, 3, 32, 0))
 
 
 def jvp(function):

@@ -309,6 +309,21 @@ def test_compiled_it_is_what_it_is_eagerly(name):
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU(), "relu"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_compiled_without_gradients_a_transformer_takes_no_fused_path(whole, activation):
+    """Eagerly what catches calls keeps it from that, which torch.compile does not see."""
+    model, x = transformer(activation).eval(), images("transformer")
+    model = model if whole else model.layers[0]
+    padding = (torch.arange(4) == 3).expand(3, 4)  # with which whole ones take nested tensors
+    dt.replace_relu(model, 0.0)
+    expected = model(x, src_key_padding_mask=padding)[:, :3].detach()
+    torch._dynamo.reset()
+    with torch.no_grad():
+        got = torch.compile(model, backend="eager")(x, src_key_padding_mask=padding)[:, :3]
+    torch.testing.assert_close(got, expected)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_both_branches_of_torch_cond_are_caught(compiled):
     """It is compiled also where the model is not."""
@@ -457,12 +472,12 @@ def test_an_element_that_is_overwritten_later_is_not_kept():
 
 def test_sparse_and_nested_tensors_keep_their_relu_and_are_refused_else():
     x = torch.randn(4, 8)
-    kinds = {"sparse": x.to_sparse(), "is nested": torch.nested.as_nested_tensor([x[:1], x[1:]])}
+    kinds = {"sparse": x.to_sparse(), "nested": torch.nested.as_nested_tensor([x[:1], x[1:]])}
     for words, x in kinds.items():
         dense = (lambda y: y.to_dense()) if words == "sparse" else (lambda y: y.to_padded_tensor(0.0))
         for p, expected in ((1.0, torch.relu(x)), (0.0, x)):
             assert torch.equal(dense(dt.DropActivation(p)(x)), dense(expected))
-        with pytest.raises(TypeError, match=f"x .*{words}.*allowed are dense"):
+        with pytest.raises(TypeError, match=f"x must be a dense tensor.*{words}"):
             dt.DropActivation(0.5)(x)
 
 
@@ -485,6 +500,41 @@ def test_what_torch_compile_has_made_is_swapped_within():
     model(x)
     dt.fold(model)
     assert type(model[1]._orig_mod) is nn.LeakyReLU and torch.equal(model(x), F.leaky_relu(expected, 0.5))
+
+
+def test_a_part_of_a_model_is_caught_when_it_is_called_by_itself():
+    """Also one of PyTorch's modules that calls what it was given."""
+    decoder = nn.TransformerDecoderLayer(8, 2, 16, 0.0, lambda x: F.relu(x), batch_first=True)
+    model, x = nn.ModuleList([Hooked(), decoder]), torch.randn(3, 4, 8)
+    replaced = dt.replace_relu(model, 0.0)
+    with ReluIsIdentity() as mode:
+        model[0][0](x), model[1](x, x)
+    assert mode.count == 0
+    assert replaced.functional == ("0.0", "1")
+
+
+def test_another_method_is_caught_where_forward_calls_it_and_not_from_outside():
+    """From outside it may be a loss, whose ReLU is no activation: said in `replace_relu`'s documentation."""
+
+    class Encoder(nn.Module):
+        def encode(self, x):
+            return F.relu(x)
+
+        def forward(self, x):
+            return self.encode(x)
+
+    model, x = Encoder(), -torch.ones(8)
+    replaced = dt.replace_relu(model, 0.0)
+    assert torch.equal(model.encode(x), torch.zeros(8)) and replaced.functional == ()
+    assert torch.equal(model(x), x) and replaced.functional == ("",)
+    assert "from outside" in dt.replace_relu.__doc__
+
+
+def test_a_forward_that_was_put_on_a_module_is_caught_however_it_is_called():
+    (module,), x = patched(), torch.randn(8, 8)
+    linear = F.linear(x, module.weight, module.bias)
+    dt.replace_relu(module, 0.0)
+    assert torch.equal(module(x), linear) and torch.equal(module.forward(x), linear)
 
 
 def test_a_second_call_changes_p():
@@ -540,6 +590,37 @@ def test_hooks_and_state_stay_with_a_swapped_module():
     handle.remove()
     model(torch.randn(8, 8))
     assert len(seen) == 1
+
+
+def test_a_swapped_module_is_nn_relu_by_isinstance_and_not_by_its_type():
+    """Which is said in `replace_relu`'s documentation."""
+    model = nn.Sequential(nn.ReLU())
+    dt.replace_relu(model)
+    assert isinstance(model[0], nn.ReLU) and type(model[0]) is not nn.ReLU
+    assert "`type(module) is nn.ReLU` does not" in dt.replace_relu.__doc__
+
+
+def swapped_relu():
+    model = nn.Sequential(nn.ReLU())
+    dt.replace_relu(model, 0.0)
+    return model[0]
+
+
+@pytest.mark.parametrize("act", [swapped_relu, functools.partial(dt.DropActivation, 0.0), dt.RReLU])
+@pytest.mark.parametrize("given", ["at first", "later", "later to a copy"])
+def test_a_transformer_that_is_given_one_has_no_relu_of_its_own(act, given):
+    """In evaluation mode and without gradients PyTorch's fused operation would compute plain ReLU."""
+    act, x = act(), images("transformer")
+    make = functools.partial(nn.TransformerEncoderLayer, 8, 2, 16, 0.0, batch_first=True)
+    layer = make(activation=act if given == "at first" else "relu")
+    if given == "later to a copy":
+        layer = copy.deepcopy(layer)
+    layer.activation = act
+    layers = [layer.eval(), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()]
+    for model in [*layers, pickle.loads(pickle.dumps(layer))]:
+        with torch.no_grad():
+            got = model(x)
+        torch.testing.assert_close(got, model(x).detach())
 
 
 def test_a_module_of_the_model_s_own_is_not_caught():
@@ -712,7 +793,7 @@ def test_scripting_is_refused_with_the_reason():
 def test_mistakes_are_named():
     for call, error, words in [
         (lambda: dt.replace_relu(nn.ReLU()), TypeError, "itself a ReLU"),
-        (lambda: dt.replace_relu(F.relu), TypeError, "model is a function"),
+        (lambda: dt.replace_relu(F.relu), TypeError, "model must be a module, got a function"),
         (lambda: dt.replace_relu(nn.Sequential(), 1.5), ValueError, r"p must be in \[0, 1\], got 1.5"),
     ]:
         with pytest.raises(error, match=words):

@@ -16,8 +16,7 @@
 //! nothing.
 
 mod engine;
-#[cfg(feature = "fused")]
-pub(crate) mod fused;
+mod fused;
 mod lane;
 mod mask_words;
 mod part;
@@ -26,19 +25,20 @@ mod run;
 #[allow(unsafe_code)] // vector instructions
 mod simd;
 mod smooth;
-#[cfg(feature = "fused")]
-pub(crate) mod sums;
 mod uniform;
 
 pub use mask_words::MaskWords;
 #[doc(hidden)] // for the C interface, in PyTorch
 pub use part::as_part_of;
-pub use run::{run, run_over_saved};
+pub use run::{run, run_fused, run_over_saved};
 #[doc(hidden)] // for the benches
 pub use uniform::uniform_words;
 
+pub(crate) use fused::run as run_on_channels;
+pub(crate) use run::{Mask, call_fused};
+
 use engine::{KeepStream, draw_all};
-use run::{Mask, call, tensors};
+use run::{call, tensors};
 
 use crate::element::Element;
 use crate::error::Result;

@@ -91,7 +91,7 @@ fn compute<T: Lane>(pass: &Pass, Tensors { io, saved }: Tensors<'_, T>, mask: Ma
         | Pass::FusedInfer { .. }
         | Pass::Statistics { .. }
         | Pass::FusedSums { .. }
-        | Pass::FusedBackward { .. } => unreachable!("refused"),
+        | Pass::FusedBackward { .. } => unreachable!("on its own way: cpu::fused"),
     }
 }
 
@@ -200,7 +200,7 @@ impl<T: Lane> BlockPass<T> for SelectNonzero {
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], y: &[T; 32], word: u32) -> ([T; 32], u32) {
-        (select(simd, dy, !(simd.at_most_zero(at_least_zero(simd, y), y))), word)
+        (simd.clear_where_zero(y, dy), word)
     }
 }
 
@@ -213,7 +213,7 @@ impl<T: Lane> BlockPass<T> for Relu {
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], word: u32) -> ([T; 32], u32) {
-        (select(simd, x, !simd.at_most_zero(u32::MAX, x)), word)
+        (simd.clear_at_most_zero(x), word)
     }
 }
 
@@ -227,7 +227,7 @@ impl<T: Lane> BlockPass<T> for ReluBackward {
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, dy: &[T; 32], y: &[T; 32], word: u32) -> ([T; 32], u32) {
-        (select(simd, dy, !simd.at_most_zero(u32::MAX, y)), word)
+        (simd.clear_where_at_most_zero(y, dy), word)
     }
 }
 
@@ -305,7 +305,7 @@ impl<T: Lane> BlockPass<T> for InferBackward {
         let activation = self.0.activation();
         let dx = match (self.0.mixture::<T::Real>(), activation) {
             (Mixture::Identity, _) => *dy,
-            (Mixture::Sigma, Activation::Relu) => select(simd, dy, !simd.at_most_zero(u32::MAX, x)),
+            (Mixture::Sigma, Activation::Relu) => simd.clear_where_at_most_zero(x, dy),
             (Mixture::Sigma, _) => {
                 let d = derivative(simd, activation, x);
                 map(simd, dy, |i, dy| dy * d[i])

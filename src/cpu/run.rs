@@ -5,12 +5,13 @@ use super::mask_words::MaskWords;
 use super::passes;
 use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::fused::Operands;
 use crate::io::{AnyTensors, InOut, Tensors};
 use crate::mask::{PackedMask, words_for};
 use crate::pass::{Arguments, MaskArgument, Pass};
 
 /// The mask of a call, in one of the forms that callers have it in.
-pub(super) enum Mask<'a> {
+pub(crate) enum Mask<'a> {
     /// The pass has none.
     None,
     /// A forward pass makes it anew.
@@ -34,24 +35,67 @@ impl Mask<'_> {
     }
 }
 
+impl<'a> Mask<'a> {
+    /// The words for a checked pass.
+    #[inline(always)]
+    fn words(self, pass: &Pass, len: usize) -> Result<MaskWords<'a>> {
+        Ok(match self {
+            Mask::None => MaskWords::None,
+            Mask::Make(mask) => {
+                let origin = pass.mask_origin().ok_or(Error::Missing { argument: "mask" })?;
+                MaskWords::Write(mask.renew(origin, len)?)
+            }
+            Mask::Made(mask) => MaskWords::Read(mask.words()),
+            Mask::Words(words) => words,
+        })
+    }
+}
+
 /// Checks a call and makes it. Inlined into the public functions: there the pass is known, and few checks are left.
 #[inline(always)]
 pub(super) fn call(pass: &Pass, tensors: AnyTensors<'_>, mask: Mask<'_>) -> Result<()> {
     let len = pass.check(&tensors.arguments(mask.argument()))?;
+    let words = mask.words(pass, len)?;
     if pass.shape().is_some() {
-        return Err(Error::NoFusedPasses { backend: "CPU" });
+        return run_without_operands(pass, tensors, words);
     }
-    let words = match mask {
-        Mask::None => MaskWords::None,
-        Mask::Make(mask) => {
-            let origin = pass.mask_origin().ok_or(Error::Missing { argument: "mask" })?;
-            MaskWords::Write(mask.renew(origin, len)?)
-        }
-        Mask::Made(mask) => MaskWords::Read(mask.words()),
-        Mask::Words(words) => words,
-    };
     passes::run(pass, tensors, words);
     Ok(())
+}
+
+/// A pass over channels whose operands are all absent, but x.
+#[cold]
+fn run_without_operands(pass: &Pass, tensors: AnyTensors<'_>, words: MaskWords<'_>) -> Result<()> {
+    fn run<T: Element>(pass: &Pass, Tensors { io, saved }: Tensors<'_, T>, words: MaskWords<'_>) -> Result<()> {
+        T::run_on_channels(pass, io, Operands { x: saved, ..Operands::default() }, words)
+    }
+    match tensors {
+        AnyTensors::F32(tensors) => run(pass, tensors, words),
+        AnyTensors::F16(tensors) => run(pass, tensors, words),
+        AnyTensors::Bf16(tensors) => run(pass, tensors, words),
+        AnyTensors::F64(tensors) => run(pass, tensors, words),
+    }
+}
+
+/// Checks a call of a pass over channels and makes it. An output without elements is none, where the pass may have none.
+pub(crate) fn call_fused<T: Element>(
+    pass: &Pass,
+    io: InOut<'_, T>,
+    operands: Operands<'_, T>,
+    mask: Mask<'_>,
+) -> Result<()> {
+    let Some(shape) = pass.shape() else {
+        return call(pass, tensors(io, operands.x), mask);
+    };
+    let no_output = pass.results().is_some() && matches!(io, InOut::OutOfPlace(_, [])) && !shape.is_empty();
+    let len = pass.check(&Arguments {
+        output: (!no_output).then(|| io.output_len()),
+        saved: operands.x.map(<[T]>::len),
+        mask: mask.argument(),
+        fused: operands.lengths(),
+        ..Arguments::of_length(io.len())
+    })?;
+    T::run_on_channels(pass, io, operands, mask.words(pass, len)?)
 }
 
 /// The tensors of a call.
@@ -88,6 +132,36 @@ pub fn run<'a, T: Element>(
     call(pass, tensors(io.into(), saved), Mask::Words(mask))
 }
 
+/// Runs a pass over channels, with what it takes besides: for adapters, as [`run`] is. Where it has no output, `io` is
+/// `(&x, &mut [])`. Any other pass runs as by [`run`].
+///
+/// ```
+/// use drop_activation::fused::{Operands, Shape};
+/// use drop_activation::{DropActivation, MaskKey, Pass, cpu};
+/// let shape = Shape::new(2, 3, 1)?; // two rows of three features
+/// let (op, key) = (DropActivation::default(), MaskKey::new(42, 0));
+/// let (x, bias) = ([-1.5f32, 0.5, -2.0, 3.0, 1.0, -0.5], [0.5f32, -1.0, 0.0]);
+/// let (mut y, mut mask) = ([0.0; 6], [0; 1]);
+/// let operands = Operands { shift: Some(&bias[..]), ..Operands::default() };
+/// let pass = Pass::FusedForward { op, key, shape };
+/// cpu::run_fused(&pass, (&x, &mut y), operands, cpu::MaskWords::Write(&mut mask))?;
+/// assert_eq!(y[3], 3.5);
+/// # Ok::<(), drop_activation::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::ShapeLength`] and [`Error::ChannelVector`] for lengths that do not fit the pass's shape; [`Error::Missing`]
+/// for what the pass needs and does not have; [`Error::WordCount`]; [`Error::IndexRange`]; [`Error::NoElements`] for
+/// statistics; [`Error::SumMemory`]. Nothing was written then.
+pub fn run_fused<'a, T: Element>(
+    pass: &Pass,
+    io: impl Into<InOut<'a, T>>,
+    operands: Operands<'_, T>,
+    mask: MaskWords<'_>,
+) -> Result<()> {
+    call_fused(pass, io.into(), operands, Mask::Words(mask))
+}
+
 /// Elements of a saved tensor that are set aside at a time; a multiple of 32.
 const PART: usize = 2048;
 
@@ -98,8 +172,11 @@ const PART: usize = 2048;
 /// A pass that has no saved tensor runs on `dy` as it would by [`run`].
 ///
 /// # Errors
-/// Those of [`run`].
+/// Those of [`run`]; [`Error::HasChannels`] for a pass over channels.
 pub fn run_over_saved<T: Element>(pass: &Pass, dy: Option<&[T]>, saved: &mut [T], mask: MaskWords<'_>) -> Result<()> {
+    if pass.shape().is_some() {
+        return Err(Error::HasChannels { function: "run_over_saved" });
+    }
     if pass.saved().is_none() {
         let io = match dy {
             Some(dy) => InOut::OutOfPlace(dy, saved),
@@ -112,9 +189,6 @@ pub fn run_over_saved<T: Element>(pass: &Pass, dy: Option<&[T]>, saved: &mut [T]
     let both = Some(saved.len());
     let arguments = Arguments { output: both, saved: both, mask: mask.argument(), ..Arguments::of_length(input) };
     let len = pass.check(&arguments)?;
-    if pass.shape().is_some() {
-        return Err(Error::NoFusedPasses { backend: "CPU" });
-    }
     let words = match mask {
         Mask::Words(MaskWords::Read(words)) if pass.reads_mask() => Some(words),
         _ => None,

@@ -1,7 +1,7 @@
 //! σ and σ' of a block: one loop for each formula, so that it becomes vector code, and one copy of it for each
 //! type and instruction set, which all passes share.
 
-use crate::activation::Activation;
+use crate::activation::{Activation, smooth_activations};
 use crate::cpu::simd::{Simd, Task};
 use crate::real::Real;
 
@@ -34,16 +34,19 @@ impl<R: Real> Task for Evaluate<'_, R> {
 fn loops<R: Real>(function: Smooth, values: &mut [R; 32]) {
     // The activation is a constant in each loop: a choice inside it would keep it from vector code.
     macro_rules! each {
-        ($activation:expr, $method:ident: $($name:ident)*) => {
+        ($activation:ident $method:ident $($(#[$doc:meta])* $variant:ident $name:literal $formula:literal $f:ident $d:ident;)*) => {
             match $activation {
-                $(Activation::$name => for value in values {
-                    *value = value.$method(Activation::$name);
+                Activation::Relu => for value in values {
+                    *value = value.$method(Activation::Relu);
+                }
+                $(Activation::$variant => for value in values {
+                    *value = value.$method(Activation::$variant);
                 })*
             }
         };
     }
     match function {
-        Smooth::Value(activation) => each!(activation, sigma: Relu Sigmoid Tanh Gelu Silu),
-        Smooth::Derivative(activation) => each!(activation, derivative: Relu Sigmoid Tanh Gelu Silu),
+        Smooth::Value(activation) => smooth_activations!(each activation sigma),
+        Smooth::Derivative(activation) => smooth_activations!(each activation derivative),
     }
 }

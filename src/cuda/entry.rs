@@ -1,7 +1,7 @@
 //! The entry points of the device code: their names, their modules, and which one does a pass.
 
 use super::modules::Module;
-use crate::activation::Activation;
+use crate::activation::{Activation, smooth_activations};
 use crate::element::Dtype;
 use crate::fused::Dz;
 use crate::pass::Pass;
@@ -18,39 +18,70 @@ macro_rules! names {
     };
 }
 
-/// The kernels with their modules: first those that exist for every activation, in the order of [`Activation::ALL`].
-macro_rules! kernels {
-    (
-        of every activation { $($relu:ident and $smooth:ident { $($stem:literal)+ })+ }
-        $($module:ident { $($name:literal)+ })+
-    ) => {
-        const KERNELS: &[(Module, [&str; 4])] = &[
-            $($(
-                (Module::$relu, names!($stem "_relu")),
-                (Module::$smooth, names!($stem "_sigmoid")),
-                (Module::$smooth, names!($stem "_tanh")),
-                (Module::$smooth, names!($stem "_gelu")),
-                (Module::$smooth, names!($stem "_silu")),
-            )+)+
-            $($((Module::$module, names!($name)),)+)+
-        ];
+/// Kernels of one name for every activation, in the order of [`Activation::ALL`].
+macro_rules! of_activations {
+    ($stem:literal $($(#[$doc:meta])* $variant:ident $name:literal $formula:literal $value:ident $derivative:ident;)*) => {
+        [names!($stem "_relu"), $(names!($stem "_" $name)),*]
     };
 }
 
-kernels! {
-    of every activation {
-        Relu and Smooth { "train_forward" "train_backward" "infer_forward" "infer_backward" }
-        Fused and FusedSmooth { "fused_forward" "fused_backward" "fused_products" }
-    }
-    Relu { "train_forward_relu_nomask" "train_backward_relu_from_output" "relu_forward" "relu_backward" }
-    Rrelu { "rrelu_train_forward" "rrelu_train_backward" "rrelu_infer_forward" "rrelu_infer_backward" }
-    Fused { "fused_infer_backward_relu" "fused_infer_products_relu" "fused_sums_relu" "fused_moments" }
-}
+const ACTIVATIONS: usize = Activation::ALL.len();
 
-const _: () = assert!(KERNELS.len() == 7 * Activation::ALL.len() + 12, "a kernel for every activation");
+/// Of each activation so many.
+const STEMS: usize = 7;
+
+/// The passes that have an activation: those that are fused with nothing else, and the others.
+const OF_ACTIVATIONS: [[[&str; 4]; ACTIVATIONS]; STEMS] = [
+    smooth_activations!(of_activations "train_forward"),
+    smooth_activations!(of_activations "train_backward"),
+    smooth_activations!(of_activations "infer_forward"),
+    smooth_activations!(of_activations "infer_backward"),
+    smooth_activations!(of_activations "fused_forward"),
+    smooth_activations!(of_activations "fused_backward"),
+    smooth_activations!(of_activations "fused_products"),
+];
+const UNFUSED_STEMS: usize = 4;
+
+/// The others, with their modules.
+const OTHERS: [(Module, [&str; 4]); 12] = [
+    (Module::Relu, names!("train_forward_relu_nomask")),
+    (Module::Relu, names!("train_backward_relu_from_output")),
+    (Module::Relu, names!("relu_forward")),
+    (Module::Relu, names!("relu_backward")),
+    (Module::Rrelu, names!("rrelu_train_forward")),
+    (Module::Rrelu, names!("rrelu_train_backward")),
+    (Module::Rrelu, names!("rrelu_infer_forward")),
+    (Module::Rrelu, names!("rrelu_infer_backward")),
+    (Module::Fused, names!("fused_infer_backward_relu")),
+    (Module::Fused, names!("fused_infer_products_relu")),
+    (Module::Fused, names!("fused_sums_relu")),
+    (Module::Fused, names!("fused_moments")),
+];
+
+/// First those of activations, then the others.
+const KERNELS: [(Module, [&str; 4]); STEMS * ACTIVATIONS + OTHERS.len()] = {
+    let mut kernels = [OTHERS[0]; STEMS * ACTIVATIONS + OTHERS.len()];
+    let mut i = 0;
+    while i < kernels.len() {
+        kernels[i] = if i >= STEMS * ACTIVATIONS {
+            OTHERS[i - STEMS * ACTIVATIONS]
+        } else {
+            let is_relu = i % ACTIVATIONS == Activation::Relu as usize;
+            let module = match (i / ACTIVATIONS < UNFUSED_STEMS, is_relu) {
+                (true, true) => Module::Relu,
+                (true, false) => Module::Smooth,
+                (false, true) => Module::Fused,
+                (false, false) => Module::FusedSmooth,
+            };
+            (module, OF_ACTIVATIONS[i / ACTIVATIONS][i % ACTIVATIONS])
+        };
+        i += 1;
+    }
+    kernels
+};
 
 /// Those of no pass by itself.
-const OTHERS: [(Module, &str); 7] = [
+const SINGLES: [(Module, &str); 7] = [
     (Module::Advance, "da_advance"),
     (Module::Fused, "da_fused_sums_total_f32"),
     (Module::Fused, "da_fused_sums_total_f64"),
@@ -63,8 +94,8 @@ const OTHERS: [(Module, &str); 7] = [
 /// The place of a pass among the [`KERNELS`]: the one function that tells passes apart on this side. Those without a mask
 /// exist for ReLU alone, as [`Pass::check_without_tensors`] has made sure. `centred`: whether a pass of sums has a mean.
 fn place_of(pass: &Pass, centred: bool) -> u8 {
-    const ACTIVATIONS: u8 = Activation::ALL.len() as u8;
-    const OTHERS: u8 = 7 * ACTIVATIONS;
+    const ACTIVATIONS: u8 = self::ACTIVATIONS as u8;
+    const OTHERS: u8 = STEMS as u8 * ACTIVATIONS;
     /// dz as it is given is what ReLU's kernels make of it without a mask.
     const GIVEN: u8 = Activation::Relu as u8;
     let of_gradient = |first: u8, infer_relu: u8, dz: &Dz| match dz {
@@ -101,7 +132,7 @@ impl Entry {
     const OF_PASSES: usize = 4 * KERNELS.len();
 
     /// How many there are.
-    pub const COUNT: usize = Self::OF_PASSES + OTHERS.len();
+    pub const COUNT: usize = Self::OF_PASSES + SINGLES.len();
 
     /// What advances a sequence of keys.
     pub const ADVANCE: Self = Self(Self::OF_PASSES as u8);
@@ -141,7 +172,7 @@ impl Entry {
     /// The symbol's name.
     pub const fn name(self) -> &'static str {
         match self.index().checked_sub(Self::OF_PASSES) {
-            Some(other) => OTHERS[other].1,
+            Some(other) => SINGLES[other].1,
             None => KERNELS[self.index() / 4].1[self.index() % 4],
         }
     }
@@ -149,7 +180,7 @@ impl Entry {
     /// The module that it is in.
     pub(crate) const fn module(self) -> Module {
         match self.index().checked_sub(Self::OF_PASSES) {
-            Some(other) => OTHERS[other].0,
+            Some(other) => SINGLES[other].0,
             None => KERNELS[self.index() / 4].0,
         }
     }
@@ -217,38 +248,42 @@ mod tests {
         assert_eq!(Entry::ALL.map(Entry::name).into_iter().collect::<HashSet<_>>().len(), Entry::COUNT);
     }
 
-    /// `DA_ENTRIES(da_relu_forward, ...)` and its like of every .cu file.
+    /// `DA_ENTRIES(da_relu_forward, ...)` of every .cu file, or `DA_ENTRIES(da_train_forward_##name, ...)` where it is
+    /// made for each row of `DA_SMOOTH_ACTIVATIONS`.
     #[test]
     fn the_sources_define_these_entries_and_no_others() {
+        let source = |file: &str| {
+            std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(file)).unwrap()
+        };
+        let before_comma = |line: &str, prefix: &str| {
+            let (_, rest) = line.split_once(prefix)?;
+            Some(rest.split_once(',')?.0.to_owned())
+        };
+        let smooth: Vec<_> =
+            source("activation.cuh").lines().filter_map(|line| before_comma(line, "    ROW(")).collect();
         let mut defined = HashSet::new();
-        let advance = include_str!("../../kernels/advance.cu");
+        let advance = source("advance.cu");
         assert_eq!(advance.matches("__global__").count(), 1);
         assert!(advance.contains(" da_advance("));
         defined.insert((Module::Advance, "da_advance".to_owned()));
         let files = [
-            (Module::Relu, "relu"),
-            (Module::Smooth, "smooth"),
-            (Module::Rrelu, "rrelu"),
-            (Module::Fused, "fused"),
-            (Module::FusedSmooth, "fused_smooth"),
+            (Module::Relu, "relu.cu"),
+            (Module::Smooth, "smooth.cu"),
+            (Module::Rrelu, "rrelu.cu"),
+            (Module::Fused, "fused.cu"),
+            (Module::FusedSmooth, "fused_smooth.cu"),
         ];
         for (module, file) in files {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(file).with_extension("cu");
-            let text = std::fs::read_to_string(&path).unwrap();
-            for line in text.lines() {
-                let Some((defines, name)) =
-                    line.split_once('(').and_then(|(m, rest)| Some((m, rest.split_once(',')?.0)))
-                else {
-                    continue;
+            let text = source(file);
+            defined.extend(text.lines().filter_map(|line| Some((module, before_comma(line, "DA_TOTAL_ENTRY(")?))));
+            let declared = |line| before_comma(line, "DA_ENTRIES(").or(before_comma(line, "DA_FUSED_ENTRIES("));
+            for stem in text.lines().filter_map(declared) {
+                let stems = match stem.strip_suffix("##name") {
+                    Some(stem) => smooth.iter().map(|name| format!("{stem}{name}")).collect(),
+                    None => vec![stem],
                 };
-                match defines {
-                    "DA_ENTRIES" | "DA_FUSED_ENTRIES" => {
-                        defined.extend(DTYPES.map(|dtype| (module, format!("{name}_{}", dtype.name()))));
-                    }
-                    "DA_ENTRY" | "DA_TOTAL_ENTRY" => {
-                        defined.insert((module, name.to_owned()));
-                    }
-                    _ => {}
+                for stem in stems {
+                    defined.extend(DTYPES.map(|dtype| (module, format!("{stem}_{}", dtype.name()))));
                 }
             }
         }

@@ -72,14 +72,14 @@ pub enum CudaError {
     },
 
     /// A raw pointer that the pass needs is null.
-    #[error("{argument} is a null pointer")]
+    #[error("{argument} must not be a null pointer")]
     NullPointer {
         /// The argument at fault.
         argument: &'static str,
     },
 
     /// A raw pointer is not a multiple of its element's size.
-    #[error("{argument} is at {address:#x}, which is no multiple of {alignment} bytes")]
+    #[error("{argument} must be at a multiple of {alignment} bytes, got {address:#x}")]
     Misaligned {
         /// The argument at fault.
         argument: &'static str,

@@ -15,7 +15,7 @@ use super::layout::{DA_PACK_BYTES, DA_TILE_ELEMENTS};
 pub use super::parameters::NOTHING;
 use super::parameters::parameters;
 use crate::element::Dtype;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pass::Pass;
 
 /// A kernel launch, ready to be made: one-dimensional, without dynamic shared memory, with `args` as the
@@ -44,6 +44,9 @@ pub fn plan_all(pass: &Pass, dtype: Dtype, n: usize, at: &FusedAddresses) -> Res
 /// nothing to do. Addresses that the pass has no use for are not looked at.
 pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option<Launch>> {
     pass.check_without_tensors(n)?;
+    if pass.shape().is_some() {
+        return Err(Error::HasChannels { function: "plan" });
+    }
     if n == 0 {
         return Ok(None);
     }
@@ -93,7 +96,6 @@ mod tests {
     use crate::activation::Activation;
     use crate::cuda::error::CudaError;
     use crate::cuda::test_passes::{DTYPES, key, op, other_passes, passes};
-    use crate::error::Error;
     use crate::key::MaskKey;
     use crate::operation::{DropActivation, RRelu};
 

@@ -163,13 +163,9 @@ impl<R: Real> Normalised<R> {
     ) -> Result<ParameterGradients<R>> {
         let io = io.into();
         shape.holds("dx", io.output_len())?;
-        dr.as_ref().map_or(Ok(()), |dr| shape.holds("dr", dr.len()))?;
         let centred = Centred { x, mean: &self.mean };
-        let sums = cpu::reduce(shape, io.input(), by, Some(&centred))?;
+        let sums = cpu::reduce(shape, io.input(), by, Some(&centred), dr)?;
         let product = sums.product.unwrap_or_default();
-        if let Some(dr) = dr {
-            cpu::backward(shape, by, &Linear { alpha: None, rest: None }, (io.input(), dr))?;
-        }
         let _environment = DefaultEnvironment::enter();
         let count = shape.count() as f64;
         let each = |f: &dyn Fn(usize) -> f64| -> Vec<R> { (0..shape.channels()).map(|c| R::from_f64(f(c))).collect() };

@@ -1,18 +1,15 @@
 //! Drop-Activation fused with its neighbours: a scale and a shift for each channel, as batch normalisation and biases are,
 //! a residual, and the sums that their gradients need. `docs/fused.md` is the text that this follows.
 
-#[cfg(feature = "fused")]
 mod batch_norm;
 pub(crate) mod order;
 pub mod reference;
 mod shape;
 
-#[cfg(feature = "fused")]
 pub use batch_norm::{BatchNorm, Normalised, ParameterGradients, Running};
 pub use shape::Shape;
 
 /// The rayon backend's.
-#[cfg(feature = "fused")]
 pub mod cpu;
 
 use crate::activation::Activation;
@@ -20,6 +17,7 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::mask::{MaskOrigin, PackedMask};
 use crate::operation::DropActivation;
+use crate::pass::FusedArguments;
 
 /// What is done to x before the activation: `z = scale[c] x + shift[c]`, fused, and the residual added to that.
 #[derive(Clone, Copy, Debug)]
@@ -124,10 +122,65 @@ impl Dz {
     }
 }
 
+/// What a pass over channels takes besides its input, its output and its mask, as [`Pass`](crate::Pass) names it. Each
+/// may be absent, where `Pass` does not say that the pass needs it; what a pass has no use for is not looked at.
+#[derive(Debug)]
+pub struct Operands<'a, T: Element> {
+    /// x of a backward pass.
+    pub x: Option<&'a [T]>,
+    /// As long as x. None is 0.
+    pub residual: Option<&'a [T]>,
+    /// For each channel. None is 1.
+    pub scale: Option<&'a [T::Real]>,
+    /// For each channel. None is 0.
+    pub shift: Option<&'a [T::Real]>,
+    /// For each channel.
+    pub mean: Option<&'a [T::Real]>,
+    /// For each channel. None is 1.
+    pub alpha: Option<&'a [T::Real]>,
+    /// For each channel. None is 0.
+    pub beta: Option<&'a [T::Real]>,
+    /// For each channel. None is 0.
+    pub gamma: Option<&'a [T::Real]>,
+    /// What is written for each channel: [`Pass::results`](crate::Pass::results).
+    pub results: [Option<&'a mut [T::Real]>; 2],
+}
+
+impl<T: Element> Default for Operands<'_, T> {
+    /// Nothing.
+    fn default() -> Self {
+        Self {
+            x: None,
+            residual: None,
+            scale: None,
+            shift: None,
+            mean: None,
+            alpha: None,
+            beta: None,
+            gamma: None,
+            results: [None, None],
+        }
+    }
+}
+
+impl<'a, T: Element> Operands<'a, T> {
+    /// Those that are read for each channel, in the order of `cpu::fused`'s.
+    pub(crate) fn vectors(&self) -> [Option<&'a [T::Real]>; 6] {
+        [self.scale, self.shift, self.mean, self.alpha, self.beta, self.gamma]
+    }
+
+    pub(crate) fn lengths(&self) -> FusedArguments {
+        let [scale, shift, mean, alpha, beta, gamma] = self.vectors().map(|vector| vector.map(<[_]>::len));
+        let residual = self.residual.map(<[_]>::len);
+        let results = self.results.each_ref().map(|result| result.as_ref().map(|result| result.len()));
+        FusedArguments { residual, scale, shift, mean, alpha, beta, gamma, results }
+    }
+}
+
 /// x and the value of each channel that it is taken relative to: `x - mean[c]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Centred<'a, T: Element> {
-    /// The tensor x.
+    /// The tensor x: the slice that a [`Preactivation`] has, where the same call is given one.
     pub x: &'a [T],
     /// μ: for each channel.
     pub mean: &'a [T::Real],

@@ -74,7 +74,7 @@ fn shards_that_split_a_word() {
     for first in [1, 31, 33, u64::MAX, (1 << 40) + 16] {
         let error = KEY.shard(first).unwrap_err();
         assert_eq!(error, Error::First { first });
-        says(&error, &["first is ", &first.to_string(), "multiples of 32"]);
+        says(&error, &["first must be a multiple of 32", &format!("got {first}")]);
     }
     for first in [0, 32, 1 << 40, u64::MAX - 31] {
         assert_eq!(KEY.shard(first).unwrap().first(), first);
@@ -139,7 +139,7 @@ pub fn lengths_of_outputs(backend: &dyn Backend) {
     for (call, argument, other) in forward.chain(backward.iter().map(|call| (call, "dx", "dy"))) {
         for given in [0, 1, LEN - 1, LEN + 1, 10 * LEN] {
             let error = Error::Length { argument, given, other, expected: LEN };
-            refuses(backend, *call, &x, given, &error, &[argument, &format!("{given} elements"), other, "40"]);
+            refuses(backend, *call, &x, given, &error, &[argument, &format!("got {given}"), other, "40 elements"]);
         }
     }
 }
@@ -171,7 +171,7 @@ pub fn masks_of_other_lengths(backend: &dyn Backend) {
     // 33 and 64 elements have as many words as 40.
     for given in [0, 1, 33, LEN - 1, LEN + 1, 64, 65, 4000] {
         let error = Error::MaskLength { given, other: "dy", expected: LEN };
-        let parts = ["mask", &format!("{given} elements"), "dy", "40"];
+        let parts = ["mask", &format!("got one for {given}"), "dy", "40 elements"];
         let (mask, gelu_mask) = (forward_mask(relu, given), forward_mask(gelu, given));
         let (_, signs) = reference::rrelu_forward(&rrelu, KEY, &vec![1.0f32; given]).unwrap();
         refuses(backend, Call::Backward(relu, &mask, None), &dy, LEN, &error, &parts);
@@ -226,7 +226,7 @@ pub fn activations_that_need_a_mask(backend: &dyn Backend) {
     let x = [1.0; LEN];
     for activation in Activation::ALL.into_iter().filter(|a| *a != Activation::Relu) {
         let error = Error::NeedsMask { activation };
-        let parts = ["activation", activation.name(), "only relu"];
+        let parts = ["activation must be relu", &format!("got {activation}")];
         refuses(backend, Call::ForwardWithoutMask(op(activation, 0.5), KEY), &x, LEN, &error, &parts);
         refuses(backend, Call::BackwardFromOutput(op(activation, 0.5), &x), &x, LEN, &error, &parts);
     }
@@ -238,7 +238,7 @@ pub fn indices_beyond_64_bits(backend: &dyn Backend) {
         let key = KEY.shard(first).unwrap();
         let x = vec![-1.0; len];
         let error = Error::IndexRange { first, len };
-        let parts = ["first = ", &first.to_string(), &format!("{len} elements"), "2^64"];
+        let parts = ["at most 2^64", &format!("got first = {first} with {len} elements")];
         for call in [
             Call::Forward(DropActivation::default(), key),
             Call::Forward(op(Activation::Silu, 0.0), key), // no random bits, the same rule

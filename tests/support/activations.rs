@@ -1,8 +1,7 @@
 //! What tests have to know of each smooth activation. A new one is added here, and to `scripts/activation-vectors`,
 //! which makes the table of exact values. Tests that need only its name take it from `Activation::ALL`.
 
-use drop_activation::Activation;
-use drop_activation::activation::*;
+use drop_activation::{Activation, Real};
 
 use super::data::{Bits, ulp};
 
@@ -15,75 +14,45 @@ pub struct Smooth {
     pub derivative: Function,
 }
 
+/// σ or σ' of an activation.
 pub struct Function {
-    /// Its name in `tests/data/activation.csv`.
-    pub name: &'static str,
-    pub f32: fn(f32) -> f32,
-    pub f64: fn(f64) -> f64,
+    activation: Activation,
+    order: Order,
     /// At -∞, -0, +0 and +∞. Infinite is what becomes x itself.
     pub limits: [f64; 4],
     /// A zero beside the origin, near which the formula cancels.
     pub root: Option<f64>,
 }
 
+#[derive(PartialEq)]
+enum Order {
+    Value,
+    Derivative,
+}
+
+/// A row: the bound, and of σ and σ' the limits and the root.
+const fn row(
+    activation: Activation,
+    bound: f64,
+    value: ([f64; 4], Option<f64>),
+    derivative: ([f64; 4], Option<f64>),
+) -> Smooth {
+    Smooth {
+        activation,
+        bound,
+        value: Function { activation, order: Order::Value, limits: value.0, root: value.1 },
+        derivative: Function { activation, order: Order::Derivative, limits: derivative.0, root: derivative.1 },
+    }
+}
+
 const INFINITY: f64 = f64::INFINITY;
 
 /// All of them, in the order of `Activation::ALL`.
-pub const SMOOTH: [Smooth; 4] = [
-    Smooth {
-        activation: Activation::Sigmoid,
-        bound: 4.0,
-        value: Function {
-            name: "sigmoid",
-            f32: sigmoid_f32,
-            f64: sigmoid_f64,
-            limits: [0.0, 0.5, 0.5, 1.0],
-            root: None,
-        },
-        derivative: Function {
-            name: "sigmoid_derivative",
-            f32: sigmoid_derivative_f32,
-            f64: sigmoid_derivative_f64,
-            limits: [0.0, 0.25, 0.25, 0.0],
-            root: None,
-        },
-    },
-    Smooth {
-        activation: Activation::Tanh,
-        bound: 4.0,
-        value: Function { name: "tanh", f32: tanh_f32, f64: tanh_f64, limits: [-1.0, -0.0, 0.0, 1.0], root: None },
-        derivative: Function {
-            name: "tanh_derivative",
-            f32: tanh_derivative_f32,
-            f64: tanh_derivative_f64,
-            limits: [0.0, 1.0, 1.0, 0.0],
-            root: None,
-        },
-    },
-    Smooth {
-        activation: Activation::Gelu,
-        bound: 8.0,
-        value: Function { name: "gelu", f32: gelu_f32, f64: gelu_f64, limits: [-0.0, -0.0, 0.0, INFINITY], root: None },
-        derivative: Function {
-            name: "gelu_derivative",
-            f32: gelu_derivative_f32,
-            f64: gelu_derivative_f64,
-            limits: [-0.0, 0.5, 0.5, 1.0],
-            root: Some(-0.7517915246935645),
-        },
-    },
-    Smooth {
-        activation: Activation::Silu,
-        bound: 4.0,
-        value: Function { name: "silu", f32: silu_f32, f64: silu_f64, limits: [-0.0, -0.0, 0.0, INFINITY], root: None },
-        derivative: Function {
-            name: "silu_derivative",
-            f32: silu_derivative_f32,
-            f64: silu_derivative_f64,
-            limits: [-0.0, 0.5, 0.5, 1.0],
-            root: Some(-1.278464542761074),
-        },
-    },
+pub const SMOOTH: &[Smooth] = &[
+    row(Activation::Sigmoid, 4.0, ([0.0, 0.5, 0.5, 1.0], None), ([0.0, 0.25, 0.25, 0.0], None)),
+    row(Activation::Tanh, 4.0, ([-1.0, -0.0, 0.0, 1.0], None), ([0.0, 1.0, 1.0, 0.0], None)),
+    row(Activation::Gelu, 8.0, ([-0.0, -0.0, 0.0, INFINITY], None), ([-0.0, 0.5, 0.5, 1.0], Some(-0.7517915246935645))),
+    row(Activation::Silu, 4.0, ([-0.0, -0.0, 0.0, INFINITY], None), ([-0.0, 0.5, 0.5, 1.0], Some(-1.278464542761074))),
 ];
 
 const _: () = assert!(
@@ -123,13 +92,27 @@ impl<T: Bits> Exact<T> {
 }
 
 impl Function {
+    /// Its name in `tests/data/activation.csv`.
+    pub fn name(&self) -> String {
+        format!("{}{}", self.activation, if self.order == Order::Value { "" } else { "_derivative" })
+    }
+
+    /// What the library makes of x.
+    pub fn at<R: Real>(&self, x: R) -> R {
+        match self.order {
+            Order::Value => x.sigma(self.activation),
+            Order::Derivative => x.derivative(self.activation),
+        }
+    }
+
     /// Its exact values in f32 or f64: at arguments at random over all exponents, around the origin, in the tails, at
     /// subnormal results, next to zeros, and where earlier searches found the largest errors.
     pub fn exact_values<T: Bits>(&self) -> Vec<Exact<T>> {
+        let own = self.name();
         let number = |digits| T::from_bits(u64::from_str_radix(digits, 16).expect("hexadecimal"));
         let lines = include_str!("../data/activation.csv").lines().skip(1);
         let rows = lines.map(|line| <[&str; 5]>::try_from(line.split(',').collect::<Vec<_>>()).expect("five columns"));
-        let of_this = rows.filter(|[name, dtype, ..]| *name == self.name && *dtype == T::DTYPE.name());
+        let of_this = rows.filter(|[name, dtype, ..]| *name == own && *dtype == T::DTYPE.name());
         let rows: Vec<_> = of_this
             .map(|[_, _, x, nearest, rest]| Exact {
                 x: number(x),
@@ -137,7 +120,7 @@ impl Function {
                 rest: rest.parse().expect("a number"),
             })
             .collect();
-        assert!(rows.len() > 300, "{} rows of {} in {}", rows.len(), self.name, T::DTYPE.name());
+        assert!(rows.len() > 300, "{} rows of {} in {}", rows.len(), own, T::DTYPE.name());
         rows
     }
 }

@@ -101,7 +101,8 @@ pub fn cases<T: Bits>() -> Vec<Case> {
                 };
                 for (a, activation) in activations.into_iter().enumerate() {
                     let i = s + k + j + a;
-                    let present = std::array::from_fn(|n| !(i + n).is_multiple_of(if n < 3 { 3 } else { 4 }));
+                    // The first three are absent together, too.
+                    let present = [i % 3 != 0, i % 2 == 0, i % 4 < 2, i % 4 != 1, (i + 1) % 4 != 0];
                     let p = [0.6, 0.95, 1.0, 0.0, 0.7][i % 5];
                     let geometry = [None, Some((1, 64)), Some((3, 256))][i % 3];
                     let behind = if i % 7 == 6 {
@@ -173,6 +174,16 @@ fn tensor<T: Bits>(len: usize, seed: u64, hostile: bool) -> Vec<T> {
     (0..len).map(|_| value(&mut rng)).collect()
 }
 
+/// Makes all but the first of each accumulator so small that their squared distances from it vanish, though not their
+/// sum's square: a variance is not below zero.
+fn vanish<T: Bits>(shape: Shape, x: &mut [T]) {
+    let tiny = if size_of::<T>() == 8 { 0.632 * 2f64.powi(-537) } else { 0.89 * 2f64.powi(-75) };
+    for (i, x) in x.iter_mut().enumerate() {
+        let t = i / (shape.channels() * shape.inner()) * shape.inner() + i % shape.inner();
+        *x = T::rounded(if t % 1024 < 32 { 0.0 } else { tiny });
+    }
+}
+
 fn vector<R: Real64>(channels: usize, seed: u64) -> Vec<R> {
     let mut rng = Rng::new(seed);
     let value = |rng: &mut Rng| if rng.below(9) == 0 { 0.0 } else { rng.normal() };
@@ -205,6 +216,9 @@ pub fn run<T: Bits<Real: Real64>, M: Machine>(
     let elementwise = matches!(case.kind, Kind::Forward | Kind::Infer | Kind::Backward);
     let place = |seed| Guarded::new(&tensor::<T>(n, seed, elementwise), case.behind.0);
     let (mut x, mut dy, residual) = (place(1), place(2), place(3));
+    if case.kind == Kind::Statistics && case.in_place {
+        vanish(shape, x.slice_mut());
+    }
     let of_channels = |seed| Guarded::new(&vector::<T::Real>(channels, seed), case.behind.1);
     let [scale, shift, alpha, beta, gamma, mean] = [11, 12, 13, 14, 15, 16].map(of_channels);
     let [has_scale, has_shift, has_residual, has_alpha, has_rest] = case.present;
@@ -407,7 +421,7 @@ pub fn run<T: Bits<Real: Real64>, M: Machine>(
 fn first_difference<T: Bits>(given: &[T], wanted: &[T], tolerance: &[f64]) -> Option<(usize, T, T)> {
     let same = |i: usize| {
         let (given, wanted) = (given[i], wanted[i]);
-        let near = tolerance.get(i).is_some_and(|t| (given.to_f64() - wanted.to_f64()).abs() <= *t);
+        let near = tolerance.get(i).is_some_and(|t| *t > 0.0 && (given.to_f64() - wanted.to_f64()).abs() <= *t);
         given.bits() == wanted.bits() || given.is_nan() && wanted.is_nan() || near
     };
     (0..wanted.len()).find(|&i| !same(i)).map(|i| (i, given[i], wanted[i]))

@@ -20,7 +20,7 @@ fn integers_are_refused() -> Result<()> {
             let x = Tensor::zeros(5, dtype, &Device::Cpu)?;
             for train in [true, false] {
                 let given = text(layer.forward_t(&x, train));
-                let expected = format!("x is a tensor of {}; allowed are f32, f64, f16, bf16", dtype.as_str());
+                let expected = format!("x must be a tensor of f32, f64, f16 or bf16, got {}", dtype.as_str());
                 assert_eq!(given, expected, "{nonlinearity}, train = {train}");
             }
             assert!(layer.forward_with_key(&x, MaskKey::new(0, 0)).is_err());

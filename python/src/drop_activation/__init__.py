@@ -12,12 +12,14 @@ A mask is an array of uint32, ceil(n / 32) long: element i is bit i % 32, least 
 bits are a function of (seed, offset, first + i) and p alone, the same on every machine and device. `first` is the
 global index of the array's element 0, a multiple of 32, for an array that is a shard of a larger one.
 
-TypeError and ValueError name the argument, what was given and what is allowed; nothing was written then. Work is done
+TypeError and ValueError name the argument, what it must be and what was given; nothing was written then. Work is done
 without the interpreter's lock, by as many threads as RAYON_NUM_THREADS says or the machine has.
 
 `drop_activation.torch` is the same for PyTorch, with gradients and on CUDA.
 """
 
+from ._activations import ACTIVATIONS
+from ._channels import fused_backward, fused_forward, fused_infer, fused_sums, statistics
 from ._library import version as _version
 from ._operations import (
     backward,
@@ -38,10 +40,15 @@ from ._operations import (
 __version__ = _version()
 
 __all__ = [
+    "ACTIVATIONS",
     "backward",
     "backward_from_output",
     "forward",
     "forward_without_mask",
+    "fused_backward",
+    "fused_forward",
+    "fused_infer",
+    "fused_sums",
     "infer",
     "infer_backward",
     "keep_mask",
@@ -51,4 +58,5 @@ __all__ = [
     "rrelu_forward",
     "rrelu_infer",
     "rrelu_infer_backward",
+    "statistics",
 ]

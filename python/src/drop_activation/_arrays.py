@@ -37,28 +37,27 @@ def view(name: str, array: Any) -> View:
         ValueError: It is not contiguous, or not in this machine's memory.
     """
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array; allowed are arrays without a mask, such as {name}.data")
+        raise TypeError(f"{name} must be an array without a mask, such as {name}.data, got a masked array")
     if isinstance(array, np.ndarray):
         return _numpy(name, np.ndarray.view(array, np.ndarray))  # what a subclass says of itself may not be so
     if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
         return _dlpack(name, array)
     kind = type(array).__name__
-    raise TypeError(f"{name} is a {kind}; allowed are numpy arrays and objects with __dlpack__")
+    raise TypeError(f"{name} must be a numpy array or an object with __dlpack__, got a {kind}")
 
 
 def _numpy(name: str, array: np.ndarray) -> View:
     if not array.flags.c_contiguous:
         raise _not_contiguous(name, array.shape, array.strides, "numpy.ascontiguousarray")
     if not array.dtype.isnative:
-        raise TypeError(f"{name} has dtype {array.dtype.str!r}; allowed is this machine's byte order")
+        raise TypeError(f"{name} must have this machine's byte order, got dtype {array.dtype.str!r}")
     address = array.__array_interface__["data"][0]
     return View(name, address, array.dtype.name, array.shape, array.flags.writeable, array)
 
 
 def _not_contiguous(name, shape, strides, remedy):
     return ValueError(
-        f"{name} has shape {tuple(shape)} and strides {tuple(strides)}; "
-        f"allowed are C-contiguous arrays, which {remedy} makes"
+        f"{name} must be C-contiguous, as {remedy} makes it, got shape {tuple(shape)} and strides {tuple(strides)}"
     )
 
 
@@ -135,7 +134,7 @@ def _dlpack(name: str, array: Any) -> View:
     kind, _ = array.__dlpack_device__()
     if kind != _CPU:
         raise ValueError(
-            f"{name} is on a device of DLPack type {int(kind)}; allowed is the CPU (type {_CPU}). "
+            f"{name} must be on the CPU (DLPack's device type {_CPU}), got type {int(kind)}. "
             "For PyTorch's CUDA tensors there is drop_activation.torch"
         )
     try:
@@ -144,12 +143,12 @@ def _dlpack(name: str, array: Any) -> View:
         capsule = array.__dlpack__()
     form = _get_name(capsule)
     if form not in _FORMS:
-        raise TypeError(f"{name} returns a DLPack capsule called {form!r}; allowed are {sorted(_FORMS)}")
+        raise TypeError(f"{name} must return a DLPack capsule called one of {sorted(_FORMS)}, got {form!r}")
     # The capsule is not marked as used, so that it frees what it holds when it goes: it is the view's owner.
     managed = ctypes.cast(_get_pointer(capsule, form), ctypes.POINTER(_FORMS[form])).contents
     versioned = form == b"dltensor_versioned"
     if versioned and managed.major != 1:
-        raise TypeError(f"{name} returns DLPack version {managed.major}.{managed.minor}; allowed are versions up to 1")
+        raise TypeError(f"{name} must return DLPack of version 1 or older, got {managed.major}.{managed.minor}")
     tensor = managed.tensor
     dtype = tensor.dtype
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))

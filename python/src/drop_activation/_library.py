@@ -24,8 +24,16 @@ RRELU_INFER = 9
 RRELU_INFER_BACKWARD = 10
 RELU_FORWARD = 11
 RELU_BACKWARD = 12
+FUSED_FORWARD = 13
+FUSED_INFER = 14
+STATISTICS = 15
+FUSED_SUMS = 16
+FUSED_BACKWARD = 17
 
-ACTIVATIONS = {"relu": 0, "sigmoid": 1, "tanh": 2, "gelu": 3, "silu": 4}
+DZ_GIVEN = 0
+DZ_TRAINING = 1
+DZ_INFERENCE = 2
+
 DTYPES = {"float32": 1, "float16": 2, "bfloat16": 3, "float64": 4}
 
 _OK = 0
@@ -50,6 +58,10 @@ class Pass(ctypes.Structure):
         ("lower", c_float),
         ("upper", c_float),
         ("key", Key),
+        ("channels", c_size_t),
+        ("inner", c_size_t),
+        ("dz", c_uint32),
+        ("reserved2", c_uint32),
     ]
 
     def __init__(
@@ -70,6 +82,14 @@ class Tensors(ctypes.Structure):
         ("saved", c_void_p),
         ("output", c_void_p),
         ("mask", c_void_p),
+        ("residual", c_void_p),
+        ("scale", c_void_p),
+        ("shift", c_void_p),
+        ("mean", c_void_p),
+        ("alpha", c_void_p),
+        ("beta", c_void_p),
+        ("gamma", c_void_p),
+        ("results", c_void_p * 2),
     ]
 
     def __init__(self, dtype: int, length: int, input: int, output: int, saved: int = 0, mask: int = 0):
@@ -127,6 +147,11 @@ try:
     _call(_c.dact_check_abi, ABI_VERSION)
 except RuntimeError as error:
     raise ImportError(str(error)) from error
+
+
+def path() -> str:
+    """Where the library lies."""
+    return _c._name
 
 
 def version() -> str:

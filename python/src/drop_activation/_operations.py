@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _library as library
+from ._activations import TABLE, code_of
 from ._arrays import View, empty_like, view
 from ._library import Key, Pass, Tensors
 
@@ -66,7 +67,7 @@ def forward(
         p: The probability of keeping the nonlinearity, 0 <= p <= 1.
         seed, offset: The key, each from 0 to 2**64 - 1; another offset for each call.
         first: The global index of element 0, a multiple of 32.
-        activation: "relu", "sigmoid", "tanh", "gelu" or "silu".
+        activation: The name of σ, one of `ACTIVATIONS`.
         out: Where y goes, of x's shape and type; may be x.
 
     Returns:
@@ -113,8 +114,8 @@ def backward(
         dx.
     """
     pass_ = _pass(library.BACKWARD, p, activation)
-    if x is None and pass_.activation != library.ACTIVATIONS["relu"]:
-        raise ValueError(f"x is None; the backward pass of {activation} needs the input of the forward pass")
+    if x is None and TABLE[activation].curvature is not None:
+        raise ValueError(f"x must be the input of the forward pass, which the backward pass of {activation} needs, got None")
     return _run(pass_, _floats("dy", dy), out, saved=None if x is None else ("x", x), mask=mask)
 
 
@@ -132,7 +133,7 @@ def infer(x: Array, p: SupportsFloat = 0.95, *, activation: str = "relu", out: A
     Args:
         x: Any shape.
         p: The probability of keeping the nonlinearity, 0 <= p <= 1.
-        activation: "relu", "sigmoid", "tanh", "gelu" or "silu".
+        activation: The name of σ, one of `ACTIVATIONS`.
         out: Where y goes, of x's shape and type; may be x.
 
     Returns:
@@ -214,29 +215,21 @@ def index(name: str, value: SupportsIndex, most: int = 2**64 - 1) -> int:
     try:
         value = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} is a {type(value).__name__}; allowed are integers") from None
+        raise TypeError(f"{name} must be an integer, got a {type(value).__name__}") from None
     if not 0 <= value <= most:
-        raise ValueError(f"{name} is {value}; allowed are 0 to {most}")
+        raise ValueError(f"{name} must be from 0 to {most}, got {value}")
     return value
 
 
 def real(name: str, value: SupportsFloat) -> float:
-    if isinstance(value, (str, bytes)):
-        raise TypeError(f"{name} is a {type(value).__name__}; allowed are numbers")
     try:
-        return float(value)
+        if not isinstance(value, (str, bytes)):
+            return float(value)
     except TypeError:
-        raise TypeError(f"{name} is a {type(value).__name__}; allowed are numbers") from None
+        pass
     except OverflowError:
-        raise ValueError(f"{name} is beyond the largest float; allowed are numbers that a float can hold") from None
-
-
-def activation_code(activation: str) -> int:
-    if not isinstance(activation, str):
-        raise TypeError(f"activation is a {type(activation).__name__}; allowed are {', '.join(library.ACTIVATIONS)}")
-    if activation not in library.ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}; allowed are {', '.join(library.ACTIVATIONS)}")
-    return library.ACTIVATIONS[activation]
+        raise ValueError(f"{name} must be a number that a float can hold, got one beyond the largest") from None
+    raise TypeError(f"{name} must be a number, got a {type(value).__name__}")
 
 
 def _key(seed: SupportsIndex, offset: SupportsIndex, first: SupportsIndex) -> Key:
@@ -244,7 +237,7 @@ def _key(seed: SupportsIndex, offset: SupportsIndex, first: SupportsIndex) -> Ke
 
 
 def _pass(kind: int, p: SupportsFloat, activation: str, key: Key | None = None) -> Pass:
-    return Pass(kind, activation_code(activation), real("p", p), key=key)
+    return Pass(kind, code_of(activation), real("p", p), key=key)
 
 
 def _rrelu(kind: int, lower: SupportsFloat, upper: SupportsFloat, key: Key | None = None) -> Pass:
@@ -254,7 +247,7 @@ def _rrelu(kind: int, lower: SupportsFloat, upper: SupportsFloat, key: Key | Non
 def _floats(name: str, array: Any) -> View:
     seen = view(name, array)
     if seen.dtype not in library.DTYPES:
-        raise TypeError(f"{name} has dtype {seen.dtype}; allowed are {', '.join(library.DTYPES)}")
+        raise TypeError(f"{name} must have dtype {' or '.join(library.DTYPES)}, got {seen.dtype}")
     return seen
 
 
@@ -262,20 +255,20 @@ def _like(name: str, array: Any, other: View) -> View:
     """An array of another one's shape and type."""
     seen = _floats(name, array)
     if seen.dtype != other.dtype:
-        raise TypeError(f"{name} has dtype {seen.dtype}; allowed is that of {other.name}, {other.dtype}")
+        raise TypeError(f"{name} must have the dtype of {other.name}, {other.dtype}, got {seen.dtype}")
     if seen.shape != other.shape:
-        raise ValueError(f"{name} has shape {seen.shape}; allowed is that of {other.name}, {other.shape}")
+        raise ValueError(f"{name} must have the shape of {other.name}, {other.shape}, got {seen.shape}")
     return seen
 
 
 def _words(mask: Any, other: View) -> View:
     seen = view("mask", mask)
     if seen.dtype != "uint32":
-        raise TypeError(f"mask has dtype {seen.dtype}; allowed is uint32")
+        raise TypeError(f"mask must have dtype uint32, got {seen.dtype}")
     expected = ((other.size + 31) // 32,)
     if seen.shape != expected:
         raise ValueError(
-            f"mask has shape {seen.shape}; allowed is {expected}, for the {other.size} elements of {other.name}"
+            f"mask must have shape {expected}, for the {other.size} elements of {other.name}, got {seen.shape}"
         )
     return seen
 
@@ -291,7 +284,7 @@ def _run(pass_: Pass, given: View, out: Any, saved: tuple[str, Any] | None = Non
     result = empty_like(given) if out is None else out
     to = _like("out", result, given)
     if not to.writable:
-        raise ValueError("out is read-only; allowed are arrays that can be written")
+        raise ValueError("out must be writable, got a read-only array")
     tensors = Tensors(
         library.DTYPES[given.dtype],
         given.size,

@@ -13,11 +13,15 @@ pub(crate) trait BlockPass<T: Element>: Sync {
     /// Whether it reads a saved tensor.
     const READS_SAVED: bool = false;
 
-    /// Whether memory bounds it, so that non-temporal stores and blocks on cache lines pay. Not for a pass that looks at
-    /// `e`.
+    /// Whether memory bounds it, so that non-temporal stores and blocks on cache lines pay. Blocks may then begin
+    /// before the tensor.
     const MEMORY_BOUND: bool = false;
 
-    /// `e` is the index of the block's first element, if the pass is not [`BlockPass::MEMORY_BOUND`], else anything.
+    /// Whether a block takes many instructions. Then the code gets fewer copies of it: words are drawn before each group
+    /// of blocks and not in between, and memory is asked for beforehand however small the tensors are.
+    const LONG: bool = false;
+
+    /// `e` is the index of the block's first element. Where that lies before the tensor, it has wrapped around.
     /// `saved` is the saved tensor, for a pass that reads one. `bits` holds the block's bits, as they were drawn or
     /// loaded; the result holds those to store. Elements beyond the tensor's ends may be anything.
     fn block<S: Simd>(&self, simd: S, e: u64, input: &[T; 32], saved: &[T; 32], bits: u32) -> ([T; 32], u32);

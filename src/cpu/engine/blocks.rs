@@ -1,18 +1,22 @@
-//! A task's loop over its blocks: group by group where 16 blocks are whole, block by block elsewhere.
+//! A task's loop over its blocks: those that are whole in one go, or 16 at a time if words are drawn meanwhile, and the
+//! parts of blocks at either end by themselves.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::access::Access;
 use super::block_pass::{Bits, BlockPass};
 use super::keep_stream::{GROUP, Interleaved};
 use super::shift::WordShift;
 use super::tuning::{ALIGNED_ELEMENTS, READ_PREFETCH, WRITE_PREFETCH};
-use crate::cpu::simd::{CacheLines, LINE, Simd};
+use crate::cpu::simd::{CacheLines, LINE, Simd, Task};
 use crate::element::Element;
 use crate::io::{InOut, Tensors};
 
 /// A task's loop over its blocks.
-pub(super) struct BlockLoop<'a, T, P, const NON_TEMPORAL: bool> {
+pub(super) struct BlockLoop<'a, T, P, A> {
     pass: &'a P,
+    access: PhantomData<A>,
     /// Index of the task's first element.
     start: usize,
     tensors: Tensors<'a, T>,
@@ -21,106 +25,148 @@ pub(super) struct BlockLoop<'a, T, P, const NON_TEMPORAL: bool> {
     /// The bits of block 0, if it is a part, for which there is no room among the words.
     pub(super) head: u32,
     /// Makes bits of blocks from words of a mask that is read.
-    pub(super) shift: WordShift,
+    shift: WordShift,
 }
 
-impl<'a, T: Element, P: BlockPass<T>, const NON_TEMPORAL: bool> BlockLoop<'a, T, P, NON_TEMPORAL> {
+impl<'a, T: Element, P: BlockPass<T>, A: Access> BlockLoop<'a, T, P, A> {
     #[inline(always)]
-    pub(super) fn new(pass: &'a P, start: usize, mut tensors: Tensors<'a, T>) -> Self {
+    pub(super) fn new(pass: &'a P, _: A, start: usize, mut tensors: Tensors<'a, T>) -> Self {
         let output = tensors.io.output();
-        let aligned = NON_TEMPORAL || P::MEMORY_BOUND && P::BITS == Bits::None && output.len() >= ALIGNED_ELEMENTS;
+        let aligned = A::NON_TEMPORAL || P::MEMORY_BOUND && P::BITS == Bits::None && output.len() >= ALIGNED_ELEMENTS;
         let lead = if aligned { lead(output).min(output.len()) } else { 0 };
-        Self { pass, start, tensors, lead, head: 0, shift: WordShift::to_blocks(lead) }
+        Self { pass, access: PhantomData, start, tensors, lead, head: 0, shift: WordShift::to_blocks(lead) }
     }
 
     /// How many there are.
     pub(super) fn blocks(&self) -> usize {
-        (self.tensors.io.len() + 32 - end(self.lead)).div_ceil(32)
+        usize::from(self.lead > 0) + (self.tensors.io.len() - self.lead).div_ceil(32)
     }
 
-    /// The blocks of a group that begins with block `first`, if all are whole and end a word of `read` and `write`
-    /// where these are needed.
+    /// Where the first whole block is, as an index of blocks. A block that is whole has its bits' place, in what is
+    /// written, so many words before its index.
+    fn first_whole(&self) -> usize {
+        usize::from(self.lead > 0)
+    }
+
+    /// The blocks of a range, with the words in which they end where words are read, or their bits if these were drawn,
+    /// and all words that the task writes.
+    #[inline(always)]
+    pub(super) fn run<S: Simd>(&mut self, simd: S, range: Range<usize>, read: &[u32], mut write: Option<&mut [u32]>) {
+        let all_whole = self.first_whole() + (self.tensors.io.len() - self.lead) / 32;
+        let whole = range.start.max(self.first_whole())..range.end.min(all_whole);
+        if range.start < whole.start {
+            self.partial_block(simd, range.start, read.first(), write.as_deref_mut());
+        }
+        if whole.start < whole.end {
+            let read = read.get(whole.start - range.start..).unwrap_or(&[]);
+            self.whole_blocks(simd, whole.clone(), read, write.as_deref_mut());
+        }
+        if whole.end < range.end {
+            let read = read.get(whole.end - range.start);
+            self.partial_block(simd, whole.end, read, write);
+        }
+    }
+
+    /// Blocks that are whole.
+    ///
+    /// How many there are is known at run time only. A number that compilers know, 16 say, they unroll, and then each
+    /// load instruction comes back after 2 KiB: the processor does not see that the loads are in sequence, and a plain
+    /// ReLU in the second-level cache took twice as long.
+    #[inline(always)]
+    fn whole_blocks<S: Simd>(&mut self, simd: S, range: Range<usize>, read: &[u32], write: Option<&mut [u32]>) {
+        let place = range.start - self.first_whole();
+        let (begin, count) = (self.lead + 32 * place, range.len());
+        let mut blocks = WholeBlocks::<T, P, A> {
+            pass: self.pass,
+            access: PhantomData,
+            e: (self.start + begin) as u64,
+            saved: match self.tensors.saved {
+                Some(saved) if P::READS_SAVED => &saved[begin..].as_chunks().0[..count],
+                _ => &[],
+            },
+            read: if P::BITS.reads_bits() { &read[..count] } else { &[] },
+            write: match write {
+                Some(write) if P::BITS.writes_bits() => &mut write[place..place + count],
+                _ => &mut [],
+            },
+            shift: self.shift,
+        };
+        // The choice comes before the loop: compilers leave it in.
+        match &mut self.tensors.io {
+            InOut::InPlace(both) => {
+                let both = &mut both[begin..].as_chunks_mut().0[..count];
+                for (k, both) in both.iter_mut().enumerate() {
+                    *both = blocks.block(simd, k, both);
+                }
+            }
+            InOut::OutOfPlace(x, y) => {
+                let x = &x[begin..].as_chunks().0[..count];
+                let y = &mut y[begin..].as_chunks_mut().0[..count];
+                match if A::NON_TEMPORAL { CacheLines::new(y) } else { Err(y) } {
+                    Ok(mut lines) => {
+                        for (k, x) in x.iter().enumerate() {
+                            simd.store_non_temporal(&blocks.block(simd, k, x), &mut lines, k);
+                        }
+                    }
+                    Err(y) => {
+                        for k in 0..count {
+                            if A::PREFETCH || P::BITS.writes_bits() {
+                                prefetch_to_write(simd, &y[k]);
+                            }
+                            y[k] = blocks.block(simd, k, &x[k]);
+                        }
+                    }
+                }
+            }
+        }
+        self.shift = blocks.shift;
+    }
+
+    /// The blocks of a group that begins with block `first`, whose bits were drawn, if all are whole and end a word of
+    /// `write` where that is needed.
     #[inline(always)]
     pub(super) fn full_group<'b>(
         &'b mut self,
         first: usize,
-        read: &'b [u32],
+        drawn: &'b [u32],
         write: Option<&'b mut [u32]>,
-    ) -> Option<FullGroup<'b, T, P, NON_TEMPORAL>> {
-        let begin = (32 * first + end(self.lead)).checked_sub(32)?;
+    ) -> Option<FullGroup<'b, T, P, A>> {
+        let place = first.checked_sub(self.first_whole())?;
+        let begin = self.lead + 32 * place;
         let range = begin..begin + 32 * GROUP;
         let y = |y: &'b mut [T]| y.get_mut(range.clone())?.as_chunks_mut().0.try_into().ok();
         let tensors = match &mut self.tensors.io {
             // Which nobody asks for.
-            InOut::InPlace(_) if NON_TEMPORAL => return None,
+            InOut::InPlace(_) if A::NON_TEMPORAL => return None,
             InOut::InPlace(both) => GroupTensors::InPlace(y(both)?),
             InOut::OutOfPlace(x, output) => {
-                let x = chunk(x.get(range.clone())?)?;
-                if NON_TEMPORAL {
-                    GroupTensors::NonTemporal(x, CacheLines::new(y(output)?)?)
+                let (x, output) = (chunk(x.get(range.clone())?)?, y(output)?);
+                if A::NON_TEMPORAL {
+                    GroupTensors::NonTemporal(x, CacheLines::new(output).ok()?)
                 } else {
-                    GroupTensors::Apart(x, y(output)?)
+                    GroupTensors::Apart(x, output)
                 }
             }
         };
         Some(FullGroup {
             pass: self.pass,
+            access: PhantomData,
             e: (self.start + begin) as u64,
             tensors,
             saved: if P::READS_SAVED { Some(chunk(self.tensors.saved?.get(range)?)?) } else { None },
-            read: if P::BITS.reads_bits() { read.first_chunk()? } else { &[0; GROUP] },
+            drawn: drawn.first_chunk()?,
             write: match write {
-                Some(write) if P::BITS.writes_bits() => {
-                    Some(write.get_mut(first - usize::from(self.lead > 0)..)?.first_chunk_mut()?)
-                }
-                _ => None,
+                Some(write) => Some(write.get_mut(place..)?.first_chunk_mut()?),
+                None => None,
             },
-            shift: self.shift,
         })
     }
 
-    /// The blocks of any group, one after the other, as far as they are there.
+    /// A block of which only a part is there: the first, the last or the only one. `word` is its word of `read`.
     #[inline(always)]
-    pub(super) fn partial_blocks<S: Simd>(
-        &mut self,
-        simd: S,
-        group: Range<usize>,
-        read: &[u32],
-        mut write: Option<&mut [u32]>,
-    ) {
-        for (k, block) in group.enumerate() {
-            let behind = 32 * block + end(self.lead);
-            let range = behind.saturating_sub(32)..behind.min(self.tensors.io.len());
-            // Elements of the first block that are not there.
-            let before = 32 - behind.min(32);
-            let here = before..before + range.len();
-            let padded = |part: &[T]| {
-                let mut block = [T::default(); 32];
-                block[here.clone()].copy_from_slice(part);
-                block
-            };
-            let x = padded(&self.tensors.io.input()[range.clone()]);
-            let saved = self.tensors.saved.map_or(x, |saved| padded(&saved[range.clone()]));
-            let e = (self.start + behind).wrapping_sub(32) as u64;
-            let word = read.get(k).copied().unwrap_or(0);
-            let bits = if NON_TEMPORAL && P::BITS == Bits::Read { self.shift.next(word) } else { word };
-            let (y, bits) = self.pass.block(simd, e, &x, &saved, bits);
-            self.tensors.io.output()[range].copy_from_slice(&y[here.clone()]);
-            let there = (u64::from(u32::MAX) >> (32 - here.len())) << here.start;
-            let bits = bits & there as u32;
-            if let Some(write) = &mut write {
-                match block.checked_sub(usize::from(self.lead > 0)) {
-                    Some(place) => write[place] = bits,
-                    None => self.head = bits,
-                }
-            }
-        }
+    fn partial_block<S: Simd>(&mut self, simd: S, block: usize, word: Option<&u32>, write: Option<&mut [u32]>) {
+        simd.outlined(PartialBlock { block_loop: self, block, word: word.copied().unwrap_or(0), write });
     }
-}
-
-/// Where block 0 ends.
-fn end(lead: usize) -> usize {
-    if lead == 0 { 32 } else { lead }
 }
 
 /// Elements before the first that begins a line.
@@ -132,29 +178,127 @@ fn chunk<T>(elements: &[T]) -> Option<&[[T; 32]; GROUP]> {
     elements.as_chunks().0.try_into().ok()
 }
 
-/// The blocks of a group, all of them whole.
-pub(super) struct FullGroup<'a, T, P, const NON_TEMPORAL: bool> {
+/// [`BlockLoop::partial_block`] as a task, so that it can be outlined: copied to the stack and back, as far as it is there.
+struct PartialBlock<'b, 'a, T, P, A> {
+    block_loop: &'b mut BlockLoop<'a, T, P, A>,
+    block: usize,
+    word: u32,
+    write: Option<&'b mut [u32]>,
+}
+
+impl<T: Element, P: BlockPass<T>, A: Access> Task for PartialBlock<'_, '_, T, P, A> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { block_loop, block, word, write } = self;
+        let BlockLoop { pass, start, tensors, lead, head, shift, .. } = block_loop;
+        let behind = 32 * block + if *lead == 0 { 32 } else { *lead };
+        let range = behind.saturating_sub(32)..behind.min(tensors.io.len());
+        // Elements of the first block that are not there.
+        let before = 32 - behind.min(32);
+        let here = before..before + range.len();
+        let padded = |part: &[T]| {
+            let mut block = [T::default(); 32];
+            block[here.clone()].copy_from_slice(part);
+            block
+        };
+        let x = padded(&tensors.io.input()[range.clone()]);
+        let saved = tensors.saved.map_or(x, |saved| padded(&saved[range.clone()]));
+        let e = (*start + behind).wrapping_sub(32) as u64;
+        let bits = if A::NON_TEMPORAL && P::BITS == Bits::Read { shift.next(word) } else { word };
+        let (y, bits) = pass.block(simd, e, &x, &saved, bits);
+        tensors.io.output()[range].copy_from_slice(&y[here.clone()]);
+        if let Some(write) = write {
+            let there = (u64::from(u32::MAX) >> (32 - here.len())) << here.start;
+            let bits = bits & there as u32;
+            match block.checked_sub(usize::from(*lead > 0)) {
+                Some(place) => write[place] = bits,
+                None => *head = bits,
+            }
+        }
+    }
+}
+
+/// Asks for the lines of a block that is read a little later.
+#[inline(always)]
+fn prefetch<S: Simd, T>(simd: S, block: &[T; 32]) {
+    for line in 0..size_of_val(block) / LINE {
+        simd.prefetch(block.as_ptr().cast::<u8>().wrapping_add(READ_PREFETCH + LINE * line));
+    }
+}
+
+/// The same for one that is written.
+#[inline(always)]
+fn prefetch_to_write<S: Simd, T>(simd: S, block: &[T; 32]) {
+    for line in 0..size_of_val(block) / LINE {
+        simd.prefetch_to_write(block.as_ptr().cast::<u8>().wrapping_add(WRITE_PREFETCH + LINE * line));
+    }
+}
+
+/// Blocks that are whole, apart from input and output.
+struct WholeBlocks<'a, T, P, A> {
     pass: &'a P,
+    access: PhantomData<A>,
+    /// Index of the first element.
+    e: u64,
+    /// For a pass that reads it.
+    saved: &'a [[T; 32]],
+    /// The words in which the blocks end, or their bits if these were drawn, for a pass that reads bits.
+    read: &'a [u32],
+    /// Gets the bits of the blocks; none for a pass that writes none.
+    write: &'a mut [u32],
+    /// The loop's, which shall have it back: a copy can stay in registers.
+    shift: WordShift,
+}
+
+impl<T: Element, P: BlockPass<T>, A: Access> WholeBlocks<'_, T, P, A> {
+    /// Each block, in order.
+    #[inline(always)]
+    fn block<S: Simd>(&mut self, simd: S, k: usize, x: &[T; 32]) -> [T; 32] {
+        let saved = if P::READS_SAVED { &self.saved[k] } else { x };
+        if A::PREFETCH {
+            prefetch(simd, x);
+            if P::READS_SAVED {
+                prefetch(simd, saved);
+            }
+        }
+        let bits = match P::BITS {
+            Bits::Read if A::NON_TEMPORAL => self.shift.next(self.read[k]),
+            Bits::Read | Bits::Draw => self.read[k],
+            Bits::None | Bits::Write => 0,
+        };
+        let (y, bits) = self.pass.block(simd, self.e + 32 * k as u64, x, saved, bits);
+        // Drawn bits may go nowhere.
+        if P::BITS.writes_bits()
+            && let Some(write) = self.write.get_mut(k)
+        {
+            *write = bits;
+        }
+        y
+    }
+}
+
+/// The blocks of a group, all of them whole.
+pub(super) struct FullGroup<'a, T, P, A> {
+    pass: &'a P,
+    access: PhantomData<A>,
     /// Index of the first element.
     e: u64,
     tensors: GroupTensors<'a, T>,
     saved: Option<&'a [[T; 32]; GROUP]>,
-    /// The words in which the blocks end, or the bits of the blocks if these were drawn.
-    read: &'a [u32; GROUP],
+    /// The bits of the blocks.
+    drawn: &'a [u32; GROUP],
     /// Gets the bits of the blocks.
     write: Option<&'a mut [u32; GROUP]>,
-    /// The loop's, which shall have it back: a copy can stay in registers.
-    pub(super) shift: WordShift,
 }
 
 /// What is read and what is written.
 enum GroupTensors<'a, T> {
     InPlace(&'a mut [[T; 32]; GROUP]),
     Apart(&'a [[T; 32]; GROUP], &'a mut [[T; 32]; GROUP]),
-    NonTemporal(&'a [[T; 32]; GROUP], CacheLines<'a, T, GROUP>),
+    NonTemporal(&'a [[T; 32]; GROUP], CacheLines<'a, T>),
 }
 
-impl<T: Element, P: BlockPass<T>, const NON_TEMPORAL: bool> Interleaved for FullGroup<'_, T, P, NON_TEMPORAL> {
+impl<T: Element, P: BlockPass<T>, A: Access> Interleaved for FullGroup<'_, T, P, A> {
     #[inline(always)]
     fn step<S: Simd>(&mut self, simd: S, k: usize) {
         let x = match &self.tensors {
@@ -162,30 +306,21 @@ impl<T: Element, P: BlockPass<T>, const NON_TEMPORAL: bool> Interleaved for Full
             GroupTensors::Apart(x, _) | GroupTensors::NonTemporal(x, _) => &x[k],
         };
         let saved = self.saved.map_or(x, |saved| &saved[k]);
-        for line in 0..size_of_val(x) / LINE {
-            simd.prefetch(x.as_ptr().cast::<u8>().wrapping_add(READ_PREFETCH + LINE * line));
+        if A::PREFETCH {
+            prefetch(simd, x);
             if P::READS_SAVED {
-                simd.prefetch(saved.as_ptr().cast::<u8>().wrapping_add(READ_PREFETCH + LINE * line));
+                prefetch(simd, saved);
             }
         }
         if let GroupTensors::Apart(_, y) = &self.tensors {
-            for line in 0..size_of_val(x) / LINE {
-                simd.prefetch_to_write(y[k].as_ptr().cast::<u8>().wrapping_add(WRITE_PREFETCH + LINE * line));
-            }
+            prefetch_to_write(simd, &y[k]);
         }
-        let bits = match P::BITS {
-            Bits::Read if NON_TEMPORAL => self.shift.next(self.read[k]),
-            Bits::Read | Bits::Draw => self.read[k],
-            Bits::None | Bits::Write => 0,
-        };
-        let (y, bits) = self.pass.block(simd, self.e + 32 * k as u64, x, saved, bits);
+        let (y, bits) = self.pass.block(simd, self.e + 32 * k as u64, x, saved, self.drawn[k]);
         match &mut self.tensors {
             GroupTensors::InPlace(blocks) | GroupTensors::Apart(_, blocks) => blocks[k] = y,
             GroupTensors::NonTemporal(_, lines) => simd.store_non_temporal(&y, lines, k),
         }
-        if P::BITS.writes_bits()
-            && let Some(write) = &mut self.write
-        {
+        if let Some(write) = &mut self.write {
             write[k] = bits;
         }
     }

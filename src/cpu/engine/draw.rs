@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::keep_stream::{BATCH, Batch, GROUP, Interleaved, KeepStream};
+use super::keep_stream::{BATCH, Batch, CommonBranches, GROUP, Interleaved, KeepStream};
 use super::pool::Pool;
 use super::scratch::Scratch;
 use super::share::share;
@@ -66,18 +66,22 @@ impl<'a> PrefetchedWords<'a> {
         self.begin_batch();
     }
 
-    /// The words of the next group, and those of the next batch that are to be drawn meanwhile.
+    /// The words of the next group, and those of the next batch that are to be drawn meanwhile. If there are none to draw,
+    /// all words that are left of a batch.
     #[inline(always)]
-    pub(super) fn next_group<S: Simd>(&mut self, simd: S) -> (&[u32; GROUP], NextBatch<'_>) {
+    pub(super) fn next_words<S: Simd>(&mut self, simd: S) -> (&[u32], Option<NextBatch<'_>>) {
         if self.used == BATCH {
             self.use_next_batch(simd);
         }
         let at = self.used;
-        self.used += GROUP;
         let Scratch { batch, words: [a, b] } = &mut *self.scratch;
         let (current, words) = if self.current == 0 { (a, b) } else { (b, a) };
-        let current = current[at..].first_chunk().expect("groups begin at multiples of their length");
-        (current, NextBatch { keep: self.keep, batch, words, at })
+        let Some(common) = batch.to_draw(at) else {
+            self.used = BATCH;
+            return (&current[at..], None);
+        };
+        self.used = at + GROUP;
+        (&current[at..at + GROUP], Some(NextBatch { keep: self.keep, batch, common, words, at }))
     }
 }
 
@@ -85,6 +89,7 @@ impl<'a> PrefetchedWords<'a> {
 pub(super) struct NextBatch<'a> {
     keep: &'a KeepStream,
     batch: &'a mut Batch,
+    common: CommonBranches,
     words: &'a mut [u32; BATCH],
     at: usize,
 }
@@ -93,7 +98,7 @@ impl NextBatch<'_> {
     /// Draws the group, with other work interleaved.
     #[inline(always)]
     pub(super) fn draw_interleaved<S: Simd, I: Interleaved>(self, simd: S, interleaved: &mut I) {
-        self.keep.draw_group(simd, self.batch, self.words, self.at, interleaved);
+        self.keep.draw_group(simd, self.batch, &self.common, self.words, self.at, interleaved);
     }
 
     /// Draws the group.

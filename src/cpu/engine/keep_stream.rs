@@ -26,6 +26,9 @@ pub(crate) const GROUP: usize = 2 * MAX_LANES;
 /// Calls of the generator, of four planes each, that every word gets if p takes so many.
 const COMMON_CALLS: usize = 2;
 
+/// What the index's upper half brings into each of them.
+pub(crate) type CommonBranches = [Branch; COMMON_CALLS];
+
 /// Other work, cut into steps that are interleaved with the drawing of words: see [`KeepStream::draw_group`].
 pub(crate) trait Interleaved {
     /// For each `k` in 0..[`GROUP`], in order. Must be `#[inline(always)]`.
@@ -55,8 +58,8 @@ pub(crate) struct Batch {
     /// Index of the first word in the stream.
     first: u64,
     len: usize,
-    /// What the index's upper half brings into each common call; none where all words are decided already.
-    common: Option<[Branch; COMMON_CALLS]>,
+    /// None where all words are decided already.
+    common: Option<CommonBranches>,
     /// The words that are deferred because some of their bits are undecided: their places in the batch, and which bits.
     /// A vector more fits behind the last one.
     places: [u32; BATCH + 2 * MAX_LANES],
@@ -72,6 +75,12 @@ impl Batch {
     pub(crate) fn new() -> Self {
         let none = [0; BATCH + 2 * MAX_LANES];
         Self { first: 0, len: 0, common: None, places: none, undecided: none, deferred: 0 }
+    }
+
+    /// For [`KeepStream::draw_group`], if the words from `at` on have to be drawn.
+    #[inline(always)]
+    pub(crate) fn to_draw(&self, at: usize) -> Option<CommonBranches> {
+        self.common.filter(|_| at < self.len)
     }
 
     /// How many words it has.
@@ -124,8 +133,8 @@ impl KeepStream {
         }
     }
 
-    /// The common calls for [`GROUP`] words of the batch from `at`, a multiple of that. Each group must come once,
-    /// in any order.
+    /// The common calls for [`GROUP`] words of the batch from `at`, a multiple of that. Each group for which
+    /// [`Batch::to_draw`] has some must come once, in any order.
     ///
     /// A processor looks some hundred instructions ahead. Words drawn at one go would fill that, and the accesses
     /// to memory behind them would begin late. So loads and stores are interleaved with the generator's rounds.
@@ -134,16 +143,11 @@ impl KeepStream {
         &self,
         simd: S,
         batch: &mut Batch,
+        common: &CommonBranches,
         words: &mut [u32; BATCH],
         at: usize,
         interleaved: &mut I,
     ) {
-        let Some(common) = batch.common.filter(|_| at < batch.len) else {
-            for k in 0..GROUP {
-                interleaved.step(simd, k);
-            }
-            return;
-        };
         let pair = 2 * S::LANES;
         for first in (0..GROUP).step_by(pair) {
             let at = at + first;
@@ -157,7 +161,7 @@ impl KeepStream {
             if self.calls == 1 {
                 self.common_calls(simd, 0, &[common[0]], &starts, &mut states, interleaved, first..all);
             } else if S::CALLS_IN_FLIGHT == 2 {
-                self.common_calls(simd, 0, &common, &starts, &mut states, interleaved, first..all);
+                self.common_calls(simd, 0, common, &starts, &mut states, interleaved, first..all);
             } else {
                 self.common_calls(simd, 0, &[common[0]], &starts, &mut states, interleaved, first..half);
                 self.common_calls(simd, 1, &[common[1]], &starts, &mut states, interleaved, half..all);
@@ -354,7 +358,9 @@ impl Task for DrawGroups<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         for at in self.range.step_by(GROUP) {
-            self.keep.draw_group(simd, self.batch, self.words, at, &mut ());
+            if let Some(common) = self.batch.to_draw(at) {
+                self.keep.draw_group(simd, self.batch, &common, self.words, at, &mut ());
+            }
         }
     }
 }

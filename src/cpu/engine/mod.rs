@@ -3,20 +3,26 @@
 //! ```text
 //! run_over_tensor(pass, tensors, words):
 //!     up to 2^16 elements: one task, by the calling thread
-//!     more:                tasks of equal length, which the threads of the pool take from a queue         (share, pool)
+//!     more:                tasks of equal length, which the threads of the pool take from a queue (share, pool, ledger)
 //!
-//! task:                                                      compiled for each instruction set         (tasks, blocks)
+//! task:                                           compiled for each instruction set and way of access  (tasks, access)
 //!     block 0 ends where the output's first whole cache line begins, if lines matter; the others have 32 elements
-//!     draw the first batch of keep words, if the pass draws                                        (draw, keep_stream)
-//!     for each group of 16 blocks:
-//!         if the batch is used up: finish the next one, and begin the one after it
-//!         if all 16 blocks are whole: 16 times
-//!                 bits  = the block's bits: drawn, or of the mask that is read, shifted into place             (shift)
-//!                 y, bits = pass.block(x, saved, bits)
-//!                 store y, by a non-temporal store if the tensor is large; store bits, if the pass writes some
-//!             with a group of the next batch drawn meanwhile: a processor draws while it waits for memory
-//!         else: the same block by block, each copied to the stack and back, as far as it is there
+//!     if the pass draws:                                                                           (draw, keep_stream)
+//!         draw the first batch of keep words
+//!         until all blocks are done:
+//!             if the batch is used up: finish the next one, and begin the one after it
+//!             if words of the next batch are to be drawn:
+//!                 16 blocks, with words for 16 more drawn meanwhile: a processor draws while it waits for memory
+//!             else: all blocks that the batch has words for
+//!     else: all blocks
 //!     shift the stored bits of blocks into words of the mask, if blocks do not begin where words do            (shift)
+//!
+//! block:                                                                                                      (blocks)
+//!     a part of a block, at either end, is copied to the stack and back
+//!     ask for memory a little ahead, if no cache holds the tensors
+//!     bits    = the block's: drawn, or of the mask that is read, shifted into place
+//!     y, bits = pass.block(x, saved, bits)
+//!     store y, by a non-temporal store if the tensor is large; store bits, if the pass writes some
 //! ```
 //!
 //! As a rule, block i has the elements of word i of the mask. Non-temporal stores take whole cache lines; so where they
@@ -39,10 +45,12 @@
 //!
 //! How keep words are drawn: [`keep_stream`]. All numbers that decide speed alone: [`tuning`].
 
+mod access;
 mod block_pass;
 mod blocks;
 mod draw;
 mod keep_stream;
+mod ledger;
 mod philox;
 mod pool;
 mod scratch;
@@ -60,6 +68,5 @@ pub(super) use philox::Philox;
 pub(super) use pool::Pool;
 pub(super) use share::share;
 pub(super) use tasks::run_over_tensor;
-#[cfg(feature = "fused")]
 pub(super) use tuning::READ_PREFETCH;
 pub(super) use tuning::TASK;

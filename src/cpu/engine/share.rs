@@ -4,7 +4,11 @@
 //! it may by some tens of microseconds, finds less to do, or nothing; one that never wakes is not waited for. So a call
 //! ends when its work is done, whatever else the pool's threads do or wait for, and it ends in a process that a fork
 //! left without them. (rayon's `join` and `scope` wait for what they gave out, and run other work of the pool
-//! meanwhile.)
+//! meanwhile.) One that is taken off its core in the middle of a task has to be waited for: where that happens, calls
+//! are not shared for a while (`ledger`).
+//!
+//! The caller takes tasks from the front and its helpers take them from the back: so two threads have the same part of a
+//! tensor from call to call, which their caches may still hold.
 #![allow(unsafe_code)] // a reference that outlives its lifetime in the types; see `Crew::work`
 
 use std::any::Any;
@@ -13,31 +17,92 @@ use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use super::ledger::Ledger;
 use super::pool::Pool;
 use crate::float_environment::DefaultEnvironment;
 
 /// Rounds of waiting that took about as long as a thread took to wake, some 20 microseconds, on the Xeon of
-/// docs/performance.md. Elsewhere it may be a tenth of that: then the caller sleeps sooner.
+/// docs/performance.md. Elsewhere it may be a tenth of that: then the caller sleeps sooner. And a helper waits as long
+/// for another call, which it then begins with at once.
 const SPINS: usize = 500;
 
 /// Runs all tasks, of which there are `count`, on as many threads as the pool has, or fewer. The pool is the caller's.
-pub(crate) fn share<T: Send>(pool: &Pool, tasks: impl Iterator<Item = T> + Send, count: usize, run: impl Fn(T) + Sync) {
+/// All tasks but the last one take about as long as each other.
+pub(crate) fn share<T: Send>(
+    pool: &Pool,
+    tasks: impl DoubleEndedIterator<Item = T> + Send,
+    count: usize,
+    run: impl Fn(T) + Sync,
+) {
     let helpers = count.min(pool.threads()).saturating_sub(1);
     if helpers == 0 {
         return tasks.for_each(run);
     }
+    let Some(tasks) = alone_if_better(pool, tasks, |tasks| tasks.for_each(&run)) else { return };
+    let mut caller = Caller::of_this_thread(pool.process());
+    let start = Instant::now();
+    let alone = share_with(&caller.crew, tasks, count, run, helpers, pool);
+    caller.ledger.shared(start.elapsed(), alone);
+    caller.keep();
+}
+
+/// Does the work if nobody would help the caller, or not so that it pays. Else gives it back.
+pub(crate) fn alone_if_better<W>(pool: &Pool, work: W, run: impl FnOnce(W)) -> Option<W> {
+    if pool.threads() == 1 {
+        run(work);
+        return None;
+    }
+    let mut caller = Caller::of_this_thread(pool.process());
+    let work = if caller.ledger.pays() {
+        Some(work)
+    } else {
+        let start = Instant::now();
+        run(work);
+        caller.ledger.alone(start.elapsed());
+        None
+    };
+    caller.keep();
+    work
+}
+
+/// Runs all tasks with so many helpers. Returns how long the caller would have taken alone, as far as it can tell.
+fn share_with<T: Send>(
+    crew: &Arc<Crew>,
+    tasks: impl DoubleEndedIterator<Item = T> + Send,
+    count: usize,
+    run: impl Fn(T) + Sync,
+    helpers: usize,
+    pool: &Pool,
+) -> Duration {
     let tasks = Mutex::new(tasks);
     // If a thread panicked while it held the lock, its panic is passed on.
-    let next = || tasks.lock().ok()?.next();
-    let work = || {
-        while let Some(task) = next() {
+    let (first, last) = (|| tasks.lock().ok()?.next(), || tasks.lock().ok()?.next_back());
+    let help = || {
+        while let Some(task) = last() {
             run(task);
         }
     };
-    let crew = Crew::of_this_thread(pool.process());
-    crew.work(&work, helpers, pool);
-    crew.keep();
+    let (mut own, mut start, mut total, mut shortest) = (0, Instant::now(), Duration::ZERO, Duration::MAX);
+    let work = || {
+        while let Some(task) = first() {
+            run(task);
+            let end = Instant::now();
+            let time = end - start;
+            (start, own, total, shortest) = (end, own + 1, total + time, shortest.min(time));
+        }
+    };
+    crew.work(work, &help, helpers, pool);
+    // The last task, which may be shorter, is a helper's, if any is. A task that took longer than another was
+    // interrupted, by something that one thread alone may be spared.
+    if own == 0 || own == count { total } else { shortest * count as u32 }
+}
+
+/// A thread as one that calls.
+struct Caller {
+    crew: Arc<Crew>,
+    ledger: Ledger,
 }
 
 /// A thread and those that help with its calls, one call after the other.
@@ -45,6 +110,8 @@ struct Crew {
     /// In which it was made. Its helpers are not in a process that was forked since.
     process: u32,
     calls: Mutex<Calls>,
+    /// Number of the latest call; changed with `calls` locked.
+    latest: AtomicUsize,
     /// How many help; changed with `calls` locked.
     busy: AtomicUsize,
     /// Nobody helps any more.
@@ -52,46 +119,51 @@ struct Crew {
 }
 
 struct Calls {
-    /// The work of the call that is being made.
-    work: Option<&'static (dyn Fn() + Sync)>,
+    /// What helpers do in the call that is being made.
+    help: Option<&'static (dyn Fn() + Sync)>,
     /// How many were asked to help and have not begun. They may begin with a later call, so none is asked for again.
     asked: usize,
     panic: Option<Box<dyn Any + Send>>,
 }
 
 thread_local! {
-    static KEPT: Cell<Option<Arc<Crew>>> = const { Cell::new(None) };
+    static KEPT: Cell<Option<Caller>> = const { Cell::new(None) };
 }
 
-impl Crew {
-    /// The thread's, or a new one if that is in use, is of another process, or the thread is ending.
-    fn of_this_thread(process: u32) -> Arc<Self> {
-        let kept = KEPT.try_with(Cell::take).ok().flatten().filter(|crew| crew.process == process);
+impl Caller {
+    /// This thread, or one like it if its crew is in use, is of another process, or the thread is ending.
+    fn of_this_thread(process: u32) -> Self {
+        let kept = KEPT.try_with(Cell::take).ok().flatten().filter(|caller| caller.crew.process == process);
         kept.unwrap_or_else(|| {
-            let calls = Mutex::new(Calls { work: None, asked: 0, panic: None });
-            Arc::new(Self { process, calls, busy: AtomicUsize::new(0), idle: Condvar::new() })
+            let calls = Mutex::new(Calls { help: None, asked: 0, panic: None });
+            let (latest, busy) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let crew = Crew { process, calls, latest, busy, idle: Condvar::new() };
+            Self { crew: Arc::new(crew), ledger: Ledger::default() }
         })
     }
 
     /// For the thread to keep.
-    fn keep(self: Arc<Self>) {
+    fn keep(self) {
         let _ = KEPT.try_with(|kept| kept.set(Some(self)));
     }
+}
 
+impl Crew {
     /// A panic in `work` is caught, so nobody leaves anything half-done.
     fn calls(&self) -> MutexGuard<'_, Calls> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls `work`, and has up to so many helpers call it as well. Returns when all have returned.
-    fn work(self: &Arc<Self>, work: &(dyn Fn() + Sync), helpers: usize, pool: &Pool) {
-        // SAFETY: the reference is called while it is in `calls.work`, which `Closing` empties, or by a helper that is
+    /// Calls `work`, and has up to so many helpers call `help`. Returns when all have returned.
+    fn work(self: &Arc<Self>, work: impl FnOnce(), help: &(dyn Fn() + Sync), helpers: usize, pool: &Pool) {
+        // SAFETY: the reference is called while it is in `calls.help`, which `Closing` empties, or by a helper that is
         // counted in `busy`, which `Closing` waits for. It does so before this function is left, by a panic too. So it
         // is never called after its lifetime has ended.
-        let lasting = unsafe { std::mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(work) };
+        let lasting = unsafe { std::mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(help) };
         let missing = {
             let mut calls = self.calls();
-            calls.work = Some(lasting);
+            calls.help = Some(lasting);
+            self.latest.fetch_add(1, Ordering::Relaxed);
             let missing = helpers.saturating_sub(calls.asked);
             calls.asked += missing;
             missing
@@ -109,25 +181,36 @@ impl Crew {
         }
     }
 
-    /// What a helper does when it wakes.
+    /// What a helper does when it wakes: it helps with the call that is being made, and with those that follow at once.
     fn help(&self) {
-        let work = {
-            let mut calls = self.calls();
+        let (mut calls, mut helped) = (self.calls(), None);
+        loop {
             calls.asked -= 1;
-            let Some(work) = calls.work else { return };
+            let latest = self.latest.load(Ordering::Relaxed);
+            let Some(help) = calls.help.filter(|_| helped != Some(latest)) else { return };
             self.busy.fetch_add(1, Ordering::Relaxed);
-            work
-        };
-        let result = {
-            let _environment = DefaultEnvironment::enter();
-            catch_unwind(AssertUnwindSafe(work))
-        };
-        let mut calls = self.calls();
-        if let Err(panic) = result {
-            calls.panic.get_or_insert(panic);
-        }
-        if self.busy.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.idle.notify_one();
+            drop(calls);
+            let result = {
+                let _environment = DefaultEnvironment::enter();
+                catch_unwind(AssertUnwindSafe(help))
+            };
+            calls = self.calls();
+            if let Err(panic) = result {
+                calls.panic.get_or_insert(panic);
+            }
+            if self.busy.fetch_sub(1, Ordering::Relaxed) == 1 {
+                self.idle.notify_one();
+            }
+            helped = Some(latest);
+            calls.asked += 1;
+            drop(calls);
+            for _ in 0..SPINS {
+                if self.latest.load(Ordering::Relaxed) != latest {
+                    break;
+                }
+                spin_loop();
+            }
+            calls = self.calls();
         }
     }
 }
@@ -138,7 +221,7 @@ struct Closing<'a>(&'a Crew);
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
         let Self(crew) = self;
-        crew.calls().work = None;
+        crew.calls().help = None;
         for _ in 0..SPINS {
             if crew.busy.load(Ordering::Relaxed) == 0 {
                 break;
@@ -157,7 +240,6 @@ impl Drop for Closing<'_> {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::AtomicU32;
-    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -217,9 +299,9 @@ mod tests {
             });
             begun.recv().unwrap();
             let asked = || {
-                let crew = KEPT.take().unwrap();
-                let asked = crew.calls().asked;
-                crew.keep();
+                let caller = KEPT.take().unwrap();
+                let asked = caller.crew.calls().asked;
+                caller.keep();
                 asked
             };
             for _ in 0..100 {
@@ -231,6 +313,39 @@ mod tests {
                 std::thread::yield_now();
             }
             every_task_of(10);
+        });
+    }
+
+    /// A helper that is late in its task by so much that calls made alone could not make up for it soon.
+    #[test]
+    fn after_a_late_helper_calls_are_made_alone() {
+        pool(2).install(|| {
+            let caller = std::thread::current().id();
+            let (helped, late) = (AtomicU32::new(0), Duration::from_millis(20));
+            let call = || {
+                let before = helped.load(Ordering::Relaxed);
+                let start = Instant::now();
+                share(&Pool::of_caller(), 0..4, 4, |i| {
+                    if std::thread::current().id() != caller {
+                        helped.fetch_add(1, Ordering::Relaxed);
+                        std::thread::sleep(late);
+                    } else if i == 1 {
+                        // In the first call, until somebody helps.
+                        while helped.load(Ordering::Relaxed) == 0 {
+                            assert!(start.elapsed() < Duration::from_secs(60), "nobody helps");
+                        }
+                    }
+                });
+                helped.load(Ordering::Relaxed) - before
+            };
+            assert!(call() > 0);
+            let alone = Instant::now();
+            while alone.elapsed() < late {
+                assert_eq!(call(), 0, "{:?} after a helper was late", alone.elapsed());
+            }
+            while call() == 0 {
+                assert!(alone.elapsed() < Duration::from_secs(60), "nobody is asked any more");
+            }
         });
     }
 

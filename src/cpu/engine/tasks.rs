@@ -1,14 +1,18 @@
 //! A pass over a tensor, divided into tasks that threads share, and compiled for each instruction set.
 
+use super::access::{Access, Cached, Prefetched, Streamed};
 use super::block_pass::{Bits, BlockPass, Words};
 use super::blocks::BlockLoop;
 use super::draw::PrefetchedWords;
-use super::keep_stream::{GROUP, Interleaved};
+use super::keep_stream::GROUP;
 use super::pool::Pool;
 use super::scratch::Scratch;
-use super::share::share;
+use super::share::{alone_if_better, share};
 use super::shift::WordShift;
-use super::tuning::{LARGEST_TASK, MASK_PREFETCH_GROUPS, NON_TEMPORAL_BYTES, TASK, TASKS_PER_THREAD};
+use super::tuning::{
+    CACHED_BYTES, FEWEST_TASKS_PER_THREAD, LARGEST_TASK, MASK_PREFETCH_GROUPS, NON_TEMPORAL_BYTES, SMALLEST_TASK, TASK,
+    TASKS_PER_THREAD,
+};
 use crate::cpu::part::whole_bytes;
 use crate::cpu::simd::{self, Fence, Simd, Task};
 use crate::element::Element;
@@ -19,7 +23,7 @@ use crate::io::{InOut, Tensors};
 #[inline(always)]
 pub(crate) fn run_over_tensor<T: Element, P: BlockPass<T>>(pass: &P, tensors: Tensors<'_, T>, words: Words<'_>) {
     let job = Job { start: 0, tensors, words };
-    if job.len() <= TASK { job.run::<P, false>(pass) } else { job.run_shared(pass) }
+    if job.len() <= TASK { job.run_alone(pass) } else { job.run_shared(pass) }
 }
 
 /// A pass over a part of a tensor.
@@ -35,33 +39,43 @@ impl<'a, T: Element> Job<'a, T> {
         self.tensors.io.len()
     }
 
+    /// By the calling thread, for a tensor of one task.
+    #[inline(always)]
+    fn run_alone<P: BlockPass<T>>(self, pass: &P) {
+        if P::MEMORY_BOUND && !P::LONG { self.run(pass, Cached) } else { self.run(pass, Prefetched) }
+    }
+
     /// By as many threads as help.
     #[inline(never)]
     fn run_shared<P: BlockPass<T>>(self, pass: &P) {
-        let len = self.len();
+        if !P::MEMORY_BOUND {
+            return self.share(pass, Prefetched);
+        }
         // In place, the lines are in the cache because they were read.
         let out_of_place = matches!(self.tensors.io, InOut::OutOfPlace(..));
-        let bytes = whole_bytes(len.saturating_mul(size_of::<T>()));
-        let non_temporal = P::MEMORY_BOUND && out_of_place && bytes >= NON_TEMPORAL_BYTES;
+        let bytes = whole_bytes(self.len().saturating_mul(size_of::<T>()));
+        let tensors = 1 + usize::from(out_of_place) + usize::from(P::READS_SAVED);
+        if out_of_place && bytes >= NON_TEMPORAL_BYTES {
+            self.share(pass, Streamed);
+        } else if P::LONG || bytes.saturating_mul(tensors) > CACHED_BYTES {
+            self.share(pass, Prefetched);
+        } else {
+            self.share(pass, Cached);
+        }
+    }
+
+    fn share<P: BlockPass<T>>(self, pass: &P, access: impl Access) {
         let pool = Pool::of_caller();
-        let task = (len / (TASKS_PER_THREAD * pool.threads())).next_multiple_of(TASK).clamp(TASK, LARGEST_TASK);
-        share(&pool, self.tasks(task), len.div_ceil(task), |job| {
-            if non_temporal { job.run::<P, true>(pass) } else { job.run::<P, false>(pass) }
-        });
+        // In one piece.
+        let Some(job) = alone_if_better(&pool, self, |job| job.run(pass, access)) else { return };
+        let len = job.len();
+        let task = task_len(len, pool.threads());
+        share(&pool, job.tasks(task), len.div_ceil(task), |job| job.run(pass, access));
     }
 
     /// Its parts, each of so many elements, a multiple of 32; the last may have fewer.
-    fn tasks(self, task: usize) -> impl Iterator<Item = Self> {
-        let mut rest = Some(self);
-        std::iter::from_fn(move || {
-            let job = rest.take()?;
-            if job.len() <= task {
-                return Some(job);
-            }
-            let (first, others) = job.split(task);
-            rest = Some(others);
-            Some(first)
-        })
+    fn tasks(self, task: usize) -> Tasks<'a, T> {
+        Tasks { rest: Some(self), task }
     }
 
     /// `at` is a multiple of 32 within the job.
@@ -76,21 +90,62 @@ impl<'a, T: Element> Job<'a, T> {
     }
 
     #[inline(always)]
-    fn run<P: BlockPass<T>, const NON_TEMPORAL: bool>(self, pass: &P) {
-        simd::dispatch(JobTask::<T, P, NON_TEMPORAL> { job: self, pass });
+    fn run<P: BlockPass<T>, A: Access>(self, pass: &P, access: A) {
+        simd::dispatch(JobTask { job: self, pass, access });
+    }
+}
+
+/// Elements of a task of a tensor of so many that so many threads share.
+fn task_len(len: usize, threads: usize) -> usize {
+    let (fewest, most) = (len / (FEWEST_TASKS_PER_THREAD * threads), len / (TASKS_PER_THREAD * threads));
+    fewest.min(TASK).max(most).next_multiple_of(SMALLEST_TASK).clamp(SMALLEST_TASK, LARGEST_TASK)
+}
+
+/// The tasks of a job that nobody has taken yet.
+struct Tasks<'a, T> {
+    rest: Option<Job<'a, T>>,
+    /// Elements of each but the last.
+    task: usize,
+}
+
+impl<'a, T: Element> Iterator for Tasks<'a, T> {
+    type Item = Job<'a, T>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let job = self.rest.take()?;
+        if job.len() <= self.task {
+            return Some(job);
+        }
+        let (first, others) = job.split(self.task);
+        self.rest = Some(others);
+        Some(first)
+    }
+}
+
+impl<T: Element> DoubleEndedIterator for Tasks<'_, T> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let job = self.rest.take()?;
+        if job.len() <= self.task {
+            return Some(job);
+        }
+        let at = (job.len() - 1) / self.task * self.task;
+        let (others, last) = job.split(at);
+        self.rest = Some(others);
+        Some(last)
     }
 }
 
 /// A job as it is compiled for an instruction set.
-struct JobTask<'a, T, P, const NON_TEMPORAL: bool> {
+struct JobTask<'a, T, P, A> {
     job: Job<'a, T>,
     pass: &'a P,
+    access: A,
 }
 
-impl<T: Element, P: BlockPass<T>, const NON_TEMPORAL: bool> Task for JobTask<'_, T, P, NON_TEMPORAL> {
+impl<T: Element, P: BlockPass<T>, A: Access> Task for JobTask<'_, T, P, A> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { job: Job { start, tensors, words }, pass } = self;
+        let Self { job: Job { start, tensors, words }, pass, access } = self;
         let (keep, read, mut write) = match words {
             Words::None => (None, &[][..], None),
             Words::Load(mask) => (None, mask, None),
@@ -98,57 +153,42 @@ impl<T: Element, P: BlockPass<T>, const NON_TEMPORAL: bool> Task for JobTask<'_,
             Words::Draw(keep) => (Some(keep), &[][..], None),
             Words::DrawStore(keep, mask) => (Some(keep), &[][..], Some(mask)),
         };
-        let _fence = NON_TEMPORAL.then(|| Fence(simd));
-        let mut block_loop = BlockLoop::<T, P, NON_TEMPORAL>::new(pass, start, tensors);
+        let _fence = A::NON_TEMPORAL.then(|| Fence(simd));
+        let mut block_loop = BlockLoop::new(pass, access, start, tensors);
         let blocks = block_loop.blocks();
-        let mut scratch = if P::BITS == Bits::Draw { Some(Scratch::take()) } else { None };
-        let mut prefetched = match (keep, &mut scratch) {
-            (Some(keep), Some(scratch)) => {
-                let first = start / 32;
-                Some(PrefetchedWords::new(simd, keep, scratch, first..first + blocks, block_loop.lead))
-            }
-            _ => None,
-        };
-        for first in (0..blocks).step_by(GROUP) {
-            let group = first..blocks.min(first + GROUP);
-            let (words, next_batch) = match &mut prefetched {
-                Some(prefetched) if P::BITS == Bits::Draw => {
-                    let (words, next_batch) = prefetched.next_group(simd);
-                    (&words[..], Some(next_batch))
-                }
-                _ => (&read[first.min(read.len())..group.end.min(read.len())], None),
-            };
-            if NON_TEMPORAL
-                && P::BITS.writes_bits()
-                && let Some(mask) = &write
-            {
-                // Stores keep their order: one to a line that is not in the cache yet would hold up the non-temporal
-                // ones after it.
-                simd.prefetch(mask.as_ptr().wrapping_add(first + GROUP * MASK_PREFETCH_GROUPS));
-            }
-            match block_loop.full_group(first, words, write.as_deref_mut()) {
-                Some(mut full) => {
-                    match next_batch {
-                        Some(next_batch) if P::BITS == Bits::Draw => next_batch.draw_interleaved(simd, &mut full),
-                        _ => {
-                            for k in 0..GROUP {
-                                full.step(simd, k);
-                            }
-                        }
-                    }
-                    block_loop.shift = full.shift;
-                }
-                None => {
-                    if P::BITS == Bits::Draw
-                        && let Some(next_batch) = next_batch
+        match keep {
+            Some(keep) if P::BITS == Bits::Draw => {
+                let mut scratch = Scratch::take();
+                let words = start / 32..start / 32 + blocks;
+                let mut prefetched = PrefetchedWords::new(simd, keep, &mut scratch, words, block_loop.lead);
+                let mut first = 0;
+                while first < blocks {
+                    let (words, next_batch) = prefetched.next_words(simd);
+                    let range = first..blocks.min(first + words.len());
+                    if A::NON_TEMPORAL
+                        && let Some(mask) = &write
                     {
+                        // Stores keep their order: one to a line that is not in the cache yet would hold up the
+                        // non-temporal ones after it.
+                        simd.prefetch(mask.as_ptr().wrapping_add(first + GROUP * MASK_PREFETCH_GROUPS));
+                    }
+                    first = range.end;
+                    if let Some(next_batch) = next_batch {
+                        if !P::LONG
+                            && let Some(mut full) = block_loop.full_group(range.start, words, write.as_deref_mut())
+                        {
+                            next_batch.draw_interleaved(simd, &mut full);
+                            continue;
+                        }
                         next_batch.draw(simd);
                     }
-                    block_loop.partial_blocks(simd, group, words, write.as_deref_mut());
+                    block_loop.run(simd, range, words, write.as_deref_mut());
                 }
+                scratch.give_back();
             }
+            _ => block_loop.run(simd, 0..blocks, read, write.as_deref_mut()),
         }
-        if NON_TEMPORAL
+        if A::NON_TEMPORAL
             && P::BITS.writes_bits()
             && block_loop.lead > 0
             && let Some(mask) = write
@@ -156,9 +196,6 @@ impl<T: Element, P: BlockPass<T>, const NON_TEMPORAL: bool> Task for JobTask<'_,
             // Word i holds the bits of block i + 1, if there is one.
             mask[blocks - 1..].fill(0);
             WordShift::to_words(block_loop.lead, block_loop.head).all(mask);
-        }
-        if let Some(scratch) = scratch {
-            scratch.give_back();
         }
     }
 }
@@ -237,10 +274,17 @@ mod tests {
         };
         let job = Job { start: 0, tensors: Tensors { io, saved: Some(&saved) }, words };
         let run = |job: Job<'_, T>| match non_temporal {
-            true => job.run::<_, true>(&EchoPass::<BITS>),
-            false => job.run::<_, false>(&EchoPass::<BITS>),
+            true => job.run(&EchoPass::<BITS>, Streamed),
+            // It makes no difference whether memory is prefetched.
+            false if task == TASK => job.run(&EchoPass::<BITS>, Cached),
+            false => job.run(&EchoPass::<BITS>, Prefetched),
         };
-        job.tasks(task).for_each(run);
+        // In either order.
+        if at.is_multiple_of(2) {
+            job.tasks(task).for_each(run)
+        } else {
+            job.tasks(task).rev().for_each(run)
+        }
 
         assert!(memory[start..start + len] == expected, "{what}");
         assert!(memory[..start] == blank[..start], "{what}: before");

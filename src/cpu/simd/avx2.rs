@@ -91,6 +91,35 @@ impl Simd for Avx2 {
     }
 }
 
+impl Avx2 {
+    /// Where a vector of elements, read as two's complement, is greater than a number.
+    #[inline(always)]
+    fn greater<T: Element>(self, v: __m256i, than: u64) -> __m256i {
+        // SAFETY: 1.
+        unsafe {
+            match size_of::<T>() {
+                2 => _mm256_cmpgt_epi16(v, _mm256_set1_epi16(than as i16)),
+                4 => _mm256_cmpgt_epi32(v, _mm256_set1_epi32(than as i32)),
+                _ => _mm256_cmpgt_epi64(v, _mm256_set1_epi64x(than as i64)),
+            }
+        }
+    }
+
+    /// Where all bits of an element are zero.
+    #[inline(always)]
+    fn zero<T: Element>(self, v: __m256i) -> __m256i {
+        // SAFETY: 1.
+        unsafe {
+            let zero = _mm256_setzero_si256();
+            match size_of::<T>() {
+                2 => _mm256_cmpeq_epi16(v, zero),
+                4 => _mm256_cmpeq_epi32(v, zero),
+                _ => _mm256_cmpeq_epi64(v, zero),
+            }
+        }
+    }
+}
+
 impl BlockOps for Avx2 {
     #[inline(always)]
     fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32 {
@@ -135,6 +164,57 @@ impl BlockOps for Avx2 {
             },
         };
         among & !others
+    }
+
+    #[inline(always)]
+    fn clear_at_most_zero<T: Element>(self, block: &[T; 32]) -> [T; 32] {
+        let mut out = [T::default(); 32];
+        let (at, to) = (block.as_ptr().cast::<__m256i>(), out.as_mut_ptr().cast::<__m256i>());
+        for i in 0..size_of::<T>() {
+            // SAFETY: 1; 2, for all vectors of both blocks.
+            unsafe {
+                let v = _mm256_loadu_si256(at.add(i));
+                _mm256_storeu_si256(to.add(i), _mm256_and_si256(v, self.greater::<T>(v, T::NEGATIVE_INFINITY)));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn clear_where_at_most_zero<T: Element>(self, saved: &[T; 32], block: &[T; 32]) -> [T; 32] {
+        let mut out = [T::default(); 32];
+        let (saved, block) = (saved.as_ptr().cast::<__m256i>(), block.as_ptr().cast::<__m256i>());
+        let to = out.as_mut_ptr().cast::<__m256i>();
+        for i in 0..size_of::<T>() {
+            // SAFETY: 1; 2, for all vectors of the three blocks.
+            unsafe {
+                let (s, v) = (_mm256_loadu_si256(saved.add(i)), _mm256_loadu_si256(block.add(i)));
+                let passed = _mm256_andnot_si256(self.zero::<T>(s), self.greater::<T>(s, T::NEGATIVE_INFINITY));
+                _mm256_storeu_si256(to.add(i), _mm256_and_si256(v, passed));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn clear_where_zero<T: Element>(self, saved: &[T; 32], block: &[T; 32]) -> [T; 32] {
+        let mut out = [T::default(); 32];
+        let (saved, block) = (saved.as_ptr().cast::<__m256i>(), block.as_ptr().cast::<__m256i>());
+        let to = out.as_mut_ptr().cast::<__m256i>();
+        for i in 0..size_of::<T>() {
+            // SAFETY: 1; 2, for all vectors of the three blocks.
+            unsafe {
+                let (s, v) = (_mm256_loadu_si256(saved.add(i)), _mm256_loadu_si256(block.add(i)));
+                // A number added to itself loses the sign.
+                let unsigned = match size_of::<T>() {
+                    2 => _mm256_add_epi16(s, s),
+                    4 => _mm256_add_epi32(s, s),
+                    _ => _mm256_add_epi64(s, s),
+                };
+                _mm256_storeu_si256(to.add(i), _mm256_andnot_si256(self.zero::<T>(unsigned), v));
+            }
+        }
+        out
     }
 
     #[inline(always)]
@@ -359,7 +439,7 @@ impl MemoryOps for Avx2 {
     }
 
     #[inline(always)]
-    fn store_non_temporal<T: Element, const N: usize>(self, block: &[T; 32], to: &mut CacheLines<'_, T, N>, k: usize) {
+    fn store_non_temporal<T: Element>(self, block: &[T; 32], to: &mut CacheLines<'_, T>, k: usize) {
         let (block, to) = (block.as_ptr().cast::<__m256i>(), to.0[k].as_mut_ptr().cast::<__m256i>());
         for i in 0..32 * size_of::<T>() / 32 {
             // SAFETY: 1; 2, for all vectors of both blocks; `CacheLines` begin on lines of 64 bytes. What follows is

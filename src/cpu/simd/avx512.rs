@@ -113,6 +113,77 @@ impl BlockOps for Avx512 {
     }
 
     #[inline(always)]
+    fn clear_at_most_zero<T: Element>(self, block: &[T; 32]) -> [T; 32] {
+        let mut out = [T::default(); 32];
+        let (at, to) = (block.as_ptr().cast::<__m512i>(), out.as_mut_ptr().cast::<__m512i>());
+        let limit = T::NEGATIVE_INFINITY;
+        for i in 0..size_of::<T>() / 2 {
+            // SAFETY: 1; 2, for all vectors of both blocks.
+            unsafe {
+                let v = _mm512_loadu_si512(at.add(i));
+                let cleared = match size_of::<T>() {
+                    2 => _mm512_maskz_mov_epi16(_mm512_cmpgt_epi16_mask(v, _mm512_set1_epi16(limit as i16)), v),
+                    4 => _mm512_maskz_mov_epi32(_mm512_cmpgt_epi32_mask(v, _mm512_set1_epi32(limit as i32)), v),
+                    _ => _mm512_maskz_mov_epi64(_mm512_cmpgt_epi64_mask(v, _mm512_set1_epi64(limit as i64)), v),
+                };
+                _mm512_storeu_si512(to.add(i), cleared);
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn clear_where_at_most_zero<T: Element>(self, saved: &[T; 32], block: &[T; 32]) -> [T; 32] {
+        let mut out = [T::default(); 32];
+        let (saved, block) = (saved.as_ptr().cast::<__m512i>(), block.as_ptr().cast::<__m512i>());
+        let to = out.as_mut_ptr().cast::<__m512i>();
+        let limit = T::NEGATIVE_INFINITY;
+        for i in 0..size_of::<T>() / 2 {
+            // SAFETY: 1; 2, for all vectors of the three blocks.
+            unsafe {
+                let (s, v) = (_mm512_loadu_si512(saved.add(i)), _mm512_loadu_si512(block.add(i)));
+                let cleared = match size_of::<T>() {
+                    2 => {
+                        let greater = _mm512_cmpgt_epi16_mask(s, _mm512_set1_epi16(limit as i16));
+                        _mm512_maskz_mov_epi16(_mm512_mask_test_epi16_mask(greater, s, s), v)
+                    }
+                    4 => {
+                        let greater = _mm512_cmpgt_epi32_mask(s, _mm512_set1_epi32(limit as i32));
+                        _mm512_maskz_mov_epi32(_mm512_mask_test_epi32_mask(greater, s, s), v)
+                    }
+                    _ => {
+                        let greater = _mm512_cmpgt_epi64_mask(s, _mm512_set1_epi64(limit as i64));
+                        _mm512_maskz_mov_epi64(_mm512_mask_test_epi64_mask(greater, s, s), v)
+                    }
+                };
+                _mm512_storeu_si512(to.add(i), cleared);
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn clear_where_zero<T: Element>(self, saved: &[T; 32], block: &[T; 32]) -> [T; 32] {
+        let mut out = [T::default(); 32];
+        let (saved, block) = (saved.as_ptr().cast::<__m512i>(), block.as_ptr().cast::<__m512i>());
+        let to = out.as_mut_ptr().cast::<__m512i>();
+        for i in 0..size_of::<T>() / 2 {
+            // SAFETY: 1; 2, for all vectors of the three blocks.
+            unsafe {
+                let (s, v) = (_mm512_loadu_si512(saved.add(i)), _mm512_loadu_si512(block.add(i)));
+                // All bits but the sign.
+                let cleared = match size_of::<T>() {
+                    2 => _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(s, _mm512_set1_epi16(i16::MAX)), v),
+                    4 => _mm512_maskz_mov_epi32(_mm512_test_epi32_mask(s, _mm512_set1_epi32(i32::MAX)), v),
+                    _ => _mm512_maskz_mov_epi64(_mm512_test_epi64_mask(s, _mm512_set1_epi64(i64::MAX)), v),
+                };
+                _mm512_storeu_si512(to.add(i), cleared);
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
     fn blend<T: Element>(self, bits: u32, set: &[T; 32], clear: &[T; 32]) -> [T; 32] {
         let mut out = [T::default(); 32];
         let (set, clear) = (set.as_ptr().cast::<__m512i>(), clear.as_ptr().cast::<__m512i>());
@@ -306,7 +377,7 @@ impl MemoryOps for Avx512 {
     }
 
     #[inline(always)]
-    fn store_non_temporal<T: Element, const N: usize>(self, block: &[T; 32], to: &mut CacheLines<'_, T, N>, k: usize) {
+    fn store_non_temporal<T: Element>(self, block: &[T; 32], to: &mut CacheLines<'_, T>, k: usize) {
         let (block, to) = (block.as_ptr().cast::<__m512i>(), to.0[k].as_mut_ptr().cast::<__m512i>());
         for i in 0..32 * size_of::<T>() / 64 {
             // SAFETY: 1; 2, for all vectors of both blocks; `CacheLines` begin on lines of 64 bytes. What follows is

@@ -34,9 +34,21 @@ pub(crate) trait Simd: BlockOps + VectorOps + MemoryOps {
 /// is at most zero when, read as a two's complement integer, it is not positive, and, read as an
 /// unsigned one, it is not beyond negative infinity (what is beyond are the negative NaNs). That is
 /// the same for all four types, and independent of the floating-point environment.
+///
+/// Read as two's complement alone, -0 is the least of all and negative infinity the greatest that is at most zero, but
+/// for +0. So one comparison with it tells what ReLU clears: it makes no difference that +0 is passed, as itself.
 pub(crate) trait BlockOps: Copy {
     /// Bit i: bit i of `among` is set and element i is at most zero (and so not NaN).
     fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32;
+
+    /// +0 where an element is at most zero, elsewhere the element itself.
+    fn clear_at_most_zero<T: Element>(self, block: &[T; 32]) -> [T; 32];
+
+    /// +0 where the element of `saved` is at most zero, elsewhere that of `block`.
+    fn clear_where_at_most_zero<T: Element>(self, saved: &[T; 32], block: &[T; 32]) -> [T; 32];
+
+    /// +0 where the element of `saved` is a zero, elsewhere that of `block`.
+    fn clear_where_zero<T: Element>(self, saved: &[T; 32], block: &[T; 32]) -> [T; 32];
 
     /// Element i of `set` where bit i is set, of `clear` elsewhere.
     fn blend<T: Element>(self, bits: u32, set: &[T; 32], clear: &[T; 32]) -> [T; 32];
@@ -120,7 +132,7 @@ pub(crate) trait MemoryOps: Copy {
 
     /// Writes block `k` by non-temporal (streaming) stores. Others may see it only after a [`MemoryOps::fence`]: see
     /// [`Fence`].
-    fn store_non_temporal<T: Element, const N: usize>(self, block: &[T; 32], to: &mut CacheLines<'_, T, N>, k: usize);
+    fn store_non_temporal<T: Element>(self, block: &[T; 32], to: &mut CacheLines<'_, T>, k: usize);
 
     /// Makes what was stored so visible to other threads in the order of the program.
     fn fence(self);
@@ -139,13 +151,14 @@ pub(crate) fn halves(mut words: [u32; 16]) -> [bf16; 32] {
 }
 
 /// Blocks of which each begins on a [`LINE`].
-pub(crate) struct CacheLines<'a, T, const N: usize>(&'a mut [[T; 32]; N]);
+pub(crate) struct CacheLines<'a, T>(&'a mut [[T; 32]]);
 
-impl<'a, T: Element, const N: usize> CacheLines<'a, T, N> {
-    /// None if they begin elsewhere.
-    pub(crate) fn new(blocks: &'a mut [[T; 32]; N]) -> Option<Self> {
+impl<'a, T: Element> CacheLines<'a, T> {
+    /// Gives the blocks back if they begin elsewhere.
+    #[inline(always)]
+    pub(crate) fn new(blocks: &'a mut [[T; 32]]) -> Result<Self, &'a mut [[T; 32]]> {
         // A block is one line or more.
-        blocks.as_ptr().addr().is_multiple_of(LINE).then_some(Self(blocks))
+        if blocks.as_ptr().addr().is_multiple_of(LINE) { Ok(Self(blocks)) } else { Err(blocks) }
     }
 }
 

@@ -23,6 +23,12 @@ const LANES: usize = 4;
 trait Plain: Sized {
     fn at_most_zero(block: &[Self; 32], negative_infinity: Self) -> u32;
 
+    /// The element if `saved` is neither zero nor between zero and negative infinity, else zero.
+    fn pass_if_not_at_most_zero(self, saved: Self, negative_infinity: Self) -> Self;
+
+    /// The element if `saved` is not zero, else zero.
+    fn pass_if_not_zero(self, saved: Self) -> Self;
+
     /// Replaces those whose bit is set.
     fn blend(bits: u32, set: &[Self; 32], out: &mut [Self; 32]);
 }
@@ -51,6 +57,17 @@ macro_rules! plain {
             }
 
             #[inline(always)]
+            fn pass_if_not_at_most_zero(self, saved: Self, negative_infinity: Self) -> Self {
+                let pass = (saved as $signed > negative_infinity as $signed) & (saved != 0);
+                self & <$unsigned>::from(pass).wrapping_neg()
+            }
+
+            #[inline(always)]
+            fn pass_if_not_zero(self, saved: Self) -> Self {
+                self & <$unsigned>::from(saved << 1 != 0).wrapping_neg()
+            }
+
+            #[inline(always)]
             fn blend(bits: u32, set: &[Self; 32], out: &mut [Self; 32]) {
                 for i in 0..32 {
                     let chosen = <$unsigned>::from(bits >> i & 1 == 1).wrapping_neg();
@@ -64,6 +81,32 @@ macro_rules! plain {
 plain!(u16, i16);
 plain!(u32, i32);
 plain!(u64, i64);
+
+/// Makes each element of a block from the one of another block in the same place and its own, by their bits.
+macro_rules! each {
+    ($type:ident, $saved:ident, $block:ident, |$s:ident, $v:ident| $made:expr) => {{
+        // A compiler that sees the blocks behind this one makes vectors of the first elements of many blocks, of the
+        // second elements and so on, and gathers them.
+        let mut out = *black_box($block);
+        let (saved, to) = ($saved.as_ptr(), out.as_mut_ptr());
+        macro_rules! loop_over {
+            ($bits:ty) => {{
+                // SAFETY: elements are 2, 4 or 8 bytes of plain bits (the trait is sealed), aligned to as many.
+                let (saved, out) = unsafe { (&*saved.cast::<[$bits; 32]>(), &mut *to.cast::<[$bits; 32]>()) };
+                for i in 0..32 {
+                    let ($s, $v) = (saved[i], out[i]);
+                    out[i] = $made;
+                }
+            }};
+        }
+        match size_of::<$type>() {
+            2 => loop_over!(u16),
+            4 => loop_over!(u32),
+            _ => loop_over!(u64),
+        }
+        out
+    }};
+}
 
 impl Simd for Portable {
     #[inline(always)]
@@ -86,6 +129,21 @@ impl BlockOps for Portable {
         };
         // A compiler that sees through the word makes a branch for each element of what is done with it.
         black_box(bits) & among
+    }
+
+    #[inline(always)]
+    fn clear_at_most_zero<T: Element>(self, block: &[T; 32]) -> [T; 32] {
+        self.clear_where_at_most_zero(block, block)
+    }
+
+    #[inline(always)]
+    fn clear_where_at_most_zero<T: Element>(self, saved: &[T; 32], block: &[T; 32]) -> [T; 32] {
+        each!(T, saved, block, |saved, v| v.pass_if_not_at_most_zero(saved, T::NEGATIVE_INFINITY as _))
+    }
+
+    #[inline(always)]
+    fn clear_where_zero<T: Element>(self, saved: &[T; 32], block: &[T; 32]) -> [T; 32] {
+        each!(T, saved, block, |saved, v| v.pass_if_not_zero(saved))
     }
 
     #[inline(always)]
@@ -225,7 +283,7 @@ impl MemoryOps for Portable {
     fn prefetch_to_write<T>(self, _: *const T) {}
 
     #[inline(always)]
-    fn store_non_temporal<T: Element, const N: usize>(self, block: &[T; 32], to: &mut CacheLines<'_, T, N>, k: usize) {
+    fn store_non_temporal<T: Element>(self, block: &[T; 32], to: &mut CacheLines<'_, T>, k: usize) {
         to.0[k] = *block;
     }
 

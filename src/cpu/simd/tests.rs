@@ -110,6 +110,11 @@ macro_rules! task {
 }
 
 task!(AtMostZero<T>(among: u32, block: [T; 32]), |simd| [u64::from(simd.at_most_zero(*among, block))]);
+task!(ClearAtMostZero<T>(block: [T; 32]), |simd| simd.clear_at_most_zero(block).map(T::bits));
+task!(ClearWhereAtMostZero<T>(saved: [T; 32], block: [T; 32]), |simd| {
+    simd.clear_where_at_most_zero(saved, block).map(T::bits)
+});
+task!(ClearWhereZero<T>(saved: [T; 32], block: [T; 32]), |simd| simd.clear_where_zero(saved, block).map(T::bits));
 task!(Blend<T>(bits: u32, set: [T; 32], clear: [T; 32]), |simd| simd.blend(*bits, set, clear).map(T::bits));
 task!(Widen<>(block: [f16; 32]), |simd| simd.widen(block).map(f32::bits));
 task!(Narrow<>(block: [f32; 32]), |simd| simd.narrow(block).map(f16::bits));
@@ -156,6 +161,17 @@ fn comparisons_and_selections<T: Bits>() {
             let given = out_of(set, |set, out| set.run(AtMostZero { among: &bits, block: &block, out }));
             let expected: u64 = (0..32).map(|i| u64::from(block[i].at_most_zero()) << i).sum();
             assert_eq!(given, [expected & u64::from(bits)], "{set:?} at_most_zero {bits:#x} {block:?}");
+
+            let is_zero = |v: T| v.bits() << (64 - 8 * size_of::<T>()) << 1 == 0;
+            let clear = |cleared: bool, v: T| if cleared { 0 } else { v.bits() };
+            let given = out_of(set, |set, out| set.run(ClearAtMostZero { block: &block, out }));
+            assert_eq!(given, block.map(|v| clear(v.at_most_zero(), v)), "{set:?} clear_at_most_zero {block:?}");
+            let given = out_of(set, |set, out| set.run(ClearWhereAtMostZero { saved: &block, block: &other, out }));
+            let expected: [u64; 32] = std::array::from_fn(|i| clear(block[i].at_most_zero(), other[i]));
+            assert_eq!(given, expected, "{set:?} clear_where_at_most_zero {block:?} {other:?}");
+            let given = out_of(set, |set, out| set.run(ClearWhereZero { saved: &block, block: &other, out }));
+            let expected: [u64; 32] = std::array::from_fn(|i| clear(is_zero(block[i]), other[i]));
+            assert_eq!(given, expected, "{set:?} clear_where_zero {block:?} {other:?}");
 
             let given = out_of(set, |set, out| set.run(Blend { bits: &bits, set: &block, clear: &other, out }));
             let chosen = |i: usize| if bits >> i & 1 == 1 { block[i] } else { other[i] };
@@ -217,7 +233,7 @@ fn narrowing_rounds_to_even() {
 
 /// Copies the block and touches nothing else.
 fn non_temporal_stores<T: Bits>() {
-    struct Stream<'a, T>(&'a [T; 32], CacheLines<'a, T, 2>);
+    struct Stream<'a, T>(&'a [T; 32], CacheLines<'a, T>);
 
     impl<T: Element> Task for Stream<'_, T> {
         #[inline(always)]
@@ -235,13 +251,11 @@ fn non_temporal_stores<T: Bits>() {
             let from: &[T; 32] = source[from..].first_chunk().unwrap();
             let mut target = blank.clone();
             let at = target.as_ptr().align_offset(LINE);
-            let blocks = target[at..].as_chunks_mut::<32>().0.first_chunk_mut().unwrap();
+            let blocks = &mut target[at..].as_chunks_mut().0[..2];
             set.run(Stream(from, CacheLines::new(blocks).expect("blocks on lines")));
             let expected = blank[..at + 32].iter().chain(from).chain(&blank[at + 64..]);
             assert!(target.iter().zip(expected).all(|(a, b)| a.bits() == b.bits()), "{set:?} {}", T::DTYPE.name());
-            assert!(
-                CacheLines::new(target[at + 1..].as_chunks_mut::<32>().0.first_chunk_mut::<2>().unwrap()).is_none()
-            );
+            assert!(CacheLines::new(target[at + 1..].as_chunks_mut().0).is_err());
         }
     }
 }

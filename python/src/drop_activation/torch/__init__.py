@@ -8,9 +8,16 @@
 In training a mask of one bit per element is kept for the backward pass, and for ReLU nothing else. Each call draws the
 key of its mask from PyTorch's generator for the tensor's device: so masks follow `torch.manual_seed`, and checkpointing
 recomputes the same mask. The generators of the CPU and of CUDA draw different keys; a key that is given names the same
-mask on both. On CUDA the work is enqueued on PyTorch's current stream, and only the first call waits for the device. It
-may be captured into a CUDA graph (`torch.cuda.graph`, after a first call without one), whose replays draw the masks
-that the calls would draw without it.
+mask on both. On CUDA the work is enqueued on PyTorch's current stream, and only the first call waits for the device.
+
+A pass is one launch, eager or compiled, with PyTorch 2.15 (an older one, and RReLU where it is compiled, draw the key by
+a kernel of its own). It may be captured into a CUDA graph (`torch.cuda.graph`, after a first call without one), whose
+replays draw the masks that the calls would draw without it. While a graph is captured, by `mode="reduce-overhead"` too,
+each key is drawn by a kernel of its own, since PyTorch's generator then is on the GPU. Where that counts, draw the keys
+of all calls at once, as a part of the graph, and give each call its own:
+
+    keys = torch.randint(2**63 - 1, (number_of_calls,), device="cuda")
+    y = drop_activation(x, key=keys[0])
 
 In evaluation mode, and where p is 0 or 1, PyTorch's own operations are called: leaky_relu for ReLU, relu for p = 1. So
 a model in evaluation mode is exported, traced and compiled like any other. There x = 0 and NaN have PyTorch's derivatives.
@@ -22,12 +29,15 @@ A tensor is read in the order in which it lies in memory, if it is contiguous or
 contiguous first.
 """
 
+from ._batch_norm import BatchNormDropActivation1d, BatchNormDropActivation2d
 from ._fold import fold
 from ._functions import drop_activation, rrelu
 from ._modules import DropActivation, RReLU
 from ._replace import Left, Replaced, replace_relu, restore_relu
 
 __all__ = [
+    "BatchNormDropActivation1d",
+    "BatchNormDropActivation2d",
     "DropActivation",
     "Left",
     "RReLU",

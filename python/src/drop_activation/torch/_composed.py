@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._activations import ACTIVATIONS
 from ._plain import PLAIN
 
 
@@ -22,7 +23,7 @@ def relu(x: Tensor, inplace: bool = False) -> Tensor:
         return torch.relu_(x) if inplace else torch.relu(x)
 
 
-SIGMA = {"relu": relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu}
+SIGMA = {name: getattr(F, name) for name in ACTIVATIONS} | {"relu": relu}
 _NARROW = (torch.float16, torch.bfloat16)
 
 

@@ -6,19 +6,18 @@ of a mask have no derivatives.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from .._library import ACTIVATIONS
+from .._activations import CODES, TABLE
 from . import _operators as operators
 from ._keys import draw_key
 from ._layout import in_order
-from ._plain import is_plain
 
-RELU = ACTIVATIONS["relu"]
+RELU = CODES["relu"]
+#: σ'' by σ's code; None for ReLU, whose backward pass needs the mask alone.
+_CURVATURES = {row.code: row.curvature for row in TABLE.values()}
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
@@ -61,12 +60,13 @@ def _linear(operator, tensors: int):
         def jvp(ctx, tangent, *_):
             return Linear.apply(tangent, *ctx.saved_tensors, *ctx.parameters)
 
+    Linear.operator = operator
     return Linear
 
 
 def _drawing(operator, gradient):
     """The Function of an operator that draws a mask and returns y and that. `gradient` returns, for the mask and the
-    arguments, the Function of the backward pass, the tensors that this takes after dy, and its other parameters."""
+    arguments, what `forward_gradient` does."""
 
     class Drawing(_Mapped):
         @staticmethod
@@ -102,41 +102,46 @@ RReluBackward = _linear(operators.rrelu_backward, tensors=2)
 class BackwardSaved(_Mapped):
     """The others', which depends on x as well."""
 
+    operator = operators.backward_saved
+
     @staticmethod
-    def forward(dy, mask, x, activation, layout):
+    def forward(*arguments):
         with below_autograd():
-            return operators.backward_saved(dy, mask, x, activation, layout)
+            return operators.backward_saved(*arguments)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        dy, mask, x, ctx.activation, ctx.layout = inputs
-        ctx.save_for_backward(dy, mask, x)
-        ctx.save_for_forward(dy, mask, x)
+        *saved, ctx.activation, ctx.layout = inputs
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
 
     @staticmethod
     def backward(ctx, gradient):
-        by_dy, by_x = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+        by_dy, _, by_x, *_ = ctx.needs_input_grad
         return (
-            BackwardSaved.apply(gradient, *ctx.saved_tensors[1:], ctx.activation, ctx.layout) if by_dy else None,
+            BackwardSaved.by_dy(ctx, gradient) if by_dy else None,
             None,
-            _by_x(ctx, gradient) if by_x else None,
+            BackwardSaved.by_x(ctx, gradient) if by_x else None,
             None,
             None,
         )
 
     @staticmethod
     def jvp(ctx, dy_tangent, _, x_tangent, *__):
-        tangents = []
-        if dy_tangent is not None:
-            tangents.append(BackwardSaved.apply(dy_tangent, *ctx.saved_tensors[1:], ctx.activation, ctx.layout))
-        if x_tangent is not None:
-            tangents.append(_by_x(ctx, x_tangent))
-        return sum(tangents[1:], tangents[0])
+        if x_tangent is None:
+            return BackwardSaved.by_dy(ctx, dy_tangent)
+        by_x = BackwardSaved.by_x(ctx, x_tangent)
+        return by_x if dy_tangent is None else BackwardSaved.by_dy(ctx, dy_tangent) + by_x
 
+    @staticmethod
+    def by_dy(ctx, factor):
+        _, mask, x = ctx.saved_tensors
+        return BackwardSaved.apply(factor, mask, x, ctx.activation, ctx.layout)
 
-def _by_x(ctx, factor):
-    dy, mask, x = ctx.saved_tensors
-    return factor * dy * _kept_curvature(mask, x, ctx.activation, ctx.layout)
+    @staticmethod
+    def by_x(ctx, factor):
+        dy, mask, x = ctx.saved_tensors
+        return factor * dy * _kept_curvature(mask, x, ctx.activation, ctx.layout)
 
 
 def _kept_curvature(mask: Tensor, x: Tensor, activation: int, layout: int) -> Tensor:
@@ -146,34 +151,8 @@ def _kept_curvature(mask: Tensor, x: Tensor, activation: int, layout: int) -> Te
     return torch.where(keep, _CURVATURES[activation](x), torch.zeros((), dtype=x.dtype, device=x.device))
 
 
-def _sigmoid_curvature(x):
-    s = torch.sigmoid(x)
-    return s * (1 - s) * (1 - 2 * s)
-
-
-def _tanh_curvature(x):
-    t = torch.tanh(x)
-    return -2 * t * (1 - t * t)
-
-
-def _gelu_curvature(x):
-    return (2 - x * x) * torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-
-
-def _silu_curvature(x):
-    s = torch.sigmoid(x)
-    return s * (1 - s) * (2 + x * (1 - 2 * s))
-
-
-_CURVATURES = {
-    ACTIVATIONS["sigmoid"]: _sigmoid_curvature,
-    ACTIVATIONS["tanh"]: _tanh_curvature,
-    ACTIVATIONS["gelu"]: _gelu_curvature,
-    ACTIVATIONS["silu"]: _silu_curvature,
-}
-
-
-def _forward_gradient(mask, x, key, p, activation, first, layout):
+def forward_gradient(mask, x, key, p, activation, first, layout):
+    """The Function of the backward pass, the tensors that it takes after dy, and its other parameters."""
     if activation == RELU:
         return Backward, (mask,), (layout,)
     return BackwardSaved, (mask, x), (activation, layout)
@@ -183,60 +162,13 @@ def _rrelu_gradient(mask, x, key, *parameters):
     return RReluBackward, (mask, key), parameters
 
 
-Forward = _drawing(operators.forward, _forward_gradient)
+def _draw_gradient(mask, x, *parameters):
+    return forward_gradient(mask, x, None, *parameters)
+
+
+Forward = _drawing(operators.forward, forward_gradient)
+DrawForward = _drawing(operators.draw_forward, _draw_gradient)
 RReluForward = _drawing(operators.rrelu_forward, _rrelu_gradient)
-
-
-# The same, in the least time, for where no transformation asks for more.
-
-
-class QuickForward(Function):
-    """Without the mask among the results, and without forward mode and vmap. Without a key one is drawn."""
-
-    @staticmethod
-    def forward(ctx, x, key, p, activation, first, layout):
-        with below_autograd():
-            if key is None:
-                y, mask = operators.draw_forward(x, p, activation, first, layout)
-            else:
-                y, mask = operators.forward(x, key, p, activation, first, layout)
-        ctx.activation, ctx.layout = activation, layout
-        if activation == RELU:
-            ctx.save_for_backward(mask)
-        else:
-            ctx.save_for_backward(mask, x)
-        return y
-
-    @staticmethod
-    def backward(ctx, dy):
-        return _quick_gradient(ctx, dy), None, None, None, None, None
-
-
-class ForwardInPlace(Function):
-    """Marks x as overwritten, after PyTorch's own checks that it may be. Whoever calls it writes then: a refusal comes
-    before anything is written."""
-
-    @staticmethod
-    def forward(ctx, x, mask, layout):
-        ctx.activation, ctx.layout = RELU, layout
-        ctx.mark_dirty(x)
-        ctx.save_for_backward(mask)
-        return x
-
-    @staticmethod
-    def backward(ctx, dy):
-        return _quick_gradient(ctx, dy), None, None
-
-
-def _quick_gradient(ctx, dy):
-    function, operator, parameters = Backward, operators.backward, (ctx.layout,)
-    if ctx.activation != RELU:
-        function, operator, parameters = BackwardSaved, operators.backward_saved, (ctx.activation, ctx.layout)
-    saved = ctx.saved_tensors  # a checkpoint computes them again, with gradients
-    if torch.is_grad_enabled() or not is_plain(dy):
-        return function.apply(dy, *saved, *parameters)
-    with below_autograd():
-        return operator(dy, *saved, *parameters)
 
 
 def _where_needed(operator, function):
@@ -252,13 +184,14 @@ def _where_needed(operator, function):
     return kernel
 
 
-def _drawn_forward(x, p, activation, first, layout):
-    return Forward.apply(x, draw_key(x), p, activation, first, layout)
+def _drawn_forward(x, *parameters):
+    """With a key drawn apart, for which vmap's `randomness` decides."""
+    return Forward.apply(x, draw_key(x), *parameters)
 
 
 for operator, function in (
     (operators.forward, Forward.apply),
-    (operators.draw_forward, _drawn_forward),
+    (operators.draw_forward, DrawForward.apply),
     (operators.backward, Backward.apply),
     (operators.backward_saved, BackwardSaved.apply),
     (operators.rrelu_forward, RReluForward.apply),
@@ -267,7 +200,8 @@ for operator, function in (
     operators.LIBRARY.impl(operator, _where_needed(operator, function), "Autograd")
     # Where torch.func's transforms begin: what their interpreters would do with an operator of C++, whose derivatives
     # they take apart themselves, is not for a `Function`.
-    operators.LIBRARY.impl(operator, function, "FuncTorchDynamicLayerFrontMode")
+    transformed = _drawn_forward if operator is operators.draw_forward else function
+    operators.LIBRARY.impl(operator, transformed, "FuncTorchDynamicLayerFrontMode")
 
 
 def _over(x, mask, key, p, first, layout):

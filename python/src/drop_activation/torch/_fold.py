@@ -31,7 +31,7 @@ def fold(model: nn.Module, *example: Any) -> nn.Module:
         ValueError: The model's code calls ReLU, or has not run yet. Nothing was changed then.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; allowed are modules")
+        raise TypeError(f"model must be a module, got a {type(model).__name__}")
     replaced = {m: standard(m) for m in model.modules() if isinstance(m, (DropActivation, RReLU))}
     if example:
         with torch.no_grad():
@@ -44,8 +44,8 @@ def fold(model: nn.Module, *example: Any) -> nn.Module:
         record, called = module._drop_activation, f"{name!r} (a {type(module).__name__})"
         if record.called:
             raise ValueError(
-                f"the code of module {called} calls ReLU, which only this package replaces; allowed are ReLUs that are "
-                "modules, as in fold(torch.fx.symbolic_trace(model))"
+                f"ReLUs must be modules, as in fold(torch.fx.symbolic_trace(model)), but the code of module {called} "
+                "calls ReLU, which only this package replaces"
             )
         if not record.ran:
             raise ValueError(

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.fx import Proxy
 
-from .._library import ACTIVATIONS
-from .._operations import LOWER, UPPER, activation_code, index, real
+from .._activations import CODES, code_of
+from .._operations import LOWER, UPPER, index, real
 from . import _composed
 from . import _operators as operators
-from ._derivatives import Forward, ForwardInPlace, QuickForward, RReluForward, below_autograd
+from . import _quick as quick
+from ._derivatives import Forward, RReluForward, below_autograd
 from ._fused import Fused, check_fused, composition_moves_less
-from ._keys import draw_key, key_on_cpu
+from ._keys import draw_key
 from ._layout import is_dense, layout_of
 from ._plain import is_plain
 from ._sharded import by_element, is_dtensor, over_shards
@@ -34,7 +35,7 @@ def drop_activation(
     Args:
         x: float16, bfloat16, float32 or float64, on the CPU or on CUDA.
         p: The probability of keeping σ, 0 <= p <= 1. With 0 or 1 nothing is drawn, in training as in evaluation.
-        activation: "relu", "sigmoid", "tanh", "gelu" or "silu".
+        activation: The name of σ, one of `drop_activation.ACTIVATIONS`.
         training: Whether to draw a mask. Without one it is made of PyTorch's own operations: leaky_relu for ReLU.
         inplace: Whether y is written over x, for ReLU alone, whose backward pass needs no x. As for
             `torch.relu_`, an x that may not be overwritten is refused.
@@ -47,7 +48,8 @@ def drop_activation(
             keeps a byte for each element instead of a bit, and its mask is another on each device: no key names it.
             "auto" is False on CUDA under torch.compile, unless `key` or `first` is given, and else True.
     """
-    if type(p) is not float or not 0 <= p <= 1 or inplace or activation not in ACTIVATIONS or fused is not True:
+    known = type(activation) is str and activation in CODES
+    if type(p) is not float or not 0 <= p <= 1 or inplace or not known or fused is not True:
         check_parameters(p, activation, inplace)
         check_fused(fused)
     if not isinstance(x, Tensor) or x.dtype not in operators.DTYPES:
@@ -64,7 +66,7 @@ def drop_activation(
     named = key is not None or first != 0  # a mask that only the operator has
     if fused is not True and not (fused == "auto" and (named or not _composes(x))):
         if named:
-            raise ValueError("fused is False, and key or first is given; allowed is one of the two")
+            raise ValueError("fused must be True where key or first is given, got False")
         y = _composed.composed(x, p, activation)
         return x.copy_(y) if inplace else y
     if is_dtensor(x):
@@ -73,17 +75,18 @@ def drop_activation(
     if key is not None:
         check_key(key, x)
     first, layout = _first(first) if first else 0, layout_of(x)
-    recorded = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    compiled = torch.compiler.is_compiling()
+    recorded = compiled or torch._C._get_tracing_state() is not None
     if not inplace and not recorded and is_plain(x):
         if key is None and x.is_cuda:
-            key = key_on_cpu(x)
+            key = draw_key(x)
         if torch.is_grad_enabled() and x.requires_grad:
-            return QuickForward.apply(x, key, p, ACTIVATIONS[activation], first, layout)
-        with below_autograd():
-            if key is None:
-                return operators.draw_forward(x, p, ACTIVATIONS[activation], first, layout)[0]
-            return operators.forward(x, key, p, ACTIVATIONS[activation], first, layout)[0]
-    arguments = x, draw_key(x) if key is None else key, p, ACTIVATIONS[activation], first, layout
+            return quick.Forward.apply(x, key, p, CODES[activation], first, layout)
+        return quick.forward(x, key, p, CODES[activation], first, layout)[0]
+    if compiled and key is None:
+        y = operators.draw_forward(x, p, CODES[activation], first, layout)[0]
+        return x.copy_(y) if inplace else y
+    arguments = x, draw_key(x) if key is None else key, p, CODES[activation], first, layout
     if recorded:
         y = operators.forward(*arguments)[0]
         return x.copy_(y) if inplace else y
@@ -102,7 +105,7 @@ def _over(x: Tensor, key: Tensor, p: float, activation: int, first: int, layout:
     if not (torch.is_grad_enabled() and x.requires_grad):
         operators.forward_(x, mask, key, p, first, layout)
         return x
-    y = ForwardInPlace.apply(x, mask, layout)
+    y = quick.ForwardInPlace.apply(x, mask, layout)
     with below_autograd():
         operators.forward_(x, mask, key, p, first, layout)
     return y
@@ -148,23 +151,23 @@ def rrelu(
 
 
 def check_parameters(p: float, activation: str, inplace: bool = False) -> None:
-    activation_code(activation)
+    code_of(activation)
     if not 0 <= real("p", p) <= 1:
         raise ValueError(f"p must be in [0, 1], got {p}")
     if inplace and activation != "relu":
-        raise ValueError(f"inplace is True; it is allowed for relu, but the backward pass of {activation} needs x")
+        raise ValueError(f"inplace must be False for {activation}, whose backward pass needs x, got True")
 
 
 def check_slopes(lower: float, upper: float) -> None:
     if not 0 < real("lower", lower) <= real("upper", upper) <= 1:
-        raise ValueError(f"lower is {lower}, upper is {upper}; allowed is 0 < lower <= upper <= 1")
+        raise ValueError(f"lower and upper must be 0 < lower <= upper <= 1, got lower = {lower}, upper = {upper}")
 
 
 def check_tensor(x: Tensor) -> None:
     if not isinstance(x, Tensor):
-        raise TypeError(f"x is a {type(x).__name__}; allowed are tensors")
+        raise TypeError(f"x must be a tensor, got a {type(x).__name__}")
     if x.dtype not in operators.DTYPES:
-        raise TypeError(f"x has dtype {x.dtype}; allowed are {', '.join(map(str, operators.DTYPES))}")
+        raise TypeError(f"x must have dtype {' or '.join(map(str, operators.DTYPES))}, got {x.dtype}")
 
 
 def _first(first: int) -> int:
@@ -173,15 +176,15 @@ def _first(first: int) -> int:
         return first
     first = index("first", first)
     if first % 32:
-        raise ValueError(f"first is {first}; allowed are multiples of 32, the elements of a mask word")
+        raise ValueError(f"first must be a multiple of 32, the elements of a mask word, got {first}")
     return first if first < 2**63 else first - 2**64
 
 
 def check_key(key: Tensor, x: Tensor) -> None:
     if not isinstance(key, Tensor):
-        raise TypeError(f"key is a {type(key).__name__}; allowed is a tensor of one torch.int64")
+        raise TypeError(f"key must be a tensor of one torch.int64, got a {type(key).__name__}")
     if key.dtype != torch.int64 or key.numel() != 1 or key.device not in (x.device, torch.device("cpu")):
         raise ValueError(
-            f"key has dtype {key.dtype}, {key.numel()} elements, device {key.device}; "
-            f"allowed is one torch.int64 on the CPU or on x's device, {x.device}"
+            f"key must be one torch.int64 on the CPU or on x's device, {x.device}, got dtype {key.dtype}, "
+            f"{key.numel()} elements, device {key.device}"
         )

@@ -26,5 +26,5 @@ def check_fused(fused: Fused) -> None:
     if isinstance(fused, bool) or fused == "auto":
         return
     if isinstance(fused, str):
-        raise ValueError(f"fused is {fused!r}; allowed are True, False and 'auto'")
-    raise TypeError(f"fused is a {type(fused).__name__}; allowed are True, False and 'auto'")
+        raise ValueError(f"fused must be True, False or 'auto', got {fused!r}")
+    raise TypeError(f"fused must be True, False or 'auto', got a {type(fused).__name__}")

@@ -1,9 +1,13 @@
 """Keys, drawn by PyTorch's generator for a tensor's device.
 
-On a GPU a key is drawn by a kernel of its own where a CUDA graph or compiled code must draw another each time it runs.
-A call that Python makes by itself knows the seed and the offset of the generator, which are all that the kernel would
-go by: it computes the same key on the CPU, moves the offset on as the kernel would, and launches nothing. So
-`torch.manual_seed`, `fork_rng` and checkpoints, which set seed and offset, mean the same for both.
+On a GPU whoever makes a call, Python or what torch.compile has made, knows the seed and the offset of the generator,
+which are all that PyTorch's kernel would go by: it computes the same key on the CPU, moves the offset on as that kernel
+would, and launches nothing. So `torch.manual_seed`, `fork_rng` and checkpoints, which set seed and offset, mean the
+same for both.
+
+While a CUDA graph is captured both numbers lie on the GPU, and change from replay to replay. There the kernel draws the
+key: ours read one number on the GPU, added to their offset, and would have to compute a key of two. A key drawn once
+for all calls of a graph would not be drawn again by a checkpoint that sets the generator back.
 """
 
 from __future__ import annotations
@@ -25,6 +29,14 @@ def draw_key(x: Tensor) -> Tensor:
     """A key on x's device, or on the CPU."""
     key = key_on_cpu(x) if x.is_cuda else None
     return torch.randint(_BOUND, (1,), dtype=torch.int64, device=x.device) if key is None else key
+
+
+def _draw_forward_on_cuda(x, *parameters):
+    """What compiled code calls."""
+    return operators.forward(x, draw_key(x), *parameters)
+
+
+operators.LIBRARY.impl(operators.draw_forward, _draw_forward_on_cuda, "CUDA")
 
 
 def key_on_cpu(x: Tensor) -> Tensor | None:

@@ -15,8 +15,8 @@ def layout_of(x: torch.Tensor) -> int:
         TypeError: Its elements are not in one piece of memory with strides.
     """
     if x.layout is not torch.strided or x.is_nested:
-        kind = "is nested" if x.is_nested else f"has layout {x.layout}"
-        raise TypeError(f"x {kind}; allowed are dense tensors, torch.strided")
+        kind = "a nested one" if x.is_nested else f"layout {x.layout}"
+        raise TypeError(f"x must be a dense tensor, of layout torch.strided, got {kind}")
     if x.is_contiguous() or x.dim() not in (4, 5):
         return CONTIGUOUS
     layout = x.dim() - 3

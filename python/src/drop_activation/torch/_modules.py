@@ -22,7 +22,7 @@ class DropActivation(nn.Module):
 
     Args:
         p: The probability of keeping σ, 0 <= p <= 1.
-        activation: "relu", "sigmoid", "tanh", "gelu" or "silu".
+        activation: The name of σ, one of `drop_activation.ACTIVATIONS`.
         inplace: Whether y is written over x, in training and evaluation; for ReLU alone, which needs no x afterwards.
         fused: False for training made of PyTorch's own operations, "auto" for what moves less, as in
             `drop_activation`.

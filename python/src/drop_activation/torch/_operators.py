@@ -1,7 +1,7 @@
 """The operators that PyTorch knows: each a function of its arguments alone, the key of its mask included.
 
 Their kernels are the library's (c/src/torch.rs), registered here; derivatives are in `_derivatives`. `layout` is the
-order in which elements are counted (`_layout`), `activation` a number of `ACTIVATIONS`, `first` a pattern of 64 bits.
+order in which elements are counted (`_layout`), `activation` a code of its table, `first` a pattern of 64 bits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ for schema in _SCHEMAS:
 register_kernels()
 
 forward = torch.ops.drop_activation.forward.default
-#: With a key drawn by PyTorch's generator for x's device, the one that `randint` would draw: one call for both.
+#: With a key drawn by PyTorch's generator for x's device, the one that `randint` would draw: one call for both. On CUDA
+#: `_keys` implements it.
 draw_forward = torch.ops.drop_activation.draw_forward.default
 #: ReLU over x, which is dense in this layout.
 forward_ = torch.ops.drop_activation.forward_.default
@@ -55,7 +56,7 @@ def empty_mask(x: Tensor) -> Tensor:
 
 def _check_device(name: str, tensor: Tensor, x: Tensor) -> None:
     if tensor.device != x.device:
-        raise ValueError(f"{name} is on {tensor.device}; allowed is the device of the tensor, {x.device}")
+        raise ValueError(f"{name} must be on the device of the tensor, {x.device}, got {tensor.device}")
 
 
 @torch.library.register_fake(forward, lib=LIBRARY)

@@ -16,6 +16,7 @@ from ._fused import Fused, check_fused
 from ._intercept import Record
 from ._modules import DropActivation, ReplacedReLU, RReLU
 from ._quantization import FUSED_WITH_RELU, is_fused_with_relu
+from ._transformer import FLAG, computes_relu
 from ._watched import is_watched, unwatch, watch
 
 
@@ -64,10 +65,14 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True) -> Repl
     """Puts Drop-Activation in the place of every ReLU of a model: nn.ReLU modules, and what the model's code calls as a
     function, method or operator while the model or one of its modules runs.
 
-    nn.ReLU modules become DropActivation modules that keep their hooks, their mode and `inplace`. The others stay the
+    nn.ReLU modules become DropActivation modules that keep their hooks, their mode and `inplace`. isinstance still says
+    that they are nn.ReLU; `type(module) is nn.ReLU` does not, and code that asks so sees others. The others stay the
     objects that they are, of a subclass that catches the calls, also in what a checkpoint computes again; names,
     parameters and signatures stay as they are. A call in training mode of the module whose code makes it is
     Drop-Activation in training, another one in evaluation. A model that was swapped before gets the new p.
+
+    A module runs when it or its `forward` is called. Another method, as in `model.loss(x)`, is a part of that where
+    `forward` calls it; called from outside, what it computes by ReLU itself stays ReLU, and its modules are swapped.
 
     Args:
         model: Any module that is not itself nn.ReLU.
@@ -81,9 +86,9 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True) -> Repl
     check_parameters(p, "relu")
     check_fused(fused)
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; allowed are modules")
+        raise TypeError(f"model must be a module, got a {type(model).__name__}")
     if type(model) is nn.ReLU:
-        raise TypeError("model is itself a ReLU; allowed are modules that contain some. Use DropActivation instead")
+        raise TypeError("model must be a module that contains ReLUs, got one that is itself a ReLU: use DropActivation instead")
     p = float(p)
     swapped, left, records, new, script = [], [], [], {}, "\0"
     for name, parent in list(model.named_modules()):
@@ -94,7 +99,7 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True) -> Repl
             continue
         if isinstance(parent, _TRANSFORMER) and vars(parent).get("activation") in (F.relu, torch.relu):
             # So it is found by its name, as in a layer that was given a module.
-            parent.activation = _swapped_function(vars(parent)["activation"], p, fused).train(parent.training)
+            put_child(parent, "activation", _swapped_function(vars(parent).pop("activation"), p, fused, parent.training))
         for child_name, child in list(parent._modules.items()):
             # A module that occurs twice stays one module.
             if type(child) is nn.ReLU:
@@ -118,7 +123,9 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True) -> Repl
         if is_watched(parent):
             records.append(parent._drop_activation)
             parent._drop_activation.name = name
-            _leave_fast_path(parent)
+            if computes_relu(parent):
+                parent._drop_activation.changed[FLAG] = getattr(parent, FLAG)
+                setattr(parent, FLAG, 0)
     return Replaced(tuple(swapped), tuple(left), records)
 
 
@@ -158,8 +165,8 @@ def _swapped(relu: nn.ReLU, p: float, fused: Fused) -> DropActivation:
 _TRANSFORMER = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
-def _swapped_function(relu, p: float, fused: Fused) -> DropActivation:
-    module = DropActivation(p, fused=fused)
+def _swapped_function(relu, p: float, fused: Fused, training: bool) -> DropActivation:
+    module = DropActivation(p, fused=fused).train(training)
     module.replaces_relu = relu
     return module
 
@@ -214,16 +221,3 @@ def _reason_left_in_script(module: torch.jit.ScriptModule) -> list[str]:
     if "aten::relu" not in str(getattr(module, "inlined_graph", "aten::relu")):
         return []
     return ["TorchScript is compiled, and its calls of ReLU cannot be caught"]
-
-
-def _leave_fast_path(module: nn.Module) -> None:
-    """A Transformer's layer computes ReLU in one fused operation in evaluation mode, if a flag says that it has one."""
-    changes = {}
-    if isinstance(module, nn.TransformerEncoderLayer) and module.activation_relu_or_gelu == 1:
-        changes["activation_relu_or_gelu"] = 0
-    if isinstance(module, nn.TransformerEncoder) and getattr(module, "use_nested_tensor", False):
-        if any(getattr(layer, "activation_relu_or_gelu", 2) != 2 for layer in module.layers):
-            changes["use_nested_tensor"] = False
-    for name, value in changes.items():
-        module._drop_activation.changed[name] = getattr(module, name)
-        setattr(module, name, value)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
+from .._activations import TABLE
+
 if TYPE_CHECKING:
     from ._modules import DropActivation, RReLU
 
-_SIGMA = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -40,7 +41,7 @@ def _drop_activation(p: float, activation: str, inplace: bool) -> nn.Module:
         return nn.Identity()
     if activation == "relu":
         return nn.ReLU(inplace) if p == 1 else nn.LeakyReLU(1 - p, inplace)
-    sigma = _SIGMA[activation]()
+    sigma = getattr(nn, TABLE[activation].module)()
     return sigma if p == 1 else _mixture(p, sigma)
 
 

@@ -12,71 +12,65 @@
 
 use std::ops::Range;
 
-use crate::activation::Activation;
+use super::channels::{Place, VECTORS, Vector, Vectors, absent};
+use super::disjoint::Disjoint;
+use super::gradient::Source;
 use crate::cpu::engine::{Pool, TASK, share};
 use crate::cpu::lane::Lane;
+use crate::cpu::mask_words::MaskWords;
 use crate::cpu::simd::{self, Simd, Task};
-use crate::cpu::smooth::{self, Smooth};
 use crate::error::{Error, Result};
-use crate::float_environment::DefaultEnvironment;
 use crate::fused::order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
-use crate::fused::{Centred, Gradient, Preactivation, Shape, Statistics, Sums};
-use crate::operation::{DropActivation, Mixture};
+use crate::fused::{Dz, Operands, Shape};
+use crate::io::InOut;
 use crate::real::Real;
 
 /// Channels whose chunks are summed together, where a tensor has more: their accumulators fit the first cache.
 const CHANNELS: usize = 64;
 
-/// Mean and biased variance of each channel: [`reference::statistics`](crate::fused::reference::statistics).
-pub(crate) fn statistics<T: Lane>(shape: Shape, x: &[T]) -> Result<Statistics<T::Real>> {
-    shape.holds("x", x.len())?;
-    shape.has_elements()?;
-    let _environment = DefaultEnvironment::enter();
-    let channels = shape.channels();
-    let mut all = Statistics { mean: vec![T::Real::ZERO; channels], variance: vec![T::Real::ZERO; channels] };
-    sum(shape, &Distances { x }, |c, [mean, variance, _]| {
-        (all.mean[c], all.variance[c]) = (mean, variance);
-    })?;
-    Ok(all)
+/// [`Pass::Statistics`](crate::Pass::Statistics).
+pub(super) fn statistics<T: Lane<Real: Lane>>(
+    shape: Shape,
+    x: &[T],
+    results: [Option<&mut [T::Real]>; 2],
+) -> Result<()> {
+    let mut results = results.map(Option::unwrap_or_default);
+    sum(shape, &Distances { x }, &[None; VECTORS], |c, [mean, variance, _]| {
+        put(&mut results, c, [mean, variance]);
+    })
 }
 
-/// `Σ dz` and, where `centred` is given, `Σ dz (x - μ)`: those of
-/// [`reference::reduce`](crate::fused::reference::reduce).
-pub(crate) fn reduce<T: Lane>(
+/// [`Pass::FusedSums`](crate::Pass::FusedSums).
+pub(super) fn reduce<T: Lane<Real: Lane>>(
+    dz: &Dz,
     shape: Shape,
-    dy: &[T],
-    by: &Gradient<'_, T>,
-    centred: Option<&Centred<'_, T>>,
-) -> Result<Sums<T::Real>> {
-    shape.holds("dy", dy.len())?;
-    by.check(shape)?;
-    centred.map_or(Ok(()), |centred| centred.check(shape))?;
-    let _environment = DefaultEnvironment::enter();
-    match *by {
-        Gradient::Given => reduce_by(shape, &Given { dy }, centred),
-        Gradient::Training(op, mask, z) => match (op.activation(), z) {
-            (Activation::Relu, _) | (_, None) => reduce_by(shape, &Selected { dy, words: mask.words() }, centred),
-            (activation, Some(z)) => reduce_by(shape, &Kept { dy, words: mask.words(), z, activation }, centred),
-        },
-        Gradient::Inference(op, z) => reduce_by(shape, &Mixed { dy, z, op }, centred),
+    io: InOut<'_, T>,
+    operands: Operands<'_, T>,
+    mask: MaskWords<'_>,
+) -> Result<()> {
+    let vectors = operands.vectors();
+    let source = Source::new(dz, &vectors, &operands);
+    let words = match mask {
+        MaskWords::Read(words) if matches!(dz, Dz::Training(_)) => words,
+        _ => &[],
+    };
+    let (x, means) = (operands.x.unwrap_or_default(), operands.mean.is_some());
+    let mut results = operands.results.map(Option::unwrap_or_default);
+    let gradients = Gradients { dy: Tensors::new(io), source, words };
+    if means {
+        sum(shape, &Products { gradients, x }, &vectors, |c, sums| put(&mut results, c, sums))
+    } else {
+        sum(shape, &Plain { gradients }, &vectors, |c, [sum]| put(&mut results, c, [sum]))
     }
 }
 
-fn reduce_by<T: Lane, G: Gradients<T>>(
-    shape: Shape,
-    gradients: &G,
-    centred: Option<&Centred<'_, T>>,
-) -> Result<Sums<T::Real>> {
-    let mut all = vec![T::Real::ZERO; shape.channels()];
-    let Some(centred) = centred else {
-        sum(shape, &Plain { gradients }, |c, [gradient]| all[c] = gradient)?;
-        return Ok(Sums { gradient: all, product: None });
-    };
-    let mut product = all.clone();
-    sum(shape, &Products { gradients, centred }, |c, [gradient, of_both]| {
-        (all[c], product[c]) = (gradient, of_both);
-    })?;
-    Ok(Sums { gradient: all, product: Some(product) })
+/// The results of a channel; vectors that nobody gave are empty.
+fn put<R: Real, const N: usize>(results: &mut [&mut [R]; 2], c: usize, values: [R; N]) {
+    for (to, value) in results.iter_mut().zip(values) {
+        if let Some(to) = to.get_mut(c) {
+            *to = value;
+        }
+    }
 }
 
 // ---- What is summed.
@@ -86,17 +80,15 @@ trait Summand<T: Lane, const N: usize>: Sync {
     /// Whether the first elements of accumulators are taken in another way. If not, accumulators begin at zero.
     const FIRST: bool;
 
-    /// The vectors with a value for each channel that it looks at: mean, scale and shift.
-    fn vectors(&self) -> [Option<&[T::Real]>; 3];
+    /// The vectors with a value for each channel that it looks at.
+    fn vectors(&self) -> Vec<Vector>;
 
-    /// Takes up elements `i` and those behind it, as many as there are, into as many accumulators. In the others it
-    /// leaves anything. FIRST: these elements are the accumulators' first.
+    /// Takes up the elements of a block, as many as there are, into as many accumulators. In the others it leaves
+    /// anything. FIRST: these elements are the accumulators' first.
     fn take<S: Simd, V: Values<T::Real>, const FIRST: bool>(
         &self,
         simd: S,
-        here: Range<usize>,
-        values: &V,
-        at: usize,
+        here: &Here<'_, V>,
         accumulators: &mut [[T::Real; 32]; N],
     );
 
@@ -105,6 +97,13 @@ trait Summand<T: Lane, const N: usize>: Sync {
 
     /// The results of a channel from those of its chunks, of which there are so many elements.
     fn total(&self, count: usize, chunks: impl Iterator<Item = [T::Real; N]>) -> [T::Real; N];
+}
+
+/// The place of a block, or of less than one: up to 32 elements, which go to accumulators from `at` on.
+struct Here<'a, V> {
+    elements: Range<usize>,
+    at: usize,
+    values: &'a V,
 }
 
 /// The block behind `here.start`; where it is shorter, zeros.
@@ -121,10 +120,22 @@ fn block<T: Lane>(tensor: &[T], here: &Range<usize>) -> [T; 32] {
     }
 }
 
+impl<R: Real, V: Values<R>> Place<R> for &Here<'_, V> {
+    #[inline(always)]
+    fn tensor<S: Simd, T: Lane>(&self, _: S, tensor: &[T]) -> [T; 32] {
+        block(tensor, &self.elements)
+    }
+
+    #[inline(always)]
+    fn vector(&self, vector: Vector) -> [R; 32] {
+        self.values.block(vector, self.at)
+    }
+}
+
 /// The bits of elements `i` to `i + 31`, as far as there are any.
 #[inline(always)]
 fn bits(words: &[u32], i: usize) -> u32 {
-    let low = words[i / 32];
+    let low = words.get(i / 32).copied().unwrap_or(0);
     let high = words.get(i / 32 + 1).copied().unwrap_or(0);
     ((u64::from(high) << 32 | u64::from(low)) >> (i % 32)) as u32
 }
@@ -137,20 +148,18 @@ struct Distances<'a, T> {
 impl<T: Lane> Summand<T, 3> for Distances<'_, T> {
     const FIRST: bool = true;
 
-    fn vectors(&self) -> [Option<&[T::Real]>; 3] {
-        [None; 3]
+    fn vectors(&self) -> Vec<Vector> {
+        Vec::new()
     }
 
     #[inline(always)]
     fn take<S: Simd, V: Values<T::Real>, const FIRST: bool>(
         &self,
         simd: S,
-        here: Range<usize>,
-        _: &V,
-        _: usize,
+        here: &Here<'_, V>,
         [first, distances, squared]: &mut [[T::Real; 32]; 3],
     ) {
-        let x = T::to_reals(simd, &block(self.x, &here));
+        let x = T::to_reals(simd, &block(self.x, &here.elements));
         if FIRST {
             (*first, *distances, *squared) = (x, [T::Real::ZERO; 32], [T::Real::ZERO; 32]);
             return;
@@ -223,34 +232,31 @@ impl<R: Real> Shares<R> {
 }
 
 /// Sums of dz.
-struct Plain<'a, G> {
-    gradients: &'a G,
+struct Plain<'a, T> {
+    gradients: Gradients<'a, T>,
 }
 
 /// Sums of dz and of its products with x - μ.
-struct Products<'a, T: Lane, G> {
-    gradients: &'a G,
-    centred: &'a Centred<'a, T>,
+struct Products<'a, T> {
+    gradients: Gradients<'a, T>,
+    x: &'a [T],
 }
 
-impl<T: Lane, G: Gradients<T>> Summand<T, 1> for Plain<'_, G> {
+impl<T: Lane<Real: Lane>> Summand<T, 1> for Plain<'_, T> {
     const FIRST: bool = false;
 
-    fn vectors(&self) -> [Option<&[T::Real]>; 3] {
-        let [scale, shift] = self.gradients.vectors();
-        [None, scale, shift]
+    fn vectors(&self) -> Vec<Vector> {
+        self.gradients.source.vectors().to_vec()
     }
 
     #[inline(always)]
     fn take<S: Simd, V: Values<T::Real>, const FIRST: bool>(
         &self,
         simd: S,
-        here: Range<usize>,
-        values: &V,
-        at: usize,
+        here: &Here<'_, V>,
         [sums]: &mut [[T::Real; 32]; 1],
     ) {
-        let dz = self.gradients.block(simd, here, values, at);
+        let dz = self.gradients.block(simd, here);
         for i in 0..32 {
             sums[i] = sums[i] + dz[i];
         }
@@ -266,26 +272,23 @@ impl<T: Lane, G: Gradients<T>> Summand<T, 1> for Plain<'_, G> {
     }
 }
 
-impl<T: Lane, G: Gradients<T>> Summand<T, 2> for Products<'_, T, G> {
+impl<T: Lane<Real: Lane>> Summand<T, 2> for Products<'_, T> {
     const FIRST: bool = false;
 
-    fn vectors(&self) -> [Option<&[T::Real]>; 3] {
-        let [scale, shift] = self.gradients.vectors();
-        [Some(self.centred.mean), scale, shift]
+    fn vectors(&self) -> Vec<Vector> {
+        [self.gradients.source.vectors(), &[Vector::Mean]].concat()
     }
 
     #[inline(always)]
     fn take<S: Simd, V: Values<T::Real>, const FIRST: bool>(
         &self,
         simd: S,
-        here: Range<usize>,
-        values: &V,
-        at: usize,
+        here: &Here<'_, V>,
         [sums, products]: &mut [[T::Real; 32]; 2],
     ) {
-        let x = T::to_reals(simd, &block(self.centred.x, &here));
-        let mean = values.block(0, at);
-        let dz = self.gradients.block(simd, here, values, at);
+        let x = T::to_reals(simd, &block(self.x, &here.elements));
+        let mean = here.vector(Vector::Mean);
+        let dz = self.gradients.block(simd, here);
         for i in 0..32 {
             sums[i] = sums[i] + dz[i];
             products[i] = dz[i].mul_add(x[i] - mean[i], products[i]);
@@ -314,166 +317,76 @@ fn total_of_sums<R: Real, const N: usize>(chunks: impl Iterator<Item = [R; N]>) 
     all.map(R::from_f64)
 }
 
-/// Where dz comes from.
-trait Gradients<T: Lane>: Sync {
-    /// Scale and shift, where it looks at z.
-    fn vectors(&self) -> [Option<&[T::Real]>; 2];
+/// dz, which is written too where the residual's gradient is asked for.
+struct Gradients<'a, T> {
+    dy: Tensors<'a, T>,
+    source: Source<'a, T>,
+    /// The mask's; none if there is none.
+    words: &'a [u32],
+}
 
+/// dy and dr.
+enum Tensors<'a, T> {
+    Read(&'a [T]),
+    Apart(&'a [T], Disjoint<'a, T>),
+    InPlace(Disjoint<'a, T>),
+}
+
+impl<'a, T: Lane> Tensors<'a, T> {
+    /// An output without elements is none.
+    fn new(io: InOut<'a, T>) -> Self {
+        match io {
+            InOut::OutOfPlace(dy, []) => Self::Read(dy),
+            InOut::OutOfPlace(dy, dr) => Self::Apart(dy, Disjoint::new(dr)),
+            InOut::InPlace(both) => Self::InPlace(Disjoint::new(both)),
+        }
+    }
+}
+
+impl<T: Lane<Real: Lane>> Gradients<'_, T> {
     /// dz of a block; where that is shorter, anything behind it.
-    fn block<S: Simd, V: Values<T::Real>>(&self, simd: S, here: Range<usize>, values: &V, at: usize) -> [T::Real; 32];
-}
-
-struct Given<'a, T> {
-    dy: &'a [T],
-}
-
-impl<T: Lane> Gradients<T> for Given<'_, T> {
-    fn vectors(&self) -> [Option<&[T::Real]>; 2] {
-        [None; 2]
-    }
-
     #[inline(always)]
-    fn block<S: Simd, V: Values<T::Real>>(&self, simd: S, here: Range<usize>, _: &V, _: usize) -> [T::Real; 32] {
-        T::to_reals(simd, &block(self.dy, &here))
-    }
-}
-
-/// ReLU in training.
-struct Selected<'a, T> {
-    dy: &'a [T],
-    words: &'a [u32],
-}
-
-impl<T: Lane> Gradients<T> for Selected<'_, T> {
-    fn vectors(&self) -> [Option<&[T::Real]>; 2] {
-        [None; 2]
-    }
-
-    #[inline(always)]
-    fn block<S: Simd, V: Values<T::Real>>(&self, simd: S, here: Range<usize>, _: &V, _: usize) -> [T::Real; 32] {
-        let dy = block(self.dy, &here);
-        T::to_reals(simd, &simd.blend(bits(self.words, here.start), &dy, &[T::default(); 32]))
-    }
-}
-
-/// Another nonlinearity in training.
-struct Kept<'a, T: Lane> {
-    dy: &'a [T],
-    words: &'a [u32],
-    z: Preactivation<'a, T>,
-    activation: Activation,
-}
-
-impl<T: Lane> Gradients<T> for Kept<'_, T> {
-    fn vectors(&self) -> [Option<&[T::Real]>; 2] {
-        [self.z.before.scale, self.z.before.shift]
-    }
-
-    #[inline(always)]
-    fn block<S: Simd, V: Values<T::Real>>(&self, simd: S, here: Range<usize>, values: &V, at: usize) -> [T::Real; 32] {
-        let keep = bits(self.words, here.start);
-        let mut derivative = preactivation(simd, &self.z, &here, values, at);
-        smooth::evaluate(simd, Smooth::Derivative(self.activation), &mut derivative);
-        let mut dz = T::to_reals(simd, &block(self.dy, &here));
-        for (i, dz) in dz.iter_mut().enumerate() {
-            *dz = if keep >> i & 1 == 1 { *dz * derivative[i] } else { *dz };
-        }
-        dz
-    }
-}
-
-/// At inference.
-struct Mixed<'a, T: Lane> {
-    dy: &'a [T],
-    z: Preactivation<'a, T>,
-    op: &'a DropActivation,
-}
-
-impl<T: Lane> Gradients<T> for Mixed<'_, T> {
-    fn vectors(&self) -> [Option<&[T::Real]>; 2] {
-        [self.z.before.scale, self.z.before.shift]
-    }
-
-    #[inline(always)]
-    fn block<S: Simd, V: Values<T::Real>>(&self, simd: S, here: Range<usize>, values: &V, at: usize) -> [T::Real; 32] {
-        let mut z = preactivation(simd, &self.z, &here, values, at);
-        let mut dz = T::to_reals(simd, &block(self.dy, &here));
-        let (p, slope, zero) = match self.op.mixture::<T::Real>() {
-            Mixture::Identity => return dz,
-            Mixture::Sigma => (1.0, 0.0, true),
-            Mixture::Mixed { p, slope } => (p, slope, false),
+    #[allow(unsafe_code)] // see `disjoint`
+    fn block<S: Simd, V: Values<T::Real>>(&self, simd: S, here: &Here<'_, V>) -> [T::Real; 32] {
+        let dy = match &self.dy {
+            Tensors::Read(dy) | Tensors::Apart(dy, _) => block(dy, &here.elements),
+            Tensors::InPlace(both) => {
+                let mut dy = [T::default(); 32];
+                // SAFETY: each element is in one block of one part, which one thread works on.
+                unsafe { both.read(here.elements.clone(), &mut dy) };
+                dy
+            }
         };
-        let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
-        if self.op.activation() == Activation::Relu {
-            for (dz, z) in dz.iter_mut().zip(z) {
-                let scaled = if zero { T::Real::ZERO } else { slope * *dz };
-                *dz = if z <= T::Real::ZERO { scaled } else { *dz };
-            }
-            return dz;
-        }
-        smooth::evaluate(simd, Smooth::Derivative(self.op.activation()), &mut z);
-        for (dz, derivative) in dz.iter_mut().zip(z) {
-            *dz = *dz * if zero { derivative } else { p.mul_add(derivative, slope) };
+        let dz = self.source.block(simd, here, &dy, bits(self.words, here.elements.start));
+        if let Tensors::Apart(_, dr) | Tensors::InPlace(dr) = &self.dy {
+            // SAFETY: as above.
+            unsafe { dr.write(here.elements.clone(), &T::from_reals(simd, &dz)) };
         }
         dz
     }
-}
-
-/// z of a block.
-#[inline(always)]
-fn preactivation<S: Simd, T: Lane, V: Values<T::Real>>(
-    simd: S,
-    z: &Preactivation<'_, T>,
-    here: &Range<usize>,
-    values: &V,
-    at: usize,
-) -> [T::Real; 32] {
-    let mut out = T::to_reals(simd, &block(z.x, here));
-    match (z.before.scale.is_some(), z.before.shift.is_some()) {
-        (false, false) => {}
-        (true, false) => {
-            let scale = values.block(1, at);
-            for i in 0..32 {
-                out[i] = scale[i] * out[i];
-            }
-        }
-        (false, true) => {
-            let shift = values.block(2, at);
-            for i in 0..32 {
-                out[i] = out[i] + shift[i];
-            }
-        }
-        (true, true) => {
-            let (scale, shift) = (values.block(1, at), values.block(2, at));
-            for i in 0..32 {
-                out[i] = scale[i].mul_add(out[i], shift[i]);
-            }
-        }
-    }
-    if let Some(residual) = z.before.residual {
-        let residual = T::to_reals(simd, &block(residual, here));
-        for i in 0..32 {
-            out[i] = out[i] + residual[i];
-        }
-    }
-    out
 }
 
 // ---- The values of channels, for blocks.
 
 /// The vectors' values for the elements of a block.
-trait Values<R> {
+trait Values<R>: Sync {
     /// Those of a vector. `at` is the place of the block's first accumulator.
-    fn block(&self, vector: usize, at: usize) -> [R; 32];
+    fn block(&self, vector: Vector, at: usize) -> [R; 32];
 }
 
 /// One channel's.
-struct OfChannel<R>([R; 3]);
+struct OfChannel<R>([R; VECTORS]);
+
+impl<R: Real> OfChannel<R> {
+    fn new(vectors: &Vectors<'_, R>, c: usize) -> Self {
+        Self(std::array::from_fn(|i| vectors[i].map_or(absent(i), |vector| vector[c])))
+    }
+}
 
 impl<R: Real> Values<R> for OfChannel<R> {
     #[inline(always)]
-    fn block(&self, vector: usize, _: usize) -> [R; 32] {
-        [self.0[vector]; 32]
+    fn block(&self, vector: Vector, _: usize) -> [R; 32] {
+        [self.0[vector as usize]; 32]
     }
 }
 
@@ -481,27 +394,30 @@ impl<R: Real> Values<R> for OfChannel<R> {
 struct OfRows<R> {
     /// Behind which it begins again.
     period: usize,
-    tiles: [Vec<R>; 3],
+    tiles: [Vec<R>; VECTORS],
 }
 
 impl<R: Real> OfRows<R> {
-    fn new(vectors: [Option<&[R]>; 3], channels: &Range<usize>) -> Self {
+    fn new(vectors: &Vectors<'_, R>, wanted: &[Vector], channels: &Range<usize>) -> Self {
         let width = channels.len();
         // Of rows and blocks.
         let period = width * 32 / (1 << width.trailing_zeros().min(5));
-        let tile = |vector: Option<&[R]>| match vector {
-            Some(vector) => vector[channels.clone()].iter().cycle().copied().take(period + 32).collect(),
-            None => Vec::new(),
-        };
-        Self { period, tiles: vectors.map(tile) }
+        let mut tiles: [Vec<R>; VECTORS] = Default::default();
+        for vector in wanted.iter().map(|vector| *vector as usize) {
+            tiles[vector] = match vectors[vector] {
+                Some(vector) => vector[channels.clone()].iter().cycle().copied().take(period + 32).collect(),
+                None => vec![absent(vector); period + 32],
+            };
+        }
+        Self { period, tiles }
     }
 }
 
 impl<R: Real> Values<R> for OfRows<R> {
     #[inline(always)]
-    fn block(&self, vector: usize, at: usize) -> [R; 32] {
-        let at = at % self.period;
-        *self.tiles[vector][at..].first_chunk().expect("32 values follow each place within the period")
+    fn block(&self, vector: Vector, at: usize) -> [R; 32] {
+        let at = (at as u32 % self.period as u32) as usize;
+        *self.tiles[vector as usize][at..].first_chunk().expect("32 values follow each place within the period")
     }
 }
 
@@ -612,6 +528,7 @@ struct Part<'a, R, const N: usize> {
 fn sum<T: Lane, const N: usize>(
     shape: Shape,
     summand: &impl Summand<T, N>,
+    vectors: &Vectors<'_, T::Real>,
     mut result: impl FnMut(usize, [T::Real; N]),
 ) -> Result<()> {
     // A single channel is a row, however it was divided.
@@ -642,11 +559,11 @@ fn sum<T: Lane, const N: usize>(
         Some(Part { channels: c..c_end, chunks: k..k_end, out })
     });
     let count = channels.div_ceil(group) * chunks.div_ceil(together);
-    let run = |part| simd::dispatch(Walk::<T, _, N> { shape, summand, part });
+    let run = |part| simd::dispatch(Walk::<T, _, N> { shape, summand, vectors, part });
     if shape.len() <= TASK {
         parts.for_each(run);
     } else {
-        share(&Pool::of_caller(), parts, count, run);
+        share(&Pool::of_caller(), parts.collect::<Vec<_>>().into_iter(), count, run);
     }
 
     for first in (0..channels).step_by(group) {
@@ -664,22 +581,25 @@ fn sum<T: Lane, const N: usize>(
 struct Walk<'a, T: Lane, P, const N: usize> {
     shape: Shape,
     summand: &'a P,
+    vectors: &'a Vectors<'a, T::Real>,
     part: Part<'a, T::Real, N>,
 }
 
 impl<T: Lane, P: Summand<T, N>, const N: usize> Task for Walk<'_, T, P, N> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { shape, summand, part: Part { channels, chunks, out } } = self;
+        let Self { shape, summand, vectors, part: Part { channels, chunks, out } } = self;
         let rows = shape.inner() == 1;
         let mut accumulators = Accumulators::new(channels.len(), rows);
-        let values = OfRows::new(if rows { summand.vectors() } else { [None; 3] }, &channels);
+        let wanted = if rows { summand.vectors() } else { Vec::new() };
+        let values = OfRows::new(vectors, &wanted, &channels);
         for (k, out) in chunks.zip(out.chunks_exact_mut(channels.len())) {
             let chunk = k * CHUNK..shape.count().min((k + 1) * CHUNK);
             if !P::FIRST {
                 accumulators.sums.iter_mut().for_each(|sums| sums.fill(T::Real::ZERO));
             }
-            let mut chunk_of = Chunk { shape, summand, channels: channels.clone(), accumulators: &mut accumulators };
+            let mut chunk_of =
+                Chunk { shape, summand, vectors, channels: channels.clone(), accumulators: &mut accumulators };
             if rows {
                 chunk_of.rows(simd, chunk.clone(), &values);
             } else {
@@ -693,6 +613,7 @@ impl<T: Lane, P: Summand<T, N>, const N: usize> Task for Walk<'_, T, P, N> {
 struct Chunk<'a, R, P, const N: usize> {
     shape: Shape,
     summand: &'a P,
+    vectors: &'a Vectors<'a, R>,
     channels: Range<usize>,
     accumulators: &'a mut Accumulators<R, N>,
 }
@@ -728,14 +649,13 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
         P: Summand<T, N>,
     {
         let (inner, of_row) = (self.shape.inner(), self.shape.channels());
-        let vectors = self.summand.vectors();
         let mut start = chunk.start;
         while start < chunk.end {
             let (o, j) = (start / inner, start % inner);
             let end = chunk.end.min(start + inner - j);
             let first = if P::FIRST { (chunk.start + ACCUMULATORS).clamp(start, end) } else { start };
             for c in self.channels.clone() {
-                let values = OfChannel(vectors.map(|vector| vector.map_or(R::ZERO, |vector| vector[c])));
+                let values = OfChannel::new(self.vectors, c);
                 let from = (o * of_row + c) * inner + j;
                 let place = 32 * (c - self.channels.start);
                 if P::FIRST {
@@ -766,7 +686,7 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
             if len > 0 {
                 let part = elements.start..elements.start + len;
                 let mut sums = self.accumulators.load(place + at, len);
-                self.summand.take::<S, _, FIRST>(simd, part, values, 0, &mut sums);
+                self.summand.take::<S, _, FIRST>(simd, &Here { elements: part, at: 0, values }, &mut sums);
                 self.accumulators.store(place + at, len, &sums);
                 elements.start += len;
             }
@@ -777,7 +697,7 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
                 let mut sums = self.accumulators.load(place, 32);
                 while elements.len() >= 32 {
                     let block = elements.start..elements.start + 32;
-                    self.summand.take::<S, _, FIRST>(simd, block, values, 0, &mut sums);
+                    self.summand.take::<S, _, FIRST>(simd, &Here { elements: block, at: 0, values }, &mut sums);
                     elements.start += 32;
                 }
                 self.accumulators.store(place, 32, &sums);
@@ -800,7 +720,7 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
         while elements.len() >= 32 {
             let block = elements.start..elements.start + 32;
             let mut sums = self.accumulators.load(at, 32);
-            self.summand.take::<S, V, FIRST>(simd, block, values, at, &mut sums);
+            self.summand.take::<S, V, FIRST>(simd, &Here { elements: block, at, values }, &mut sums);
             self.accumulators.store(at, 32, &sums);
             elements.start += 32;
             at += 32;
@@ -808,7 +728,7 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
         if !elements.is_empty() {
             let len = elements.len();
             let mut sums = self.accumulators.load(at, len);
-            self.summand.take::<S, V, FIRST>(simd, elements, values, at, &mut sums);
+            self.summand.take::<S, V, FIRST>(simd, &Here { elements, at, values }, &mut sums);
             self.accumulators.store(at, len, &sums);
         }
     }
@@ -819,9 +739,12 @@ mod tests {
     use half::{bf16, f16};
 
     use super::*;
+    use crate::activation::Activation;
     use crate::cpu::simd::tests::sets;
-    use crate::fused::{Before, reference};
+    use crate::fused::cpu::{reduce, statistics};
+    use crate::fused::{Before, Centred, Gradient, Preactivation, Sums, reference};
     use crate::key::MaskKey;
+    use crate::operation::DropActivation;
 
     fn numbers<T: Lane>(len: usize, seed: u64) -> Vec<T> {
         let mut state = seed;
@@ -864,7 +787,7 @@ mod tests {
         assert_eq!(product(given), product(expected), "{what}: s2");
     }
 
-    fn like_the_reference<T: Lane>() {
+    fn like_the_reference<T: Lane<Real: Lane>>() {
         for shape in shapes() {
             let (x, dy, r): (Vec<T>, Vec<T>, Vec<T>) =
                 (numbers(shape.len(), 1), numbers(shape.len(), 2), numbers(shape.len(), 3));
@@ -885,11 +808,14 @@ mod tests {
             let key = MaskKey::new(1, 2);
             let check = |by: &Gradient<T>| {
                 for centred in [None, Some(&centred)] {
-                    let (expected, _) = reference::reduce(shape, &dy, by, centred, false).unwrap();
+                    let (expected, dz) = reference::reduce(shape, &dy, by, centred, true).unwrap();
                     for set in sets() {
                         set.force(|| {
-                            let given = reduce(shape, &dy, by, centred).unwrap();
-                            same(&format!("{set:?} {} {shape:?} {by:.40?}", T::DTYPE.name()), &given, &expected);
+                            let what = format!("{set:?} {} {shape:?} {by:.40?}", T::DTYPE.name());
+                            same(&what, &reduce(shape, &dy, by, centred, None).unwrap(), &expected);
+                            let mut dr = vec![T::default(); shape.len()];
+                            same(&what, &reduce(shape, &dy, by, centred, Some(&mut dr)).unwrap(), &expected);
+                            assert!(dr == *dz.as_ref().unwrap(), "{what}: dr");
                         });
                     }
                 }
@@ -945,7 +871,7 @@ mod tests {
             for threads in [1, 2, 5] {
                 rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
                     assert_eq!(statistics(shape, &x).unwrap(), expected, "{threads} threads, {shape:?}");
-                    let given = reduce(shape, &dy, &Gradient::Given, Some(&centred)).unwrap();
+                    let given = reduce(shape, &dy, &Gradient::Given, Some(&centred), None).unwrap();
                     same(&format!("{threads} threads, {shape:?}"), &given, &sums);
                 });
             }

@@ -1,0 +1,252 @@
+"""Drop-Activation for JAX: functions of arrays, with derivatives, under jit, grad, vmap and scan.
+
+    y = drop_activation(x, step, p=0.95, seed=42)   # training; another offset for each call
+    y = infer(x, p=0.95)                            # inference
+
+They call the library's functions for apache/tvm-ffi by jax-tvm-ffi (`pip install drop-activation[jax]`). The offset may
+be traced, so that one compiled step draws another mask at each call; all else of the key is static. The masks are those
+of `drop_activation.forward`.
+
+Under vmap, each element of the batch is a call of its own, with its own offset if offsets are mapped, one after the
+other. Second derivatives and forward mode are refused by JAX, as for every `custom_vjp`. An array that is sharded over
+devices is gathered first.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import SupportsFloat, SupportsIndex
+
+import jax
+import jax.numpy as jnp
+import jax_tvm_ffi
+import numpy as np
+import tvm_ffi
+
+from . import _library as library
+from . import _operations as operations
+from ._operations import LOWER, UPPER
+
+__all__ = ["drop_activation", "forward", "infer", "rrelu", "rrelu_infer"]
+
+#: Name, and what follows the arrays that are read and the ones that are written.
+_TARGETS = {
+    "forward": ("p", "activation", "seed", "first"),
+    "backward": (),
+    "backward_saved": ("activation",),
+    "infer": ("p", "activation"),
+    "infer_backward": ("p", "activation"),
+    "rrelu_forward": ("lower", "upper", "seed", "first"),
+    "rrelu_backward": ("lower", "upper", "seed", "first"),
+    "rrelu_infer": ("lower", "upper"),
+    "rrelu_infer_backward": ("lower", "upper"),
+}
+
+
+def _register() -> None:
+    module = tvm_ffi.load_module(library.path())
+    for name, numbers in _TARGETS.items():
+        order = ["args", "rets", *(f"attrs.{number}" for number in numbers)]
+        function = module.get_function(f"dact_{name}")
+        for platform in ("cpu", "gpu"):
+            jax_tvm_ffi.register_ffi_target(f"drop_activation.{name}", function, order, platform)
+
+
+_register()
+
+
+def _call(name: str, results, *arrays, **numbers):
+    return jax.ffi.ffi_call(f"drop_activation.{name}", results, vmap_method="sequential")(*arrays, **numbers)
+
+
+def _like(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def _mask_of(x):
+    return jax.ShapeDtypeStruct(((x.size + 31) // 32,), jnp.uint32)
+
+
+def _floats(name: str, x):
+    x = jnp.asarray(x)
+    if x.dtype.name not in library.DTYPES:
+        raise TypeError(f"{name} must have dtype {' or '.join(library.DTYPES)}, got {x.dtype.name}")
+    return x
+
+
+def _words_of(offset):
+    """An offset as two words, the low one first."""
+    if isinstance(offset, (int, np.integer)) or not hasattr(offset, "dtype"):
+        offset = operations.index("offset", offset)
+        return jnp.array([offset & 0xFFFFFFFF, offset >> 32], jnp.uint32)
+    if offset.dtype == jnp.uint32 and offset.shape == (2,):
+        return offset
+    if offset.shape != () or not jnp.issubdtype(offset.dtype, jnp.integer):
+        raise TypeError(
+            "offset must be one integer, or two uint32, the low one first, "
+            f"got dtype {offset.dtype.name}, shape {offset.shape}"
+        )
+    high = jnp.right_shift(offset, 32) if offset.dtype.itemsize == 8 else jnp.zeros_like(offset)
+    return jnp.stack([offset.astype(jnp.uint32), high.astype(jnp.uint32)])
+
+
+def _signed(number: int) -> np.int64:
+    """The integer of the same 64 bits that attributes and tvm-ffi can hold."""
+    return np.uint64(number).astype(np.int64)
+
+
+# What the functions with derivatives take after their arrays: hashable, and checked.
+
+
+def _drop_activation(p, seed, first, activation) -> tuple:
+    seed, first = operations.index("seed", seed), operations.index("first", first)
+    # Refused here, where the caller's line is, and not when the compiled program runs.
+    operations.forward(np.empty(0, np.float32), p, seed=seed, offset=0, first=first, activation=activation)
+    return (
+        ("p", np.float64(p)),
+        ("activation", activation),
+        ("seed", _signed(seed)),
+        ("first", _signed(first)),
+    )
+
+
+def _slopes(lower, upper) -> tuple:
+    operations.rrelu_infer(np.empty(0, np.float32), lower, upper)
+    return (("lower", np.float64(lower)), ("upper", np.float64(upper)))
+
+
+def _only(attributes: tuple, *names: str) -> dict:
+    return {name: value for name, value in attributes if name in names}
+
+
+def forward(
+    x,
+    offset,
+    *,
+    p: SupportsFloat = 0.95,
+    seed: SupportsIndex,
+    first: SupportsIndex = 0,
+    activation: str = "relu",
+):
+    """The training forward pass with its mask, without a derivative: `drop_activation.forward` for JAX's arrays."""
+    x, attributes = _floats("x", x), _drop_activation(p, seed, first, activation)
+    return tuple(_call("forward", (_like(x), _mask_of(x)), x, _words_of(offset), **dict(attributes)))
+
+
+def drop_activation(
+    x,
+    offset,
+    *,
+    p: SupportsFloat = 0.95,
+    seed: SupportsIndex,
+    first: SupportsIndex = 0,
+    activation: str = "relu",
+):
+    """Training, the paper's equation 3: y = σ(x) where σ is kept, else x.
+
+    One bit per element is kept for the gradient, and x if σ is not ReLU.
+
+    Args:
+        x: Any shape; float32, float16, bfloat16, or float64.
+        offset: Of the key, another one for each call: an integer, an array of one integer, or of two uint32, the low
+            one first, such as `jax.random.bits(key, (2,), "uint32")`. May be traced.
+        p: The probability of keeping the nonlinearity, 0 <= p <= 1.
+        seed: Of the key, from 0 to 2**64 - 1.
+        first: The global index of element 0, a multiple of 32.
+        activation: The name of σ, one of `drop_activation.ACTIVATIONS`.
+
+    Returns:
+        y.
+
+    Raises:
+        TypeError, ValueError: When it is traced; the text names the argument, what was given and what is allowed.
+    """
+    return _trained(_floats("x", x), _words_of(offset), _drop_activation(p, seed, first, activation))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _trained(x, offset, attributes):
+    return _trained_forward(x, offset, attributes)[0]
+
+
+def _trained_forward(x, offset, attributes):
+    y, mask = _call("forward", (_like(x), _mask_of(x)), x, offset, **dict(attributes))
+    return y, (mask, None if dict(attributes)["activation"] == "relu" else x)
+
+
+def _trained_backward(attributes, saved, dy):
+    mask, x = saved
+    if x is None:
+        return _call("backward", _like(dy), dy, mask), None
+    return _call("backward_saved", _like(dy), dy, mask, x, **_only(attributes, "activation")), None
+
+
+_trained.defvjp(_trained_forward, _trained_backward)
+
+
+def infer(x, *, p: SupportsFloat = 0.95, activation: str = "relu"):
+    """Inference, the paper's equation 5: y = (1 - p) x + p σ(x)."""
+    attributes = _only(_drop_activation(p, 0, 0, activation), "p", "activation")
+    return _inferred(_floats("x", x), tuple(attributes.items()))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _inferred(x, attributes):
+    return _call("infer", _like(x), x, **dict(attributes))
+
+
+def _inferred_backward(attributes, x, dy):
+    return (_call("infer_backward", _like(dy), dy, x, **dict(attributes)),)
+
+
+_inferred.defvjp(lambda x, attributes: (_inferred(x, attributes), x), _inferred_backward)
+
+
+def rrelu(
+    x,
+    offset,
+    lower: SupportsFloat = LOWER,
+    upper: SupportsFloat = UPPER,
+    *,
+    seed: SupportsIndex,
+    first: SupportsIndex = 0,
+):
+    """RReLU in training, the paper's equation 6: y = x where x >= 0, else U x, U uniform in [lower, upper). One bit per
+    element is kept for the gradient. The key is as for `drop_activation`."""
+    key = _only(_drop_activation(1, seed, first, "relu"), "seed", "first")
+    return _rrelu(_floats("x", x), _words_of(offset), (*_slopes(lower, upper), *key.items()))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rrelu(x, offset, attributes):
+    return _rrelu_forward(x, offset, attributes)[0]
+
+
+def _rrelu_forward(x, offset, attributes):
+    y, mask = _call("rrelu_forward", (_like(x), _mask_of(x)), x, offset, **dict(attributes))
+    return y, (mask, offset)
+
+
+def _rrelu_backward(attributes, saved, dy):
+    mask, offset = saved
+    return _call("rrelu_backward", _like(dy), dy, mask, offset, **dict(attributes)), None
+
+
+_rrelu.defvjp(_rrelu_forward, _rrelu_backward)
+
+
+def rrelu_infer(x, lower: SupportsFloat = LOWER, upper: SupportsFloat = UPPER):
+    """RReLU at inference: y = x where x >= 0, else (lower + upper)/2 x."""
+    return _rrelu_inferred(_floats("x", x), _slopes(lower, upper))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _rrelu_inferred(x, attributes):
+    return _call("rrelu_infer", _like(x), x, **dict(attributes))
+
+
+def _rrelu_inferred_backward(attributes, x, dy):
+    return (_call("rrelu_infer_backward", _like(dy), dy, x, **dict(attributes)),)
+
+
+_rrelu_inferred.defvjp(lambda x, attributes: (_rrelu_inferred(x, attributes), x), _rrelu_inferred_backward)

@@ -1,0 +1,116 @@
+"""Batch normalisation and Drop-Activation in one module, with a residual between the two if there is one."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
+
+from .._activations import CODES
+from . import _composed
+from . import _channel_operators as operators
+from ._functions import check_parameters
+from ._keys import draw_key
+
+
+class _BatchNormDropActivation(_NormBase):
+    """nn.BatchNorm's parameters and buffers, by the names that it has for them."""
+
+    _dimensions: tuple[int, ...]
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        p: float = 0.95,
+        activation: str = "relu",
+        frozen: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        check_parameters(p, activation)
+        if not 0 < eps < float("inf"):
+            raise ValueError(f"eps must be positive and finite, got {eps}")
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must be in [0, 1] or None, got {momentum}")
+        if frozen and not track_running_stats:
+            raise ValueError("frozen must be False where track_running_stats is, got True")
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        self.p, self.activation, self.frozen = float(p), activation, frozen
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            x: Of shape (batch, num_features, ...): float16, bfloat16, float32 or float64.
+            residual: Of x's shape, dtype and device; added after the normalisation.
+        """
+        self._check(x, residual)
+        running = self.frozen or not self.training
+        running = running and self.running_mean is not None
+        if not self.training:
+            mean, variance = (self.running_mean, self.running_var) if running else (None, None)
+            z = F.batch_norm(x, mean, variance, self.weight, self.bias, not running, 0.0, self.eps)
+            return _composed.evaluation(z if residual is None else z + residual, self.p, self.activation)
+        count = x.numel() // max(x.shape[1], 1)
+        if not running and count == 1:
+            raise ValueError(f"x must have more than one value for each channel in training, got shape {tuple(x.shape)}")
+        mean, variance = (self.running_mean, self.running_var) if running else (None, None)
+        # With p of 0 or 1 nothing is drawn, so that other random numbers stay what they are.
+        key = draw_key(x) if 0 < self.p < 1 else torch.zeros(1, dtype=torch.int64)
+        y, _, mean, variance = operators.batch_norm(
+            x, residual, self.weight, self.bias, mean, variance, key, self.eps, self.p, CODES[self.activation]
+        )
+        if not running and self.running_mean is not None:
+            self._move(mean, variance, count)
+        return y
+
+    @torch.no_grad()
+    def _move(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """The running statistics, by those of a batch."""
+        self.num_batches_tracked.add_(1)
+        share = 1 / self.num_batches_tracked.to(mean.dtype) if self.momentum is None else self.momentum
+        for running, of_batch in ((self.running_mean, mean), (self.running_var, variance * (count / (count - 1)))):
+            running.copy_((1 - share) * running + share * of_batch)
+
+    def _check(self, x: Tensor, residual: Tensor | None) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, got a {type(x).__name__}")
+        if x.dim() not in self._dimensions:
+            expected = " or ".join(map(str, self._dimensions))
+            raise ValueError(f"x must have {expected} dimensions, got {x.dim()}")
+        if x.shape[1] != self.num_features:
+            raise ValueError(f"x must have {self.num_features} channels, got {x.shape[1]}")
+        if residual is not None and not isinstance(residual, Tensor):
+            raise TypeError(f"residual must be a tensor or None, got a {type(residual).__name__}")
+        operators._check_like("residual", residual, "x", x)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, p={self.p}, activation={self.activation!r}" + (
+            ", frozen=True" if self.frozen else ""
+        )
+
+
+class BatchNormDropActivation1d(_BatchNormDropActivation):
+    """nn.BatchNorm1d and DropActivation in one, over (batch, num_features) or (batch, num_features, length)."""
+
+    _dimensions = (2, 3)
+
+
+class BatchNormDropActivation2d(_BatchNormDropActivation):
+    """nn.BatchNorm2d and DropActivation in one: y of `forward(x, residual=None)` is DropActivation's of
+    BatchNorm2d(x) + residual, with fewer passes over memory. Checkpoints of nn.BatchNorm2d load into it, and its own into
+    nn.BatchNorm2d.
+
+    In evaluation mode it is made of PyTorch's own operations. It has no second derivatives. On the CPU alone, so far.
+
+    Args:
+        num_features, eps, momentum, affine, track_running_stats: As for nn.BatchNorm2d.
+        p, activation: As for `DropActivation`.
+        frozen: Whether the running statistics are used, and kept, in training too.
+    """
+
+    _dimensions = (4,)

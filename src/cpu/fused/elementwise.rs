@@ -1,0 +1,368 @@
+//! The elementwise passes: what each does to a block of 32 elements.
+
+use super::channels::{Channels, Place, Vector, Vectors};
+use super::gradient::{Source, Z};
+use crate::activation::Activation;
+use crate::cpu::engine::{Bits, BlockPass, KeepStream, Words, run_over_tensor};
+use crate::cpu::lane::Lane;
+use crate::cpu::mask_words::MaskWords;
+use crate::cpu::passes::drawn;
+use crate::cpu::simd::Simd;
+use crate::cpu::smooth::{self, Smooth};
+use crate::error::Result;
+use crate::fused::{Dz, Operands, Shape};
+use crate::io::{InOut, Tensors};
+use crate::key::MaskKey;
+use crate::operation::{DropActivation, Mixture};
+use crate::real::Real;
+
+/// [`Pass::FusedForward`](crate::Pass::FusedForward).
+pub(super) fn forward<T: Lane<Real: Lane>>(
+    op: &DropActivation,
+    key: MaskKey,
+    shape: Shape,
+    operands: &Operands<'_, T>,
+    io: InOut<'_, T>,
+    mask: MaskWords<'_>,
+) {
+    let y = match op.activation() {
+        Activation::Relu => Y::DropRelu,
+        activation => Y::DropSigma(activation),
+    };
+    Forward::new(shape, operands, y).run(io, drawn(&KeepStream::new(op, key), mask));
+}
+
+/// [`Pass::FusedInfer`](crate::Pass::FusedInfer).
+pub(super) fn infer<T: Lane<Real: Lane>>(
+    op: &DropActivation,
+    shape: Shape,
+    operands: &Operands<'_, T>,
+    io: InOut<'_, T>,
+) -> Result<()> {
+    // A stream for which nothing is drawn: so there is no second copy of the pass, for no bits.
+    let stream = KeepStream::new(&DropActivation::relu(1.0)?, MaskKey::new(0, 0));
+    let y = Y::Infer(op.activation(), op.mixture::<T::Real>());
+    Forward::new(shape, operands, y).run(io, Words::Draw(&stream));
+    Ok(())
+}
+
+/// [`Pass::FusedBackward`](crate::Pass::FusedBackward).
+pub(super) fn backward<T: Lane<Real: Lane>>(
+    dz: &Dz,
+    shape: Shape,
+    operands: &Operands<'_, T>,
+    io: InOut<'_, T>,
+    mask: MaskWords<'_>,
+) {
+    let vectors = operands.vectors();
+    let source = Source::new(dz, &vectors, operands);
+    let x = operands.x.filter(|_| operands.beta.is_some());
+    let alpha = operands.alpha.is_some();
+    let mut wanted = source.vectors().to_vec();
+    if alpha || x.is_some() {
+        wanted.push(Vector::Alpha);
+    }
+    if x.is_some() {
+        wanted.extend([Vector::Beta, Vector::Gamma, Vector::Mean]);
+    }
+    let channels = Channels::new(shape, &vectors, &wanted);
+    let tensors = Tensors { io, saved: None };
+    match mask {
+        MaskWords::Read(words) if matches!(dz, Dz::Training(_)) => {
+            run_over_tensor(&Backward::<_, true> { channels, source, x, alpha }, tensors, Words::Load(words));
+        }
+        _ => run_over_tensor(&Backward::<_, false> { channels, source, x, alpha }, tensors, Words::None),
+    }
+}
+
+/// What y is of z.
+#[derive(Clone, Copy)]
+enum Y {
+    /// In training, with ReLU: keep bits in, pass bits out.
+    DropRelu,
+    /// In training, with another nonlinearity: keep bits in and out.
+    DropSigma(Activation),
+    /// At inference.
+    Infer(Activation, Mixture),
+}
+
+struct Forward<'a, T: Lane> {
+    channels: Channels<T::Real>,
+    z: Z<'a, T>,
+    y: Y,
+}
+
+impl<'a, T: Lane<Real: Lane>> Forward<'a, T> {
+    fn new(shape: Shape, operands: &Operands<'a, T>, y: Y) -> Self {
+        let vectors: Vectors<'_, T::Real> = operands.vectors();
+        let z = Z::new(&vectors, operands.residual);
+        Self { channels: Channels::new(shape, &vectors, z.vectors()), z, y }
+    }
+
+    fn run(&self, io: InOut<'_, T>, words: Words<'_>) {
+        run_over_tensor(self, Tensors { io, saved: None }, words);
+    }
+}
+
+impl<T: Lane<Real: Lane>> BlockPass<T> for Forward<'_, T> {
+    const BITS: Bits = Bits::Draw;
+    const MEMORY_BOUND: bool = true;
+    const LONG: bool = true;
+
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, e: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
+        let mut z = self.z.block(simd, self.channels.at(e), x);
+        match self.y {
+            Y::DropRelu => {
+                let pass = !simd.at_most_zero(keep, &z);
+                return (simd.blend(pass, &T::from_reals(simd, &z), &[T::default(); 32]), pass);
+            }
+            Y::DropSigma(activation) => {
+                let mut sigma = z;
+                smooth::evaluate(simd, Smooth::Value(activation), &mut sigma);
+                z = simd.blend(keep, &sigma, &z);
+            }
+            Y::Infer(_, Mixture::Identity) => {}
+            Y::Infer(Activation::Relu, mixture) => {
+                let mut scaled = [T::Real::ZERO; 32];
+                if let Mixture::Mixed { slope, .. } = mixture {
+                    let slope = T::Real::from_f64(slope);
+                    for i in 0..32 {
+                        scaled[i] = slope * z[i];
+                    }
+                }
+                z = simd.blend(simd.at_most_zero(u32::MAX, &z), &scaled, &z);
+            }
+            Y::Infer(activation, mixture) => {
+                let mut sigma = z;
+                smooth::evaluate(simd, Smooth::Value(activation), &mut sigma);
+                if let Mixture::Mixed { p, slope } = mixture {
+                    let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
+                    for i in 0..32 {
+                        sigma[i] = p.mul_add(sigma[i], slope * z[i]);
+                    }
+                }
+                z = sigma;
+            }
+        }
+        (T::from_reals(simd, &z), keep)
+    }
+}
+
+struct Backward<'a, T: Lane, const READS: bool> {
+    channels: Channels<T::Real>,
+    source: Source<'a, T>,
+    /// With beta, gamma and mean.
+    x: Option<&'a [T]>,
+    alpha: bool,
+}
+
+impl<T: Lane<Real: Lane>, const READS: bool> BlockPass<T> for Backward<'_, T, READS> {
+    const BITS: Bits = if READS { Bits::Read } else { Bits::None };
+    const MEMORY_BOUND: bool = true;
+    const LONG: bool = true;
+
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, e: u64, dy: &[T; 32], _: &[T; 32], bits: u32) -> ([T; 32], u32) {
+        let place = self.channels.at(e);
+        let mut dz = self.source.block(simd, place, dy, bits);
+        if self.alpha || self.x.is_some() {
+            // An absent alpha is 1, absent others amount to -0: what is left has the same bits.
+            let mut others = [T::Real::from_f64(-0.0); 32];
+            if let Some(x) = self.x {
+                let x = T::to_reals(simd, &place.tensor(simd, x));
+                let (beta, mean) = (place.vector(Vector::Beta), place.vector(Vector::Mean));
+                let gamma = place.vector(Vector::Gamma);
+                for i in 0..32 {
+                    others[i] = beta[i].mul_add(x[i] - mean[i], gamma[i]);
+                }
+            }
+            let alpha = place.vector(Vector::Alpha);
+            for i in 0..32 {
+                dz[i] = alpha[i].mul_add(dz[i], others[i]);
+            }
+        }
+        (T::from_reals(simd, &dz), bits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+    use crate::cpu::part::as_part_of;
+    use crate::cpu::simd::tests::sets;
+    use crate::fused::{Before, Centred, Gradient, Linear, Preactivation, Rest, cpu, reference};
+
+    fn numbers<T: Lane>(len: usize, seed: u64) -> Vec<T> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            T::from_real(T::Real::from_f64((state as i64 >> 40) as f64 / f64::from(1 << 21)))
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    fn vector<T: Lane>(channels: usize, factor: f64) -> Vec<T::Real> {
+        (0..channels).map(|c| T::Real::from_f64(factor * (c % 7) as f64 - 0.6)).collect()
+    }
+
+    fn same<T: Lane>(what: &str, given: &[T], expected: &[T]) {
+        for (i, (given, expected)) in given.iter().zip(expected).enumerate() {
+            let (given, expected) = (given.to_real().to_f64(), expected.to_real().to_f64());
+            assert!(given.to_bits() == expected.to_bits(), "{what}: element {i} is {given}, not {expected}");
+        }
+    }
+
+    /// Out of place and in place, as a part of a tensor that is written past the cache too, where lines begin elsewhere.
+    fn everywhere<T: Lane>(what: &str, input: &[T], expected: &[T], run: impl Fn(InOut<'_, T>)) {
+        let mut both = input.to_vec();
+        run(InOut::InPlace(&mut both));
+        same(&format!("{what}, in place"), &both, expected);
+        for ahead in [0, 1] {
+            let mut output = vec![T::default(); input.len() + ahead];
+            run(InOut::OutOfPlace(input, &mut output[ahead..]));
+            same(&format!("{what}, out of place"), &output[ahead..], expected);
+            output.fill(T::default());
+            as_part_of(1 << 30, || run(InOut::OutOfPlace(input, &mut output[ahead..])));
+            same(&format!("{what}, past the cache"), &output[ahead..], expected);
+        }
+    }
+
+    fn like_the_reference<T: Lane<Real: Lane>>() {
+        let shapes = [
+            (1, 1, 1),
+            (700, 1, 1),
+            (230, 3, 1),
+            (41, 17, 1),
+            (20, 32, 1),
+            (9, 70, 1),
+            (2, 1000, 1),
+            (30, 3, 7),
+            (5, 4, 31),
+            (5, 4, 32),
+            (3, 5, 49),
+            (2, 3, 1100),
+        ];
+        for (i, (outer, channels, inner)) in shapes.into_iter().enumerate() {
+            let shape = Shape::new(outer, channels, inner).unwrap();
+            let (x, r, dy): (Vec<T>, Vec<T>, Vec<T>) =
+                (numbers(shape.len(), 1), numbers(shape.len(), 2), numbers(shape.len(), 3));
+            let (scale, shift) = (vector::<T>(channels, 0.3), vector::<T>(channels, -0.2));
+            let (alpha, beta, gamma) =
+                (vector::<T>(channels, 0.4), vector::<T>(channels, 0.1), vector::<T>(channels, 2.0));
+            let mean = vector::<T>(channels, 0.15);
+            let key = MaskKey::new(7, i as u64);
+            for (j, activation) in [Activation::Relu, Activation::Tanh].into_iter().enumerate() {
+                let given = |k: usize| !(i + j + k).is_multiple_of(3);
+                let before = Before {
+                    scale: given(0).then_some(&scale[..]),
+                    shift: given(1).then_some(&shift[..]),
+                    residual: given(2).then_some(&r[..]),
+                };
+                let z = Preactivation { x: &x, before };
+                let rest = Rest { beta: &beta, gamma: &gamma, centred: Centred { x: &x, mean: &mean } };
+                let linears = [(true, true), (true, false), (false, true), (false, false)]
+                    .map(|(a, r)| Linear { alpha: a.then_some(&alpha[..]), rest: r.then_some(rest) });
+                for p in [0.7, 1.0, 0.0] {
+                    let op = DropActivation::new(activation, p).unwrap();
+                    let (y, mask) = reference::forward(&op, key, shape, &z).unwrap();
+                    let inferred = reference::infer(&op, shape, &z).unwrap();
+                    let training = Gradient::Training(&op, &mask, Some(z));
+                    let gradients = [training, Gradient::Inference(&op, z), Gradient::Given];
+                    // One linear part for each gradient is enough, but all of them for one.
+                    let pairs: Vec<_> = if p == 0.7 {
+                        gradients.iter().flat_map(|by| linears.iter().map(move |linear| (by, linear))).collect()
+                    } else {
+                        gradients.iter().zip(&linears).collect()
+                    };
+                    let backward: Vec<_> =
+                        pairs.iter().map(|(by, linear)| reference::backward(shape, &dy, by, linear).unwrap()).collect();
+                    for set in sets() {
+                        let what = format!("{set:?} {} {op} {shape:?}", T::DTYPE.name());
+                        set.force(|| {
+                            everywhere(&what, &x, &y, |io| {
+                                let given = cpu::forward(&op, key, shape, &before, io).unwrap();
+                                assert_eq!(given, mask, "{what}");
+                            });
+                            everywhere(&format!("{what}, inference"), &x, &inferred, |io| {
+                                cpu::infer(&op, shape, &before, io).unwrap();
+                            });
+                            for ((by, linear), dx) in pairs.iter().zip(&backward) {
+                                everywhere(&format!("{what}, dx, {by:.30?}"), &dy, dx, |io| {
+                                    cpu::backward(shape, by, linear, io).unwrap();
+                                });
+                            }
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn passes_over_f32_are_the_reference_s() {
+        like_the_reference::<f32>();
+    }
+
+    #[test]
+    fn passes_over_f64_are_the_reference_s() {
+        like_the_reference::<f64>();
+    }
+
+    #[test]
+    fn passes_over_f16_are_the_reference_s() {
+        like_the_reference::<f16>();
+    }
+
+    #[test]
+    fn passes_over_bf16_are_the_reference_s() {
+        like_the_reference::<bf16>();
+    }
+
+    /// In several tasks.
+    #[test]
+    fn passes_do_not_depend_on_the_number_of_threads() {
+        let shape = Shape::new(70, 5, 1300).unwrap();
+        let (x, dy): (Vec<f32>, Vec<f32>) = (numbers(shape.len(), 4), numbers(shape.len(), 5));
+        let (scale, shift) = (vector::<f32>(5, 0.3), vector::<f32>(5, -0.2));
+        let before = Before { scale: Some(&scale), shift: Some(&shift), residual: Some(&dy) };
+        let (op, key) = (DropActivation::default(), MaskKey::new(1, 1));
+        let (expected, mask) = reference::forward(&op, key, shape, &Preactivation { x: &x, before }).unwrap();
+        let rest = Rest { beta: &scale, gamma: &shift, centred: Centred { x: &x, mean: &shift } };
+        let linear = Linear { alpha: Some(&scale), rest: Some(rest) };
+        let by = Gradient::Training(&op, &mask, None);
+        let gradient = reference::backward(shape, &dy, &by, &linear).unwrap();
+        for threads in [1, 3] {
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+                let mut y = vec![0.0; shape.len()];
+                assert_eq!(cpu::forward(&op, key, shape, &before, (&x, &mut y)).unwrap(), mask);
+                same("y", &y, &expected);
+                cpu::backward(shape, &by, &linear, (&dy, &mut y)).unwrap();
+                same("dx", &y, &gradient);
+            });
+        }
+    }
+
+    /// What is refused is what the reference refuses, and nothing is written.
+    #[test]
+    fn bad_input_is_refused() {
+        let shape = Shape::new(2, 3, 2).unwrap();
+        let (x, three, two) = ([1f32; 12], [1f32; 3], [1f32; 2]);
+        let op = DropActivation::default();
+        let mut y = [7f32; 12];
+        let before = Before { scale: Some(&two[..]), ..Before::default() };
+        let error = cpu::forward(&op, MaskKey::new(0, 0), shape, &before, (&x, &mut y)).unwrap_err();
+        assert_eq!(error, crate::Error::ChannelVector { argument: "scale", given: 2, channels: 3 });
+        assert_eq!(cpu::infer(&op, shape, &before, (&x, &mut y)).unwrap_err(), error);
+        let short = crate::Error::ShapeLength { argument: "y", given: 11, outer: 2, channels: 3, inner: 2 };
+        assert_eq!(cpu::infer(&op, shape, &Before::default(), (&x, &mut y[..11])).unwrap_err(), short);
+        let linear = Linear { alpha: Some(&two[..]), rest: None };
+        let error = cpu::backward(shape, &Gradient::Given, &linear, (&x, &mut y)).unwrap_err();
+        assert_eq!(error, crate::Error::ChannelVector { argument: "alpha", given: 2, channels: 3 });
+        let linear = Linear { alpha: Some(&three[..]), rest: None };
+        assert!(cpu::backward(shape, &Gradient::Given, &linear, (&x[..11], &mut y)).is_err());
+        assert_eq!(y, [7.0; 12]);
+    }
+}
