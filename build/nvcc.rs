@@ -11,8 +11,9 @@ use std::{
 pub const FLAGS: [&str; 3] = ["-std=c++17", "-O3", "-fmad=false"];
 
 /// Capabilities of a fatbin, less those that the nvcc at hand does not know. Plain ones: code for an `a`
-/// variant is refused by every later GPU.
-pub const CAPABILITIES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
+/// variant is refused by every later GPU. Devices of 8.6 and 8.9 run the code for 8.0, as those of 10.3 and 12.1 run
+/// that for 10.0 and 12.0: code of their own would differ in the order of instructions, and makes the package larger.
+pub const CAPABILITIES: [u32; 5] = [75, 80, 90, 100, 120];
 
 pub const TOOLKITS: [&str; 4] = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"];
 

@@ -20,16 +20,24 @@ pub const CAPABILITY: u32 = 75;
 /// need no more than this, which drivers know since CUDA 10.2. `tests/prebuilt_code.rs` asks an old ptxas.
 pub const PTX_VERSION: &str = "6.5";
 
-/// What the fatbins are for: what a build with this nvcc makes.
-pub fn targets() -> Vec<Target> {
-    nvcc::targets(&CAPABILITIES, None).expect("all of them are known")
+/// The source whose fatbin is for few GPUs: it is the largest for its use, and the package has to stay small.
+const RARE: &str = "fused_smooth";
+const CAPABILITIES_OF_RARE: [u32; 2] = [80, 90];
+
+/// What the fatbin of a source is for: what a build with this nvcc makes, but machine code alone, and little of it for
+/// [`RARE`]. A driver that finds none for its GPU refuses the fatbin, and gets the PTX beside it.
+pub fn targets(source: &Path) -> Vec<Target> {
+    let is_rare = source.file_stem() == Some(OsStr::new(RARE));
+    let all = nvcc::targets(&CAPABILITIES, None).expect("all of them are known");
+    let wanted = all.into_iter().filter(|target| !is_rare || CAPABILITIES_OF_RARE.contains(&target.capability));
+    wanted.map(|target| Target { ptx: false, ..target }).collect()
 }
 
 /// What is embedded where this is.
 pub fn description() -> String {
-    let targets = nvcc::list(&targets());
+    let (most, rare) = (nvcc::list(&targets(Path::new(""))), nvcc::list(&targets(Path::new(RARE))));
     format!(
-        "prebuilt fatbin by nvcc {NVCC} for {targets}, and for drivers that refuse it PTX {PTX_VERSION} for \
+        "prebuilt fatbin by nvcc {NVCC} for {most} ({RARE}: {rare}), and for drivers that refuse it PTX {PTX_VERSION} for \
          compute_{CAPABILITY}"
     )
 }

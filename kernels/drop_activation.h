@@ -24,6 +24,16 @@ enum da_mixture {
     DA_MIXTURE_MIXED = 2     /* 0 < p < 1 */
 };
 
+/* Elements of a channel that are summed together before anything else is added: docs/fused.md. */
+#define DA_CHUNK_ELEMENTS 1024
+
+/* How packs meet channels. */
+enum da_layout {
+    DA_LAYOUT_ELEMENTS = 0, /* anyhow, or addresses that are no multiples of a pack */
+    DA_LAYOUT_ROWS = 1,     /* inner == 1, and a pack has as many channels as elements */
+    DA_LAYOUT_PLANES = 2    /* a pack is of one channel, or of two where the kernel says so */
+};
+
 /* The one argument of every kernel. A field that an entry point does not use is zero. */
 struct da_args {
     uint64_t n;                /* elements */
@@ -49,6 +59,27 @@ struct da_args {
     float upper;
     uint32_t round_keys[20];   /* Philox's key in each of its ten rounds, two words each; the first is the seed */
     uint32_t plane_masks[12];  /* threshold's first bits, the highest first: all zeros or all ones for each */
+
+    /* The fused passes: tensors of the shape [outer, channels, inner]. Element i is of channel i / inner % channels.
+     * Vectors have a value for each channel, in the type of the arithmetic. */
+    uint64_t channels;
+    uint64_t inner;
+    uint64_t layout;           /* enum da_layout */
+    uint32_t step_channels;    /* elementwise: what 32 packs add to an element's channel, modulo channels, */
+    uint32_t step_within;      /* and to its place in that channel, modulo inner */
+    uint64_t columns;          /* elementwise, rows: after so many segments of 32 packs the channels begin anew */
+    uint64_t column_tiles;     /* elementwise, rows: the first of full_tiles, whose segments are so far apart */
+    const void* residual;      /* may be null */
+    const void* scale;         /* vector; null: 1 */
+    const void* shift;         /* vector; null: 0 */
+    const void* alpha;         /* vector; null: 1 */
+    const void* beta;          /* vector; null: 0, and neither x nor mean and gamma are looked at for it */
+    const void* gamma;         /* vector */
+    const void* mean;          /* vector */
+    uint64_t count;            /* sums: elements of a channel */
+    uint64_t chunks;           /* sums: of DA_CHUNK_ELEMENTS each, the last one perhaps less */
+    void* partial;             /* sums: those of chunks: of each sum, of each channel, of each chunk */
+    void* results[2];          /* sums: vectors; the second may be null */
 };
 
 #endif

@@ -118,7 +118,7 @@ fn every_source_is_compiled_for_what_nvcc_knows() {
     let nvcc = place.nvcc("nvcc", "12.4.131", "sm_50 sm_75 sm_80 sm_86 sm_89 sm_90 sm_90a", ECHO);
     place.set("NVCC", &nvcc).set("NVCC_CCBIN", "g++-12");
     let Embedded { what, why, warn } = place.build().unwrap();
-    assert_eq!(what, "fatbin by nvcc 12.4.131 for sm_75, sm_80, sm_86, sm_89, sm_90, compute_75, compute_90");
+    assert_eq!(what, "fatbin by nvcc 12.4.131 for sm_75, sm_80, sm_90, compute_75, compute_90");
     assert_eq!(why, nvcc.display().to_string());
     assert!(!warn, "all went well");
     for name in ["relu", "smooth", "rrelu"] {
@@ -156,7 +156,7 @@ fn a_missing_nvcc_is_replaced_by_the_prebuilt_code_unless_required() {
     let Embedded { what, why, warn } = place.build().unwrap();
     assert_eq!(
         what,
-        "prebuilt fatbin by nvcc 13.0.88 for sm_75, sm_80, sm_86, sm_89, sm_90, sm_100, sm_120, compute_75, compute_120, \
+        "prebuilt fatbin by nvcc 13.0.88 for sm_75, sm_80, sm_90, sm_100, sm_120 (fused_smooth: sm_80, sm_90), \
          and for drivers that refuse it PTX 6.5 for compute_75"
     );
     assert!(why.contains("no nvcc in NVCC, CUDA_HOME"), "{why}");

@@ -5,6 +5,8 @@
 
 #[path = "fake_driver/functions.rs"]
 mod functions;
+#[path = "fake_driver/fused.rs"]
+mod fused;
 #[path = "fake_driver/hostile.rs"]
 mod hostile;
 mod support;
@@ -563,7 +565,7 @@ fn one_handle_for_each_context_and_nothing_left_behind() {
     });
     assert_eq!(fake.count("loads") - loads, 2);
     kernels.preload().unwrap();
-    assert_eq!(fake.count("loads") - loads, 4);
+    assert_eq!(fake.count("loads") - loads, 6);
 
     // The handle keeps its context; with it go the modules, after the work, and then the context.
     let ((), log) = fake.log(|| drop(context));
@@ -578,7 +580,7 @@ fn one_handle_for_each_context_and_nothing_left_behind() {
     let kernels = Kernels::get(&context).unwrap();
     let mut x = context.default_stream().alloc_zeros::<f32>(10).unwrap();
     kernels.relu_forward(&context.default_stream(), &mut x).unwrap();
-    assert_eq!(fake.count("loads") - loads, 5);
+    assert_eq!(fake.count("loads") - loads, 7);
 }
 
 /// A mask and a tensor that outlive every handle of their context keep what they need of it. A later context of

@@ -2,11 +2,13 @@
 //! is none, each test says so; with `DROP_ACTIVATION_REQUIRE_GPU=1` that is a failure.
 #![cfg(feature = "cuda")]
 
+#[path = "support/cublaslt.rs"]
+mod cublaslt;
 mod support;
 
 use std::sync::Arc;
 
-use drop_activation::cuda::cudarc::driver::{CudaContext, CudaSlice, sys};
+use drop_activation::cuda::cudarc::driver::{CudaContext, CudaSlice, DevicePtr, sys};
 use drop_activation::cuda::{self, DeviceKeySequence, Kernels};
 use drop_activation::half::bf16;
 use drop_activation::{DropActivation, KeySequence, MaskKey, RRelu, cpu, reference};
@@ -158,4 +160,53 @@ fn a_graph_draws_fresh_masks_at_every_replay() {
         assert_eq!(stream.clone_dtoh(&*dx).expect("a copy"), host_dx, "replay {replay}");
         assert_eq!(keys.read(&stream).expect("a copy"), plain.next_offset(), "replay {replay}");
     }
+}
+
+/// Where rows have a multiple of 128 elements, cuBLASLt applies a mask of ours and sums the gradient of a bias, in the
+/// matrix product that makes dy: all numbers are small and whole, so that every sum is exact.
+#[test]
+fn cublaslt_applies_a_mask() {
+    let Some((context, kernels)) = gpu("cuBLASLt with a mask") else { return };
+    let library = match cublaslt::load() {
+        Ok(library) => library,
+        Err(why) => return tell_without_gpu("cuBLASLt with a mask", &why),
+    };
+    const ROWS: usize = 96;
+    const COLS: usize = 384;
+    const DEPTH: usize = 64;
+    let stream = context.new_stream().expect("a stream");
+    let whole = |n: usize, by: usize| (0..n).map(|i| (i * by % 7) as f32 - 3.0).collect::<Vec<f32>>();
+    let (x, left, right) = (whole(ROWS * COLS, 5), whole(ROWS * DEPTH, 3), whole(DEPTH * COLS, 11));
+    let dy: Vec<f32> = (0..ROWS * COLS)
+        .map(|i| (0..DEPTH).map(|k| left[i / COLS * DEPTH + k] * right[k * COLS + i % COLS]).sum())
+        .collect();
+    let (op, key) = (DropActivation::relu(0.6).expect("a probability"), MaskKey::new(3, 4));
+    let mut y = stream.clone_htod(&x).expect("a copy");
+    let mask = kernels.forward(&stream, &op, key, &mut y).expect("a launch");
+    let mut dx = stream.clone_htod(&dy).expect("a copy");
+    kernels.backward(&stream, &op, &mask, None, &mut dx).expect("a launch");
+
+    let (left, right) = (stream.clone_htod(&left).expect("a copy"), stream.clone_htod(&right).expect("a copy"));
+    let product = stream.alloc_zeros::<f32>(ROWS * COLS).expect("memory");
+    let bias = stream.alloc_zeros::<f32>(COLS).expect("memory");
+    let words = mask.words();
+    let of = cublaslt::Product {
+        rows: ROWS,
+        cols: COLS,
+        depth: DEPTH,
+        left: left.device_ptr(&stream).0,
+        right: right.device_ptr(&stream).0,
+        product: product.device_ptr(&stream).0,
+        mask: words.device_ptr(&stream).0,
+        bias: bias.device_ptr(&stream).0,
+        stream: stream.cu_stream().cast(),
+    };
+    stream.synchronize().expect("what came before");
+    context.bind_to_thread().expect("the context");
+    // SAFETY: the slices have as many elements, in the stream's context.
+    unsafe { of.run(&library) }.unwrap_or_else(|why| panic!("{why}"));
+    let dx = stream.clone_dtoh(&dx).expect("a copy");
+    assert_eq!(stream.clone_dtoh(&product).expect("a copy"), dx);
+    let sums: Vec<f32> = (0..COLS).map(|col| (0..ROWS).map(|row| dx[row * COLS + col]).sum()).collect();
+    assert_eq!(stream.clone_dtoh(&bias).expect("a copy"), sums);
 }

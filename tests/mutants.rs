@@ -9,6 +9,8 @@
 #![cfg(feature = "cuda")]
 
 mod emulator;
+#[path = "support/fused_cases.rs"]
+mod fused_cases;
 mod ptx_machine;
 mod support;
 
@@ -18,6 +20,7 @@ use drop_activation::cuda::{Addresses, Pass, launch::plan};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, MaskKey, RRelu, reference};
 use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
+use fused_cases::{Finding, Kind, Real64, Source};
 use ptx_machine::Ptx;
 use support::activations::{self, SMOOTH};
 use support::data::{Bits, Rng, same_bits, ulp};
@@ -331,6 +334,59 @@ mutants! {
     mixture_left_out: "smooth.cu" "weights.mixture == DA_MIXTURE_SIGMA ? d : fma(weights.p, d, weights.slope)" => "d",
         ["infer_backward_tanh_f64"], Numbers;
 
+    // channels.cuh, channel_tile.cuh, gradient.cuh and what is made of them
+
+    /// Packs of a column as if it were one.
+    columns_side_by_side: "channel_tile.cuh" "apart = a.columns * kSegment" => "apart = kSegment",
+        ["fused_forward_relu_f32"], Report("for the second time");
+    /// The mask word of neighbouring segments.
+    word_of_neighbouring_segments: "channel_tile.cuh" "word = (first + apart * (lane % kPacks)) / 32 + lane / kPacks" =>
+        "word = tile * 32 + lane / kPacks + kPack * (lane % kPacks)",
+        ["fused_forward_relu_bf16"], Numbers;
+    /// Each pack with the first one's channels.
+    values_of_the_first_pack: "channel_tile.cuh" "step + k == 0 || !down_a_column" => "step + k == 0",
+        ["fused_forward_relu_f32"], Numbers;
+    /// The last channel's neighbour.
+    channels_without_an_end: "channels.cuh" "return channel + 1 == a.channels ? 0 : channel + 1" => "return channel + 1",
+        ["fused_forward_relu_f64"], Report("outside every buffer");
+    /// Two channels in a pack that has more of the second.
+    boundary_off_by_one: "channels.cuh" "e < next_at ?" => "e <= next_at ?", ["fused_forward_relu_f32"], Numbers;
+    /// A shift of +0, which makes a negative zero positive.
+    absent_shift_of_zero: "gradient.cuh" "(a.shift, Real(-0.0))" => "(a.shift, Real(0))", ["fused_forward_relu_f32"], Numbers;
+    /// The residual is left out.
+    residual_left_out: "gradient.cuh" "a.residual != nullptr ? z + D::real(loaded.residual.get(e)) : z" => "z",
+        ["fused_forward_relu_f16"], Numbers;
+    /// NaN counts as negative.
+    fused_nan_blocked: "gradient.cuh" "bit && z <= 0;" => "bit && !(z > 0);", ["fused_forward_relu_f32"], Numbers;
+    /// Packs ahead are those of this step.
+    step_ahead_is_this_one: "channel_tile.cuh" "load_step(at + apart * (step + kStep), apart, ahead)" =>
+        "load_step(at + apart * step, apart, ahead)",
+        ["fused_forward_relu_f64"], Numbers;
+    /// Gamma for beta.
+    linear_part_exchanged: "fused_backward.cuh" "fma(values.beta.of[e], distance, values.gamma.of[e])" =>
+        "fma(values.gamma.of[e], distance, values.beta.of[e])",
+        ["fused_backward_relu_f32"], Numbers;
+    /// x by itself.
+    mean_left_out: "fused_backward.cuh"
+        "const Real distance = D::real(loaded.from.x.get(e)) - values.mean.of[e];\n        const Real rest" =>
+        "const Real distance = D::real(loaded.from.x.get(e));\n        const Real rest",
+        ["fused_backward_relu_bf16"], Numbers;
+
+    // channel_sums.cuh, moments.cuh
+
+    /// The upper half takes the lower one up.
+    halves_exchanged: "channel_sums.cuh" "lower_one[n] = upper ? taken : first" => "lower_one[n] = upper ? other : first",
+        ["fused_products_relu_f32"], Numbers;
+    /// An accumulator with nothing in it counts.
+    empty_accumulator_counts: "channel_sums.cuh" "if (n_others != 0) {" => "{", ["fused_moments_f32"], Numbers;
+    /// The chunks in another order.
+    chunks_in_threads_of_a_block: "channel_sums.cuh" "k += 32" => "k += blockDim.x", ["fused_moments_f32"], Numbers;
+    /// A variance below zero.
+    variance_below_zero: "moments.cuh" "squares < 0 ? Real(0) : squares" => "squares", ["fused_moments_f32"], Numbers;
+    /// The first element is taken relative to zero.
+    first_is_zero: "moments.cuh" "sums[e][0] = first ? x : sums[e][0];" => "sums[e][0] = first ? Real(0) : sums[e][0];",
+        ["fused_moments_f64"], Numbers;
+
     /// Another 24 of the 32 random bits.
     uniform_shift: "rrelu.cu" "uniform >> 8" => "uniform & 0xFFFFFF", ["rrelu_train_forward_f32"], Numbers;
     /// Another word of the four, by elements only.
@@ -399,13 +455,10 @@ const CASES: &[Case] = &[
     Case { before: 1 << 34, ..PLAIN },
 ];
 
-/// What is wrong with a kernel.
-enum Finding {
-    Report(String),
-    Numbers(String),
-}
-
 fn probe(machine: &impl Machine, entry: &str) -> Result<(), Finding> {
+    if entry.starts_with("fused_") {
+        return probe_fused(machine, entry);
+    }
     let (stem, dtype) = entry.rsplit_once('_').expect("an entry ends with its type");
     let run = match dtype {
         "f32" => run_case::<f32, _>,
@@ -415,6 +468,36 @@ fn probe(machine: &impl Machine, entry: &str) -> Result<(), Finding> {
         other => panic!("no type {other}"),
     };
     CASES.iter().try_for_each(|case| run(machine, stem, case))
+}
+
+/// The same for a pass over channels.
+fn probe_fused(machine: &impl Machine, entry: &str) -> Result<(), Finding> {
+    fn over<T: Bits<Real: Real64>>(machine: &impl Machine, stem: &str) -> Result<(), Finding> {
+        let of_entry = |case: &fused_cases::Case| {
+            let activation = case.activation.name();
+            let relu = case.activation == Activation::Relu && case.source == Source::Inference;
+            match case.kind {
+                Kind::Statistics => stem == "fused_moments",
+                Kind::Forward | Kind::Infer => stem == format!("fused_forward_{activation}"),
+                Kind::Backward if case.source == Source::Training => stem == format!("fused_backward_{activation}"),
+                Kind::Sums if case.source == Source::Training && case.present[4] => {
+                    stem == format!("fused_products_{activation}")
+                }
+                _ => relu && stem == "fused_infer_backward_relu" && case.kind == Kind::Backward,
+            }
+        };
+        for case in fused_cases::cases::<T>().iter().filter(|case| of_entry(case)) {
+            fused_cases::run::<T, _>(machine, case, Order::Random(5))?;
+        }
+        Ok(())
+    }
+    let (stem, dtype) = entry.rsplit_once('_').expect("an entry ends with its type");
+    match dtype {
+        "f32" => over::<f32>(machine, stem),
+        "f16" => over::<f16>(machine, stem),
+        "bf16" => over::<bf16>(machine, stem),
+        _ => over::<f64>(machine, stem),
+    }
 }
 
 /// A pass on given numbers and what must come of it.
@@ -679,11 +762,13 @@ fn with_entries(source: &str, entries: &[&str]) -> Option<String> {
     let mut any = false;
     let written_out = written_out(source);
     let reduced = written_out.lines().map(|line| {
-        let Some(declared) = line.strip_prefix("DA_ENTRIES(da_") else { return format!("{line}\n") };
+        let fused = if line.starts_with("DA_FUSED_ENTRIES") { "FUSED_" } else { "" };
+        let declared = line.strip_prefix("DA_").and_then(|rest| rest.strip_prefix(fused)?.strip_prefix("ENTRIES(da_"));
+        let Some(declared) = declared else { return format!("{line}\n") };
         let (stem, operation) = declared.trim_end_matches(')').split_once(", ").expect("a name and an operation");
         let wanted = entries.iter().filter_map(|entry| entry.rsplit_once('_').filter(|(of, _)| *of == stem));
         let defined: Vec<_> = wanted
-            .map(|(_, dtype)| format!("DA_ENTRY(da_{stem}_{dtype}, {operation}<{}>) ", dtype.to_uppercase()))
+            .map(|(_, dtype)| format!("DA_{fused}ENTRY(da_{stem}_{dtype}, {operation}<{}>) ", dtype.to_uppercase()))
             .collect();
         any |= !defined.is_empty();
         defined.concat() + "\n"

@@ -6,6 +6,7 @@ use std::{
     env,
     ffi::OsString,
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     io::{Read, Write},
     path::{Path, PathBuf},
     process::Command,
@@ -56,18 +57,17 @@ fn compile_ptx(nvcc: &Nvcc, source: &Path) -> String {
     prebuilt::of_low_version(&fs::read_to_string(to).unwrap())
 }
 
-/// The fatbin of one source: the one that is embedded, which takes a minute to make, if the same nvcc has just made it
-/// for the same devices; else compiled now.
+/// The fatbin of one source, compiled unless that was done before for the same sources: it takes a minute.
 fn compile_fatbin(nvcc: &Nvcc, source: &Path) -> Vec<u8> {
-    let targets = prebuilt::targets();
-    #[cfg(feature = "cuda")]
-    if drop_activation::cuda::device_code() == format!("fatbin by nvcc {} for {}", prebuilt::NVCC, nvcc::list(&targets))
-    {
-        let name = source.with_extension("fatbin");
-        return read(&Path::new(env!("OUT_DIR")).join(name.file_name().unwrap()));
+    let mut hash = DefaultHasher::new();
+    prebuilt::record(&kernels()).hash(&mut hash);
+    let to = scratch(source, &format!("{:016x}.fatbin", hash.finish()));
+    if !to.is_file() {
+        let temporary = to.with_extension("tmp");
+        nvcc.fatbin(source, &temporary, &prebuilt::targets(source), 1)
+            .unwrap_or_else(|message| panic!("{}: {message}", source.display()));
+        fs::rename(temporary, &to).unwrap();
     }
-    let to = scratch(source, "fatbin");
-    nvcc.fatbin(source, &to, &targets, 1).unwrap_or_else(|message| panic!("{}: {message}", source.display()));
     read(&to)
 }
 
@@ -129,13 +129,14 @@ fn prebuilt_code_is_what_nvcc_makes() {
     }
 }
 
-/// The compressed package of the crate has 10 MB on its registry, and half of that here, tests and documents included.
+/// The compressed package of the crate has 10 MB on its registry, and half of that here, of which tests and documents
+/// take 1.2.
 #[test]
 fn prebuilt_code_is_small() {
     let files = fs::read_dir(kernels().join("prebuilt")).unwrap().map(|file| file.unwrap());
     let sizes: Vec<_> = files.map(|file| (file.file_name(), file.metadata().unwrap().len())).collect();
     let all: u64 = sizes.iter().map(|(_, size)| size).sum();
-    assert!(all < 3_200_000, "{all} bytes: {sizes:?}");
+    assert!(all < 3_800_000, "{all} bytes: {sizes:?}");
 }
 
 // ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 use super::modules::Module;
 use crate::activation::{Activation, smooth_activations};
 use crate::element::Dtype;
+use crate::fused::Dz;
 use crate::pass::Pass;
 
 /// Kernels of one name in the order of [`Dtype`].
@@ -26,16 +27,23 @@ macro_rules! of_activations {
 
 const ACTIVATIONS: usize = Activation::ALL.len();
 
-/// The passes that have an activation.
-const OF_ACTIVATIONS: [[[&str; 4]; ACTIVATIONS]; 4] = [
+/// Of each activation so many.
+const STEMS: usize = 7;
+
+/// The passes that have an activation: those that are fused with nothing else, and the others.
+const OF_ACTIVATIONS: [[[&str; 4]; ACTIVATIONS]; STEMS] = [
     smooth_activations!(of_activations "train_forward"),
     smooth_activations!(of_activations "train_backward"),
     smooth_activations!(of_activations "infer_forward"),
     smooth_activations!(of_activations "infer_backward"),
+    smooth_activations!(of_activations "fused_forward"),
+    smooth_activations!(of_activations "fused_backward"),
+    smooth_activations!(of_activations "fused_products"),
 ];
+const UNFUSED_STEMS: usize = 4;
 
 /// The others, with their modules.
-const OTHERS: [(Module, [&str; 4]); 8] = [
+const OTHERS: [(Module, [&str; 4]); 12] = [
     (Module::Relu, names!("train_forward_relu_nomask")),
     (Module::Relu, names!("train_backward_relu_from_output")),
     (Module::Relu, names!("relu_forward")),
@@ -44,17 +52,27 @@ const OTHERS: [(Module, [&str; 4]); 8] = [
     (Module::Rrelu, names!("rrelu_train_backward")),
     (Module::Rrelu, names!("rrelu_infer_forward")),
     (Module::Rrelu, names!("rrelu_infer_backward")),
+    (Module::Fused, names!("fused_infer_backward_relu")),
+    (Module::Fused, names!("fused_infer_products_relu")),
+    (Module::Fused, names!("fused_sums_relu")),
+    (Module::Fused, names!("fused_moments")),
 ];
 
 /// First those of activations, then the others.
-const KERNELS: [(Module, [&str; 4]); 4 * ACTIVATIONS + OTHERS.len()] = {
-    let mut kernels = [OTHERS[0]; 4 * ACTIVATIONS + OTHERS.len()];
+const KERNELS: [(Module, [&str; 4]); STEMS * ACTIVATIONS + OTHERS.len()] = {
+    let mut kernels = [OTHERS[0]; STEMS * ACTIVATIONS + OTHERS.len()];
     let mut i = 0;
     while i < kernels.len() {
-        kernels[i] = if i >= 4 * ACTIVATIONS {
-            OTHERS[i - 4 * ACTIVATIONS]
+        kernels[i] = if i >= STEMS * ACTIVATIONS {
+            OTHERS[i - STEMS * ACTIVATIONS]
         } else {
-            let module = if i % ACTIVATIONS == Activation::Relu as usize { Module::Relu } else { Module::Smooth };
+            let is_relu = i % ACTIVATIONS == Activation::Relu as usize;
+            let module = match (i / ACTIVATIONS < UNFUSED_STEMS, is_relu) {
+                (true, true) => Module::Relu,
+                (true, false) => Module::Smooth,
+                (false, true) => Module::Fused,
+                (false, false) => Module::FusedSmooth,
+            };
             (module, OF_ACTIVATIONS[i / ACTIVATIONS][i % ACTIVATIONS])
         };
         i += 1;
@@ -62,16 +80,39 @@ const KERNELS: [(Module, [&str; 4]); 4 * ACTIVATIONS + OTHERS.len()] = {
     kernels
 };
 
+/// Those of no pass by itself.
+const SINGLES: [(Module, &str); 7] = [
+    (Module::Advance, "da_advance"),
+    (Module::Fused, "da_fused_sums_total_f32"),
+    (Module::Fused, "da_fused_sums_total_f64"),
+    (Module::Fused, "da_fused_products_total_f32"),
+    (Module::Fused, "da_fused_products_total_f64"),
+    (Module::Fused, "da_fused_moments_total_f32"),
+    (Module::Fused, "da_fused_moments_total_f64"),
+];
+
 /// The place of a pass among the [`KERNELS`]: the one function that tells passes apart on this side. Those without a mask
-/// exist for ReLU alone, as [`Pass::check_without_tensors`] has made sure.
-fn place_of(pass: &Pass) -> u8 {
+/// exist for ReLU alone, as [`Pass::check_without_tensors`] has made sure. `centred`: whether a pass of sums has a mean.
+fn place_of(pass: &Pass, centred: bool) -> u8 {
     const ACTIVATIONS: u8 = self::ACTIVATIONS as u8;
-    const OTHERS: u8 = 4 * ACTIVATIONS;
+    const OTHERS: u8 = STEMS as u8 * ACTIVATIONS;
+    /// dz as it is given is what ReLU's kernels make of it without a mask.
+    const GIVEN: u8 = Activation::Relu as u8;
+    let of_gradient = |first: u8, infer_relu: u8, dz: &Dz| match dz {
+        Dz::Given => first + GIVEN,
+        Dz::Inference(op) if op.activation() == Activation::Relu => infer_relu,
+        Dz::Training(op) | Dz::Inference(op) => first + op.activation() as u8,
+    };
     match pass {
         Pass::Forward { op, .. } => op.activation() as u8,
         Pass::Backward { op } => ACTIVATIONS + op.activation() as u8,
         Pass::Infer { op } => 2 * ACTIVATIONS + op.activation() as u8,
         Pass::InferBackward { op } => 3 * ACTIVATIONS + op.activation() as u8,
+        Pass::FusedForward { op, .. } | Pass::FusedInfer { op, .. } => 4 * ACTIVATIONS + op.activation() as u8,
+        Pass::FusedBackward { dz, .. } => of_gradient(5 * ACTIVATIONS, OTHERS + 8, dz),
+        Pass::FusedSums { dz, .. } if !dz.needs_z() && !centred => OTHERS + 10,
+        Pass::FusedSums { dz, .. } => of_gradient(6 * ACTIVATIONS, OTHERS + 9, dz),
+        Pass::Statistics { .. } => OTHERS + 11,
         Pass::ForwardWithoutMask { .. } => OTHERS,
         Pass::BackwardFromOutput { .. } => OTHERS + 1,
         Pass::ReluForward => OTHERS + 2,
@@ -80,11 +121,6 @@ fn place_of(pass: &Pass) -> u8 {
         Pass::RreluBackward { .. } => OTHERS + 5,
         Pass::RreluInfer { .. } => OTHERS + 6,
         Pass::RreluInferBackward { .. } => OTHERS + 7,
-        Pass::FusedForward { .. }
-        | Pass::FusedInfer { .. }
-        | Pass::Statistics { .. }
-        | Pass::FusedSums { .. }
-        | Pass::FusedBackward { .. } => unreachable!("refused"),
     }
 }
 
@@ -96,7 +132,7 @@ impl Entry {
     const OF_PASSES: usize = 4 * KERNELS.len();
 
     /// How many there are.
-    pub const COUNT: usize = Self::OF_PASSES + 1;
+    pub const COUNT: usize = Self::OF_PASSES + SINGLES.len();
 
     /// What advances a sequence of keys.
     pub const ADVANCE: Self = Self(Self::OF_PASSES as u8);
@@ -112,7 +148,7 @@ impl Entry {
         all
     };
 
-    /// Those of passes: all but [`Entry::ADVANCE`].
+    /// Those that passes begin with: not [`Entry::ADVANCE`], and none that ends a sum.
     pub const PASSES: [Self; Self::OF_PASSES] = {
         let mut passes = [Self(0); Self::OF_PASSES];
         let mut i = 0;
@@ -123,22 +159,30 @@ impl Entry {
         passes
     };
 
-    pub(super) fn of(pass: &Pass, dtype: Dtype) -> Self {
-        Self(4 * place_of(pass) + dtype as u8)
+    /// The kernel that a pass begins with. `centred`: whether a pass of sums has a mean.
+    pub(super) fn of(pass: &Pass, dtype: Dtype, centred: bool) -> Self {
+        Self(4 * place_of(pass, centred) + dtype as u8)
+    }
+
+    /// The kernel that ends so many sums of a pass: 1 or 2 of a gradient, 3 of statistics.
+    pub(super) fn total(sums: usize, dtype: Dtype) -> Self {
+        Self((Self::OF_PASSES + 2 * sums - 1) as u8 + u8::from(dtype == Dtype::F64))
     }
 
     /// The symbol's name.
     pub const fn name(self) -> &'static str {
-        if self.index() == Self::OF_PASSES {
-            return "da_advance";
+        match self.index().checked_sub(Self::OF_PASSES) {
+            Some(other) => SINGLES[other].1,
+            None => KERNELS[self.index() / 4].1[self.index() % 4],
         }
-        let (_, names) = KERNELS[self.index() / 4];
-        names[self.index() % 4]
     }
 
     /// The module that it is in.
     pub(crate) const fn module(self) -> Module {
-        if self.index() == Self::OF_PASSES { Module::Advance } else { KERNELS[self.index() / 4].0 }
+        match self.index().checked_sub(Self::OF_PASSES) {
+            Some(other) => SINGLES[other].0,
+            None => KERNELS[self.index() / 4].0,
+        }
     }
 
     /// Its place in [`Entry::ALL`].
@@ -153,7 +197,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::cuda::test_passes::{DTYPES, other_passes, passes};
+    use crate::cuda::test_passes::{DTYPES, fused_passes, other_passes, passes};
 
     #[test]
     fn every_entry_does_one_pass() {
@@ -172,14 +216,30 @@ mod tests {
         for dtype in DTYPES {
             for activation in Activation::ALL {
                 for (pass, stem) in passes(activation).iter().zip(stems) {
-                    let entry = Entry::of(pass, dtype);
+                    let entry = Entry::of(pass, dtype, false);
                     assert_eq!(entry.name(), format!("da_{stem}_{activation}_{}", dtype.name()));
                     entries.insert(entry);
                 }
             }
             for (pass, stem) in other_passes().iter().zip(others) {
-                let entry = Entry::of(pass, dtype);
+                let entry = Entry::of(pass, dtype, false);
                 assert_eq!(entry.name(), format!("da_{stem}_{}", dtype.name()));
+                entries.insert(entry);
+            }
+        }
+        for dtype in DTYPES {
+            for activation in Activation::ALL {
+                for (pass, centred, stem) in fused_passes(activation) {
+                    let entry = Entry::of(&pass, dtype, centred);
+                    assert_eq!(entry.name(), format!("da_{stem}_{}", dtype.name()), "{pass:?}");
+                    entries.insert(entry);
+                }
+            }
+            for sums in 1..=3 {
+                let entry = Entry::total(sums, dtype);
+                let kind = ["sums", "products", "moments"][sums - 1];
+                let real = if dtype == Dtype::F64 { "f64" } else { "f32" };
+                assert_eq!(entry.name(), format!("da_fused_{kind}_total_{real}"));
                 entries.insert(entry);
             }
         }
@@ -206,8 +266,18 @@ mod tests {
         assert_eq!(advance.matches("__global__").count(), 1);
         assert!(advance.contains(" da_advance("));
         defined.insert((Module::Advance, "da_advance".to_owned()));
-        for (module, file) in [(Module::Relu, "relu.cu"), (Module::Smooth, "smooth.cu"), (Module::Rrelu, "rrelu.cu")] {
-            for stem in source(file).lines().filter_map(|line| before_comma(line, "DA_ENTRIES(")) {
+        let files = [
+            (Module::Relu, "relu.cu"),
+            (Module::Smooth, "smooth.cu"),
+            (Module::Rrelu, "rrelu.cu"),
+            (Module::Fused, "fused.cu"),
+            (Module::FusedSmooth, "fused_smooth.cu"),
+        ];
+        for (module, file) in files {
+            let text = source(file);
+            defined.extend(text.lines().filter_map(|line| Some((module, before_comma(line, "DA_TOTAL_ENTRY(")?))));
+            let declared = |line| before_comma(line, "DA_ENTRIES(").or(before_comma(line, "DA_FUSED_ENTRIES("));
+            for stem in text.lines().filter_map(declared) {
                 let stems = match stem.strip_suffix("##name") {
                     Some(stem) => smooth.iter().map(|name| format!("{stem}{name}")).collect(),
                     None => vec![stem],

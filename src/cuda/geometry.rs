@@ -24,8 +24,12 @@ const MAX_GRID: u64 = i32::MAX as u64;
 
 /// Blocks for `n` elements: as many as it takes to give each warp one tile.
 pub(super) const fn grid(n: u64) -> u32 {
-    let tiles = n.div_ceil(DA_TILE_ELEMENTS as u64);
-    let blocks = tiles.div_ceil((BLOCK / WARP) as u64);
+    grid_of_warps(n.div_ceil(DA_TILE_ELEMENTS as u64))
+}
+
+/// Blocks for so many warps.
+pub(super) const fn grid_of_warps(warps: u64) -> u32 {
+    let blocks = warps.div_ceil((BLOCK / WARP) as u64);
     if blocks < MAX_GRID { blocks as u32 } else { MAX_GRID as u32 }
 }
 

@@ -6,6 +6,7 @@
 use std::ffi::c_void;
 
 use super::addresses::{Addresses, checked, optional};
+use super::channels::{self, FusedAddresses};
 pub use super::entry::Entry;
 use super::error::Result as CudaResult;
 use super::geometry;
@@ -31,12 +32,20 @@ pub struct Launch {
     pub args: da_args,
 }
 
-/// Plans `pass` over `n` elements of type `dtype` at the addresses `at`; `None` if there is nothing to do.
-/// Addresses that the pass has no use for are not looked at.
+/// Plans any pass over `n` elements of type `dtype` at the addresses `at`: at most two launches, to be made in this order.
+pub fn plan_all(pass: &Pass, dtype: Dtype, n: usize, at: &FusedAddresses) -> Result<[Option<Launch>; 2]> {
+    match pass.shape() {
+        Some(shape) => channels::plan(pass, shape, dtype, n, at),
+        None => Ok([plan(pass, dtype, n, at.tensors)?, None]),
+    }
+}
+
+/// Plans `pass`, which is not over channels, over `n` elements of type `dtype` at the addresses `at`; `None` if there is
+/// nothing to do. Addresses that the pass has no use for are not looked at.
 pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option<Launch>> {
     pass.check_without_tensors(n)?;
     if pass.shape().is_some() {
-        return Err(Error::HasChannels { function: "the CUDA backend" });
+        return Err(Error::HasChannels { function: "plan" });
     }
     if n == 0 {
         return Ok(None);
@@ -65,7 +74,12 @@ pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option
     if let Pass::RreluForward { .. } = pass {
         args.offset_out = optional("offset_out", at.offset_out)? as *mut u64;
     }
-    Ok(Some(Launch { entry: Entry::of(pass, dtype), grid: geometry::grid(args.n), block: geometry::BLOCK, args }))
+    Ok(Some(Launch {
+        entry: Entry::of(pass, dtype, false),
+        grid: geometry::grid(args.n),
+        block: geometry::BLOCK,
+        args,
+    }))
 }
 
 /// Plans what stores `value` at `base`, counted from what is there if `on_top`.
@@ -82,7 +96,6 @@ mod tests {
     use crate::activation::Activation;
     use crate::cuda::error::CudaError;
     use crate::cuda::test_passes::{DTYPES, key, op, other_passes, passes};
-    use crate::error::Error;
     use crate::key::MaskKey;
     use crate::operation::{DropActivation, RRelu};
 

@@ -1,14 +1,19 @@
-//! What host and device share, made by bindgen from kernels/drop_activation.h (7b0e292b91543d26).
+//! What host and device share, made by bindgen from kernels/drop_activation.h (fa3dee954e2589c2).
 //! `BLESS=1 cargo test -p layout` makes it anew.
 #![allow(dead_code, non_camel_case_types)]
 
 pub const DA_TILE_ELEMENTS: u32 = 1024;
 pub const DA_MAX_BLOCK_THREADS: u32 = 256;
 pub const DA_PACK_BYTES: u32 = 16;
+pub const DA_CHUNK_ELEMENTS: u32 = 1024;
 pub const DA_MIXTURE_IDENTITY: da_mixture = 0;
 pub const DA_MIXTURE_SIGMA: da_mixture = 1;
 pub const DA_MIXTURE_MIXED: da_mixture = 2;
 pub type da_mixture = ::core::ffi::c_uint;
+pub const DA_LAYOUT_ELEMENTS: da_layout = 0;
+pub const DA_LAYOUT_ROWS: da_layout = 1;
+pub const DA_LAYOUT_PLANES: da_layout = 2;
+pub type da_layout = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct da_args {
@@ -35,10 +40,28 @@ pub struct da_args {
     pub upper: f32,
     pub round_keys: [u32; 20usize],
     pub plane_masks: [u32; 12usize],
+    pub channels: u64,
+    pub inner: u64,
+    pub layout: u64,
+    pub step_channels: u32,
+    pub step_within: u32,
+    pub columns: u64,
+    pub column_tiles: u64,
+    pub residual: *const ::core::ffi::c_void,
+    pub scale: *const ::core::ffi::c_void,
+    pub shift: *const ::core::ffi::c_void,
+    pub alpha: *const ::core::ffi::c_void,
+    pub beta: *const ::core::ffi::c_void,
+    pub gamma: *const ::core::ffi::c_void,
+    pub mean: *const ::core::ffi::c_void,
+    pub count: u64,
+    pub chunks: u64,
+    pub partial: *mut ::core::ffi::c_void,
+    pub results: [*mut ::core::ffi::c_void; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of da_args"][::core::mem::size_of::<da_args>() - 264usize];
+    ["Size of da_args"][::core::mem::size_of::<da_args>() - 408usize];
     ["Alignment of da_args"][::core::mem::align_of::<da_args>() - 8usize];
     ["Offset of field: da_args::n"][::core::mem::offset_of!(da_args, n) - 0usize];
     ["Offset of field: da_args::tiles"][::core::mem::offset_of!(da_args, tiles) - 8usize];
@@ -63,4 +86,22 @@ const _: () = {
     ["Offset of field: da_args::upper"][::core::mem::offset_of!(da_args, upper) - 132usize];
     ["Offset of field: da_args::round_keys"][::core::mem::offset_of!(da_args, round_keys) - 136usize];
     ["Offset of field: da_args::plane_masks"][::core::mem::offset_of!(da_args, plane_masks) - 216usize];
+    ["Offset of field: da_args::channels"][::core::mem::offset_of!(da_args, channels) - 264usize];
+    ["Offset of field: da_args::inner"][::core::mem::offset_of!(da_args, inner) - 272usize];
+    ["Offset of field: da_args::layout"][::core::mem::offset_of!(da_args, layout) - 280usize];
+    ["Offset of field: da_args::step_channels"][::core::mem::offset_of!(da_args, step_channels) - 288usize];
+    ["Offset of field: da_args::step_within"][::core::mem::offset_of!(da_args, step_within) - 292usize];
+    ["Offset of field: da_args::columns"][::core::mem::offset_of!(da_args, columns) - 296usize];
+    ["Offset of field: da_args::column_tiles"][::core::mem::offset_of!(da_args, column_tiles) - 304usize];
+    ["Offset of field: da_args::residual"][::core::mem::offset_of!(da_args, residual) - 312usize];
+    ["Offset of field: da_args::scale"][::core::mem::offset_of!(da_args, scale) - 320usize];
+    ["Offset of field: da_args::shift"][::core::mem::offset_of!(da_args, shift) - 328usize];
+    ["Offset of field: da_args::alpha"][::core::mem::offset_of!(da_args, alpha) - 336usize];
+    ["Offset of field: da_args::beta"][::core::mem::offset_of!(da_args, beta) - 344usize];
+    ["Offset of field: da_args::gamma"][::core::mem::offset_of!(da_args, gamma) - 352usize];
+    ["Offset of field: da_args::mean"][::core::mem::offset_of!(da_args, mean) - 360usize];
+    ["Offset of field: da_args::count"][::core::mem::offset_of!(da_args, count) - 368usize];
+    ["Offset of field: da_args::chunks"][::core::mem::offset_of!(da_args, chunks) - 376usize];
+    ["Offset of field: da_args::partial"][::core::mem::offset_of!(da_args, partial) - 384usize];
+    ["Offset of field: da_args::results"][::core::mem::offset_of!(da_args, results) - 392usize];
 };

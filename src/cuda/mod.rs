@@ -39,8 +39,8 @@
 //! is refused ([`CudaError::Context`]), because cudarc keeps track of slices within one object only.
 //!
 //! # Streams: what waits for what
-//! A call checks its arguments, enqueues at most one kernel on its stream and returns; the host waits for
-//! nothing. ([`DeviceMask::to_host`] waits for the stream. The first call of a kind also loads device code, which
+//! A call checks its arguments, enqueues at most one kernel on its stream (passes that sum over channels: two) and
+//! returns; the host waits for nothing. ([`DeviceMask::to_host`] waits for the stream. The first call of a kind also loads device code, which
 //! [`Kernels::preload`] can do ahead of time.) For empty tensors no kernel is launched.
 //!
 //! Slices and masks may be used on several streams, since each call takes part in cudarc's event tracking: it makes its
@@ -91,9 +91,11 @@
 pub use cudarc;
 
 mod addresses;
+mod channels;
 mod driver;
 mod entry;
 mod error;
+mod fused;
 mod geometry;
 mod io;
 mod key;
@@ -114,8 +116,10 @@ mod test_passes;
 
 pub use crate::pass::Pass;
 pub use addresses::Addresses;
+pub use channels::{FusedAddresses, workspace_bytes};
 pub use driver::{available, context, device_count};
 pub use error::CudaError;
+pub use fused::{DyAndDr, FusedSlices, Workspace};
 pub use io::{InOut, Saved};
 pub use key::{DeviceKey, DeviceKeySequence, Key};
 pub use loader::Kernels;

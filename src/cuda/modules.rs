@@ -10,6 +10,10 @@ pub(crate) enum Module {
     /// The other activations.
     Smooth,
     Rrelu,
+    /// Statistics, and what is fused with ReLU.
+    Fused,
+    /// What is fused with the other activations.
+    FusedSmooth,
     /// What advances a sequence of keys.
     Advance,
 }
@@ -19,18 +23,23 @@ macro_rules! embedded {
         const RELU: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/relu.", $extension));
         const SMOOTH: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/smooth.", $extension));
         const RRELU: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rrelu.", $extension));
+        const FUSED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/fused.", $extension));
+        const FUSED_SMOOTH: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/fused_smooth.", $extension));
         const ADVANCE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/advance.", $extension));
         match $module {
             Self::Relu => RELU,
             Self::Smooth => SMOOTH,
             Self::Rrelu => RRELU,
+            Self::Fused => FUSED,
+            Self::FusedSmooth => FUSED_SMOOTH,
             Self::Advance => ADVANCE,
         }
     }};
 }
 
 impl Module {
-    pub(crate) const ALL: [Self; 4] = [Self::Relu, Self::Smooth, Self::Rrelu, Self::Advance];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Relu, Self::Smooth, Self::Rrelu, Self::Fused, Self::FusedSmooth, Self::Advance];
 
     /// A fatbin: machine code for several GPUs, and PTX for the newest drivers.
     pub(crate) fn fatbin(self) -> &'static [u8] {

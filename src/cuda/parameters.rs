@@ -3,6 +3,7 @@
 use super::layout::{DA_MIXTURE_IDENTITY, DA_MIXTURE_MIXED, DA_MIXTURE_SIGMA, da_args};
 use crate::element::Dtype;
 use crate::float_environment::in_default;
+use crate::fused::Dz;
 use crate::key::MaskKey;
 use crate::operation::{DropActivation, Mixture};
 use crate::pass::Pass;
@@ -32,6 +33,24 @@ pub const NOTHING: da_args = da_args {
     slope_f32: 0.0,
     lower: 0.0,
     upper: 0.0,
+    channels: 0,
+    inner: 0,
+    layout: 0,
+    step_channels: 0,
+    step_within: 0,
+    columns: 0,
+    column_tiles: 0,
+    residual: std::ptr::null(),
+    scale: std::ptr::null(),
+    shift: std::ptr::null(),
+    alpha: std::ptr::null(),
+    beta: std::ptr::null(),
+    gamma: std::ptr::null(),
+    mean: std::ptr::null(),
+    count: 0,
+    chunks: 0,
+    partial: std::ptr::null_mut(),
+    results: [std::ptr::null_mut(); 2],
 };
 
 /// The key and the numbers of `pass`, for a kernel of `dtype`. All else is as in [`NOTHING`].
@@ -49,11 +68,17 @@ pub(super) fn parameters(pass: &Pass, dtype: Dtype) -> da_args {
         }
         Pass::RreluInfer { op } | Pass::RreluInferBackward { op } => set_slope(&mut args, op.inference_slope()),
         Pass::Backward { .. } | Pass::BackwardFromOutput { .. } | Pass::ReluForward | Pass::ReluBackward => {}
-        Pass::FusedForward { .. }
-        | Pass::FusedInfer { .. }
-        | Pass::Statistics { .. }
-        | Pass::FusedSums { .. }
-        | Pass::FusedBackward { .. } => unreachable!("refused"),
+        Pass::FusedForward { op, .. } => {
+            set_threshold(&mut args, op.threshold());
+            args.mixture = DA_MIXTURE_SIGMA;
+        }
+        Pass::FusedInfer { op, .. } => set_fused_mixture(&mut args, op, dtype),
+        Pass::FusedSums { dz, .. } | Pass::FusedBackward { dz, .. } => match dz {
+            Dz::Given => args.constant_word = u32::MAX,
+            Dz::Training(_) => args.mixture = DA_MIXTURE_SIGMA,
+            Dz::Inference(op) => set_fused_mixture(&mut args, op, dtype),
+        },
+        Pass::Statistics { .. } => {}
     }
     args
 }
@@ -104,6 +129,12 @@ fn set_mixture(args: &mut da_args, op: &DropActivation, dtype: Dtype) {
     args.p = op.p();
     args.p_f32 = p_f32;
     set_slope(args, slope);
+}
+
+/// For kernels that are of training too: a bit chooses between the identity and what may be a mixture.
+fn set_fused_mixture(args: &mut da_args, op: &DropActivation, dtype: Dtype) {
+    set_mixture(args, op, dtype);
+    args.constant_word = if args.mixture == DA_MIXTURE_IDENTITY { 0 } else { u32::MAX };
 }
 
 fn set_slope(args: &mut da_args, slope: f64) {

@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::addresses::Addresses;
+use super::channels::FusedAddresses;
 use super::error::{Result as CudaResult, while_doing};
 use super::launch::{self, Launch};
 use super::loader::Kernels;
@@ -18,6 +19,15 @@ impl Kernels {
     ///
     /// It allocates nothing, waits for nothing and records no event, so it may be captured into a graph; call
     /// [`Kernels::preload`] before the capture begins. Addresses that the pass has no use for are ignored.
+    ///
+    /// # Masks and cuBLASLt
+    /// Where a row of features has a multiple of 128 elements, the mask of ReLU's forward pass over a matrix of rows
+    /// is what cuBLASLt calls a ReLU bit mask: element \[row, col\] is bit `row * cols + col`, least significant first,
+    /// and the leading dimension is `cols`, which cuBLASLt wants to be a multiple of 128. To cuBLASLt, whose matrices are
+    /// stored by columns, that is the mask of a matrix of `cols` rows. So the matrix product of the next layer's backward
+    /// pass, which makes dy, can apply this pass's backward to it and sum the gradient of a bias, by the epilogue
+    /// `CUBLASLT_EPILOGUE_DRELU_BGRAD`, with `at.mask` of the forward pass as
+    /// `CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER` and `cols` as `CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD`.
     ///
     /// # Errors
     /// [`Error::IndexRange`](crate::Error::IndexRange) and [`Error::NeedsMask`](crate::Error::NeedsMask) for the
@@ -49,14 +59,43 @@ impl Kernels {
         n: usize,
         at: Addresses,
     ) -> Result<()> {
-        // SAFETY: lines 1 to 6 are the caller's promise.
+        let at = FusedAddresses { tensors: at, ..FusedAddresses::default() };
+        // SAFETY: lines 1 to 6 are the caller's promise. A pass over channels finds nothing else here, and is refused if it
+        // needs that.
+        unsafe { self.enqueue_pass(self.context(), stream, pass, dtype, n, &at) }
+    }
+
+    /// [`Kernels::launch_raw`] for passes over channels, which take more tensors and vectors; other passes have those of
+    /// `at.tensors`. A pass of sums is two launches, any other is one.
+    ///
+    /// # Errors
+    /// Those of [`Kernels::launch_raw`], for each address that the pass needs; and
+    /// [`Error::ShapeLength`](crate::Error::ShapeLength) if `n` is not what the pass's shape says,
+    /// [`Error::NoElements`](crate::Error::NoElements) for statistics of nothing.
+    ///
+    /// # Safety
+    /// As for [`Kernels::launch_raw`], where the tensors of `n` elements include `at.residual`, and `at.output` may be equal
+    /// to `at.residual` too; besides
+    /// 7. each vector that `at` names, as far as the pass looks at it, is the address of a value for each channel in such
+    ///    memory, of f64 for a pass over f64 and of f32 for any other;
+    /// 8. `at.workspace`, for sums, is the address of [`workspace_bytes`](super::workspace_bytes) bytes in such memory,
+    ///    which line 4 counts among what the pass writes, as it does the results.
+    pub unsafe fn launch_fused_raw(
+        &self,
+        stream: sys::CUstream,
+        pass: &Pass,
+        dtype: Dtype,
+        n: usize,
+        at: &FusedAddresses,
+    ) -> Result<()> {
+        // SAFETY: lines 1 to 8 are the caller's promise.
         unsafe { self.enqueue_pass(self.context(), stream, pass, dtype, n, at) }
     }
 
     /// The one way to a launch. `context` is the handle of the kernels' context whose pending errors count.
     ///
     /// # Safety
-    /// As for [`Kernels::launch_raw`].
+    /// As for [`Kernels::launch_fused_raw`].
     pub(super) unsafe fn enqueue_pass(
         &self,
         context: &CudaContext,
@@ -64,12 +103,19 @@ impl Kernels {
         pass: &Pass,
         dtype: Dtype,
         n: usize,
-        at: Addresses,
+        at: &FusedAddresses,
     ) -> Result<()> {
-        let Some(launch) = launch::plan(pass, dtype, n, at)? else { return Ok(()) };
-        // SAFETY: what the kernel accesses are the elements and words of lines 2, 3 and 6, on the stream of line 1, in an
-        // order that lines 4 and 5 make safe.
-        Ok(unsafe { self.enqueue_kernel(context, stream, launch) }?)
+        let launches = launch::plan_all(pass, dtype, n, at)?;
+        // Whatever has to be loaded is, before the first of two is enqueued.
+        for launch in launches.iter().flatten() {
+            self.function(launch.entry)?;
+        }
+        for launch in launches.into_iter().flatten() {
+            // SAFETY: what the kernel accesses are the elements, words and values of lines 2, 3, 6, 7 and 8, on the stream of
+            // line 1, in an order that lines 4 and 5 make safe.
+            unsafe { self.enqueue_kernel(context, stream, launch) }?;
+        }
+        Ok(())
     }
 
     /// Enqueues on `stream` what adds `count` to the base of offsets at `base`, modulo 2^64: the end of a step whose keys

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, result};
 
 use super::addresses::Addresses;
+use super::channels::FusedAddresses;
 use super::error::{CudaError, while_doing};
 use super::io::{InOut, Saved};
 use super::key::Key;
@@ -304,7 +305,8 @@ impl Kernels {
         turn.waited(waiting)?;
         let word = |i: usize| mask + (size_of::<u32>() * i) as u64;
         let offset_out = if base.is_some() { word(mask::offset_place(n)) } else { 0 };
-        let at = Addresses { input, saved: 0, output, mask, offset_at: base.unwrap_or_default(), offset_out };
+        let tensors = Addresses { input, saved: 0, output, mask, offset_at: base.unwrap_or_default(), offset_out };
+        let at = FusedAddresses { tensors, ..FusedAddresses::default() };
         if !rest.is_empty() {
             stream.context().bind_to_thread().map_err(while_doing("entering the context, or in earlier work"))?;
             // SAFETY: words of the slice, of the stream's context, written by nobody else: the turn orders that.
@@ -316,7 +318,7 @@ impl Kernels {
         // slices apart, unless they are one, and the offset's place is after the mask's words. 5: the turn orders the
         // work. 6: the base is a word of a sequence of the stream's context, and callers give words for the offset
         // where RReLU has a base; other passes leave it out.
-        unsafe { self.enqueue_pass(stream.context(), stream.cu_stream(), pass, T::DTYPE, n, at) }?;
+        unsafe { self.enqueue_pass(stream.context(), stream.cu_stream(), pass, T::DTYPE, n, &at) }?;
         turn.record(events.into_iter().chain([mask_written, base_read.flatten()]));
         Ok(())
     }
@@ -349,7 +351,7 @@ impl Kernels {
         let (base, base_read) = base.map(|base| turn.read(base.as_view())).unzip();
         turn.waited(waiting)?;
         let mask = mask.unwrap_or_default();
-        let at = Addresses {
+        let tensors = Addresses {
             input,
             saved: saved.unwrap_or_default(),
             output,
@@ -357,11 +359,12 @@ impl Kernels {
             offset_at: base.or(offset_in_mask.map(|bytes| mask + bytes)).unwrap_or_default(),
             offset_out: 0,
         };
+        let at = FusedAddresses { tensors, ..FusedAddresses::default() };
         // SAFETY: 1: `checked` compared the stream's context with the kernels'. 2: all three are addresses of slices of
         // n elements of T, in the stream's context. 3: `checked` found the mask to be for n elements. 4: cudarc's borrows
         // keep the output apart from the others, unless it is the input. 5: the turn orders the work. 6: the base is a
         // word of a sequence of the stream's context, or two words of the mask's memory.
-        unsafe { self.enqueue_pass(stream.context(), stream.cu_stream(), &pass, T::DTYPE, n, at) }?;
+        unsafe { self.enqueue_pass(stream.context(), stream.cu_stream(), &pass, T::DTYPE, n, &at) }?;
         turn.record(events.into_iter().chain([saved_read, mask_read, base_read].map(Option::flatten)));
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use crate::activation::Activation;
 use crate::element::Dtype;
+use crate::fused::{Dz, Shape};
 use crate::key::MaskKey;
 use crate::operation::{DropActivation, RRelu};
 use crate::pass::Pass;
@@ -33,5 +34,29 @@ pub(super) fn other_passes() -> Vec<Pass> {
         Pass::RreluInferBackward { op: rrelu },
         Pass::ReluForward,
         Pass::ReluBackward,
+    ]
+}
+
+/// Those over channels, whether they have a mean, and the kernels that do them, without `da_` and type.
+pub(super) fn fused_passes(activation: Activation) -> Vec<(Pass, bool, String)> {
+    let (op, key, shape) = (op(activation, 0.95), key(), Shape::new(2, 3, 4).unwrap());
+    let [training, inference] = [Dz::Training(op), Dz::Inference(op)];
+    let relu = activation == Activation::Relu;
+    let infer = if relu { "infer_" } else { "" };
+    let of_sums =
+        |mean: bool| if relu && !mean { "fused_sums_relu".to_owned() } else { format!("fused_products_{activation}") };
+    vec![
+        (Pass::FusedForward { op, key, shape }, false, format!("fused_forward_{activation}")),
+        (Pass::FusedInfer { op, shape }, false, format!("fused_forward_{activation}")),
+        (Pass::FusedBackward { dz: training, shape }, true, format!("fused_backward_{activation}")),
+        (Pass::FusedBackward { dz: inference, shape }, false, format!("fused_{infer}backward_{activation}")),
+        (Pass::FusedBackward { dz: Dz::Given, shape }, true, "fused_backward_relu".to_owned()),
+        (Pass::FusedSums { dz: training, shape }, true, of_sums(true)),
+        (Pass::FusedSums { dz: training, shape }, false, of_sums(false)),
+        (Pass::FusedSums { dz: inference, shape }, true, format!("fused_{infer}products_{activation}")),
+        (Pass::FusedSums { dz: inference, shape }, false, format!("fused_{infer}products_{activation}")),
+        (Pass::FusedSums { dz: Dz::Given, shape }, true, "fused_products_relu".to_owned()),
+        (Pass::FusedSums { dz: Dz::Given, shape }, false, "fused_sums_relu".to_owned()),
+        (Pass::Statistics { shape }, false, "fused_moments".to_owned()),
     ]
 }

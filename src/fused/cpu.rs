@@ -17,8 +17,8 @@ use crate::real::Real;
 /// Training forward, from x to y: `y = keep ? σ(z) : z`. Returns the mask.
 ///
 /// # Errors
-/// Lengths that do not fit the shape; [`Error::IndexRange`](crate::Error::IndexRange);
-/// [`Error::MaskMemory`](crate::Error::MaskMemory).
+/// Lengths that do not fit the shape; [`Error::IndexRange`];
+/// [`Error::MaskMemory`].
 pub fn forward<'a, T: Element>(
     op: &DropActivation,
     key: MaskKey,

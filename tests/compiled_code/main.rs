@@ -28,10 +28,12 @@ use drop_activation::cuda::{device_code, launch::Entry};
 use sass::Kernel;
 use shape::{FIRST_VOTE, Kind, Shape, mean_calls};
 
-const IMAGES: [(&str, &[u8]); 4] = [
+const IMAGES: [(&str, &[u8]); 6] = [
     ("relu.fatbin", include_bytes!(concat!(env!("OUT_DIR"), "/relu.fatbin"))),
     ("smooth.fatbin", include_bytes!(concat!(env!("OUT_DIR"), "/smooth.fatbin"))),
     ("rrelu.fatbin", include_bytes!(concat!(env!("OUT_DIR"), "/rrelu.fatbin"))),
+    ("fused.fatbin", include_bytes!(concat!(env!("OUT_DIR"), "/fused.fatbin"))),
+    ("fused_smooth.fatbin", include_bytes!(concat!(env!("OUT_DIR"), "/fused_smooth.fatbin"))),
     ("advance.fatbin", include_bytes!(concat!(env!("OUT_DIR"), "/advance.fatbin"))),
 ];
 
@@ -62,9 +64,9 @@ fn kernels() -> Option<&'static [Kernel]> {
     found.as_deref()
 }
 
-/// Those of the passes: all but the one that advances a sequence of keys.
+/// Those that passes begin with.
 fn of_passes() -> Option<impl Iterator<Item = &'static Kernel> + Clone> {
-    Some(kernels()?.iter().filter(|kernel| kernel.name != Entry::ADVANCE.name()))
+    Some(kernels()?.iter().filter(|kernel| Entry::PASSES.iter().any(|entry| entry.name() == kernel.name)))
 }
 
 /// Past the capture of the test harness, which shows the output of failing tests only.
@@ -79,6 +81,16 @@ fn none_of(mut complaints: Vec<String>) {
     assert!(complaints.is_empty(), "{} complaints:\n{first}", complaints.len());
 }
 
+fn is_of_fused_smooth(name: &str) -> bool {
+    name.starts_with("da_fused_")
+        && ["sigmoid", "tanh", "gelu", "silu"].iter().any(|activation| name.contains(activation))
+}
+
+/// Whether there is, for a capability, no machine code of passes that are fused with a smooth activation.
+fn is_rare(capability: u32) -> bool {
+    device_code().starts_with("prebuilt ") && ![80, 90].contains(&capability)
+}
+
 #[test]
 fn every_entry_is_there() {
     let Some(kernels) = kernels() else { return };
@@ -86,7 +98,12 @@ fn every_entry_is_there() {
     let expected: BTreeSet<&str> = Entry::ALL.iter().map(|entry| entry.name()).collect();
     for capability in &capabilities {
         let of_it = kernels.iter().filter(|kernel| kernel.capability == *capability);
-        assert_eq!(of_it.map(|kernel| kernel.name).collect::<BTreeSet<_>>(), expected, "sm_{capability}");
+        let mut found: BTreeSet<_> = of_it.map(|kernel| kernel.name).collect();
+        // What is prebuilt of this module is for few.
+        if is_rare(*capability) {
+            found.extend(expected.iter().filter(|name| is_of_fused_smooth(name)));
+        }
+        assert_eq!(found, expected, "sm_{capability}");
     }
     assert!(kernels.iter().all(|kernel| kernel.code.len() > 15), "an entry without code");
     for capability in capabilities {
@@ -106,13 +123,19 @@ const WARPS_OF_A_BLOCK: u32 = 8;
 /// H200: so many warps, with the packs that each loads ahead, must find room in 65536 registers. RReLU in training
 /// and the smooth activations are bound by arithmetic, whose latency 24 and 32 warps hide; in f64 by the number of
 /// double-precision units, which 16 warps keep busy.
+///
+/// Sums over channels have a lane's accumulators in registers, and what is fused with a nonlinearity the vectors' values for
+/// a pack: so that 16 warps find room.
 fn most_registers(shape: &Shape) -> u32 {
+    if shape.fused {
+        return 65536 / 32 / 16;
+    }
     let in_flight = 32 * 16 * shape.packs_ahead();
     let warps = match shape.kind {
         Kind::Moves => (48 * 1024u32).div_ceil(in_flight),
         Kind::Draws => 24,
         Kind::Computes if shape.size == 8 => 16,
-        Kind::Computes => 32,
+        Kind::Computes | Kind::Sums => 32,
     };
     65536 / 32 / warps.next_multiple_of(WARPS_OF_A_BLOCK) / 8 * 8
 }
@@ -123,7 +146,9 @@ fn no_spills_and_few_registers() {
     let mut complaints = Vec::new();
     for kernel in kernels.clone() {
         let (name, capability, resources) = (kernel.name, kernel.capability, kernel.resources);
-        if resources.stack != 0 || resources.local != 0 || resources.shared != 0 {
+        // A division of 64 bits is a subroutine, for which there may be a frame of 8 bytes.
+        let frame = if Shape::of(name).fused { 8 } else { 0 };
+        if resources.stack > frame || resources.local != 0 || resources.shared != 0 {
             complaints.push(format!("{name} for sm_{capability}: {resources:?}"));
         }
         let most = most_registers(&Shape::of(name));
@@ -161,7 +186,11 @@ fn memory_is_accessed_as_meant() {
                 "LDG" if instruction.has("CONSTANT") => false,
                 // Packs; by elements; words of the mask.
                 "LDG" | "STG" if instruction.is_offset() && shape.draws() => true,
+                // Vectors, and sums of chunks.
+                "LDG" | "STG" if shape.fused && bytes == shape.size.max(4) => true,
                 "LDG" | "STG" => [16, shape.size, 4].contains(&bytes),
+                // One word that is kept over such a subroutine.
+                "LDL" | "STL" if shape.fused && kernel.resources.stack <= 8 => true,
                 "LDL" | "STL" | "LD" | "ST" | "LDS" | "STS" | "ATOM" | "ATOMG" | "ATOMS" | "RED" | "BAR" => false,
                 _ => true,
             };
@@ -172,6 +201,10 @@ fn memory_is_accessed_as_meant() {
             }
         }
         // Once for each pack ahead; the loop over the rest of the tile may repeat them.
+        // In a loop over steps, whose first loads come before it.
+        if shape.fused && wide_loads >= 1 && (shape.kind == Kind::Sums || wide_stores >= 1) {
+            continue;
+        }
         if wide_loads < shape.packs_ahead() || wide_stores < shape.packs_ahead() / shape.inputs {
             let found = format!("{wide_loads} loads and {wide_stores} stores of 16 bytes");
             complaints.push(format!("{} for sm_{}: {found}", kernel.name, kernel.capability));
@@ -279,7 +312,7 @@ fn instructions_of_a_full_tile() {
     let Some(kernels) = of_passes() else { return };
     let wanted = |capability, entry: &Entry| {
         let found = kernels.clone().find(|kernel| (kernel.capability, kernel.name) == (capability, entry.name()));
-        found.filter(|kernel| Shape::of(kernel.name).kind != Kind::Computes)
+        found.filter(|kernel| !Shape::of(kernel.name).fused && Shape::of(kernel.name).kind != Kind::Computes)
     };
     let chosen =
         COUNTED.iter().flat_map(|capability| Entry::PASSES.iter().filter_map(|entry| wanted(*capability, entry)));
@@ -329,6 +362,34 @@ fn instructions_of_a_full_tile() {
     );
 }
 
+/// The passes over channels have loops and branches by which a tile's path is not found; what is recorded of them is how
+/// much code they are.
+#[test]
+fn code_of_fused_passes() {
+    const RECORD: &str = include_str!("../data/fused-code.csv");
+    let Some(kernels) = of_passes() else { return };
+    let version = nvcc_version(device_code());
+    let mut lines =
+        vec![format!("# The passes over channels (tests/compiled_code), from code by nvcc {version}."), String::new()];
+    lines[1] = "capability,entry,instructions,registers".to_owned();
+    for capability in COUNTED {
+        for kernel in kernels.clone().filter(|k| k.capability == capability && Shape::of(k.name).fused) {
+            lines.push(format!("{capability},{},{},{}", kernel.name, kernel.code.len(), kernel.resources.registers));
+        }
+    }
+    if env::var_os("BLESS").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/fused-code.csv");
+        return fs::write(path, lines.join("\n") + "\n").unwrap();
+    }
+    if nvcc_version(RECORD) != version || !device_code().starts_with("prebuilt ") {
+        return tell("SKIPPED: the code of the fused passes is recorded as it is prebuilt\n");
+    }
+    let recorded: Vec<_> = RECORD.lines().collect();
+    let differ: Vec<_> = lines.iter().filter(|line| !recorded.contains(&line.as_str())).cloned().collect();
+    none_of(differ);
+    assert_eq!(lines.len(), recorded.len());
+}
+
 /// The page of predictions is made of this code's facts, and the code reaches the aims.
 #[test]
 fn predictions_are_of_this_code() {
@@ -359,7 +420,7 @@ fn prebuilt_ptx() {
         let (name, body) = entry.split_once('(').expect("parameters");
         let name: &'static str = name;
         names.insert(name);
-        if name == Entry::ADVANCE.name() {
+        if !Entry::PASSES.iter().any(|entry| entry.name() == name) {
             continue;
         }
         let shape = Shape::of(name);
@@ -374,8 +435,10 @@ fn prebuilt_ptx() {
             let fine = match parts[0] {
                 _ if parts.iter().any(|part| ["local", "shared", "nc"].contains(part)) => false,
                 "ld" | "st" if global && parts.contains(&"v4") => width == Some(32),
+                "ld" if global && parts.contains(&"v2") && shape.fused => width == Some(64),
                 "ld" | "st" if global && parts.contains(&"v2") => false,
                 "ld" | "st" if global && width == Some(64) && shape.draws() => true,
+                "ld" | "st" if global && shape.fused && width == Some(8 * shape.size.max(4)) => true,
                 "ld" | "st" if global => [Some(32), Some(8 * shape.size)].contains(&width),
                 "ld" => parts[1] == "param",
                 "st" | "atom" | "red" | "bar" | "barrier" | "call" => false,
@@ -389,6 +452,10 @@ fn prebuilt_ptx() {
             if !fine || (double && shape.size != 8) {
                 complaints.push(format!("{name}: {line}"));
             }
+        }
+        // In a loop over steps, whose first loads come before it.
+        if shape.fused && wide_loads >= 1 && (shape.kind == Kind::Sums || wide_stores >= 1) {
+            continue;
         }
         if wide_loads < shape.packs_ahead() || wide_stores < shape.packs_ahead() / shape.inputs {
             complaints.push(format!("{name}: {wide_loads} loads and {wide_stores} stores of 16 bytes"));

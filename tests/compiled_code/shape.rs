@@ -14,6 +14,8 @@ pub struct Shape {
     pub writes_mask: bool,
     pub draws_keep_bits: bool,
     pub kind: Kind,
+    /// Whether there are channels.
+    pub fused: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -24,6 +26,8 @@ pub enum Kind {
     Draws,
     /// The smooth activations.
     Computes,
+    /// Sums over channels.
+    Sums,
 }
 
 impl Shape {
@@ -31,6 +35,9 @@ impl Shape {
         let name = name.strip_prefix("da_").expect("entries begin with da_");
         let (stem, dtype) = name.rsplit_once('_').expect("entries end with their type");
         let has = |word| stem.split('_').any(|part| part == word);
+        if has("fused") {
+            return Self::of_fused(stem, dtype);
+        }
         let kind = match () {
             _ if stem.starts_with("rrelu_train") => Kind::Draws,
             _ if has("relu") || has("rrelu") => Kind::Moves,
@@ -51,6 +58,32 @@ impl Shape {
             writes_mask: with_mask && !backward,
             draws_keep_bits: train && !backward && kind != Kind::Draws,
             kind,
+            fused: false,
+        }
+    }
+
+    /// Of a pass over channels: a batch normalisation in training, without a residual.
+    fn of_fused(stem: &'static str, dtype: &str) -> Self {
+        let has = |word| stem.split('_').any(|part| part == word);
+        let kind = match () {
+            _ if has("moments") || has("sums") || has("products") => Kind::Sums,
+            _ if has("relu") && !has("infer") => Kind::Moves,
+            _ => Kind::Computes,
+        };
+        let backward = has("backward");
+        Self {
+            stem,
+            size: match dtype {
+                "f64" => 8,
+                "f32" => 4,
+                _ => 2,
+            },
+            inputs: if backward { 2 } else { 1 },
+            reads_mask: backward && !has("infer"),
+            writes_mask: has("forward"),
+            draws_keep_bits: has("forward"),
+            kind,
+            fused: true,
         }
     }
 
@@ -69,7 +102,7 @@ impl Shape {
         let at_once = match self.kind {
             Kind::Moves if self.inputs == 1 && self.stem != "relu_forward" => 8,
             Kind::Moves => 4,
-            Kind::Draws | Kind::Computes => 2,
+            Kind::Draws | Kind::Computes | Kind::Sums => 2,
         };
         self.inputs * self.packs().min(if self.size == 8 { at_once / 2 } else { at_once })
     }

@@ -107,6 +107,23 @@ impl<'a> Buffer<'a> {
         Buffer { address, ..self }
     }
 
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What a kernel's arguments call it.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
     /// Where the memory really is.
     pub fn host(&self) -> u64 {
         self.host as u64

@@ -72,16 +72,34 @@ static int emulate(const char* name, const struct da_args* a, unsigned grid, uns
         return 1;
     }
     const uint64_t bytes = a->n * (strstr(name, "f64") ? 8 : (strstr(name, "f32") ? 4 : 2));
+    const uint64_t vector = a->channels * (strstr(name, "f64") ? 8 : 4);
+    const uint64_t sums = strstr(name, "moments") ? 3 : strstr(name, "products") ? 2
+                                                                                 : 1;
+    const int is_total = strstr(name, "_total_") != 0;
     const int writes_mask = strstr(name, "forward") && !strstr(name, "infer");
     const uint32_t input = READABLE | DEFINED, output = WRITABLE | WRITE_ONCE;
-    struct emulator_buffer buffers[6];
+    struct emulator_buffer buffers[18];
     uint64_t count = 0;
-    add(buffers, &count, "x", a->x, bytes, input);
-    add(buffers, &count, "dy", a->dy, bytes, input);
-    add(buffers, &count, "out", a->out, bytes, output);
-    add(buffers, &count, "mask", a->mask, (a->n + 31) / 32 * 4, writes_mask ? output : input);
+    if (!is_total) {
+        add(buffers, &count, "x", a->x, bytes, input);
+        add(buffers, &count, "dy", a->dy, bytes, input);
+        add(buffers, &count, "out", a->out, bytes, output);
+        add(buffers, &count, "mask", a->mask, (a->n + 31) / 32 * 4, writes_mask ? output : input);
+        add(buffers, &count, "residual", a->residual, bytes, input);
+    }
     add(buffers, &count, "offset_at", a->offset_at, 8, input);
     add(buffers, &count, "offset_out", a->offset_out, 8, output);
+    add(buffers, &count, "scale", a->scale, vector, input);
+    add(buffers, &count, "shift", a->shift, vector, input);
+    add(buffers, &count, "alpha", a->alpha, vector, input);
+    add(buffers, &count, "beta", a->beta, vector, input);
+    add(buffers, &count, "gamma", a->gamma, vector, input);
+    add(buffers, &count, "mean", a->mean, vector, input);
+    add(buffers, &count, "partial", a->partial, sums * a->chunks * vector, is_total ? input : output);
+    if (is_total) {
+        add(buffers, &count, "result 0", a->results[0], vector, output);
+        add(buffers, &count, "result 1", a->results[1], vector, output);
+    }
     char report[1024] = "";
     const struct emulator_launch launch = {name, kernel, a, buffers, count, grid, block, 0,
                                            grid, 0, 0, report, sizeof report};

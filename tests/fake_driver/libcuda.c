@@ -193,7 +193,8 @@ static int asked_for(const char* trouble, const char* name) {
 static void compute(const char* name, const struct da_args* a, unsigned grid, unsigned block) {
     hangs |= asked_for("FAKE_DRIVER_HANG", name);
     if (asked_for("FAKE_DRIVER_TRAP", name) || emulate(name, a, grid, block)) state = ILLEGAL_ADDRESS;
-    void* written = a->out ? a->out : a->offset_out;
+    void* written = a->results[0] ? a->results[0] : a->out ? a->out
+                                                           : a->offset_out;
     if (asked_for("FAKE_DRIVER_WRONG", name)) *(unsigned char*)written ^= 0x40;
 }
 
@@ -208,7 +209,15 @@ static void execute(const char* name, const struct da_args* given, unsigned grid
     }
     if (a.offset_at) LOG("%s draws at %llu\n", name, (unsigned long long)offset);
     if (a.offset_out) *a.offset_out = offset;
-    const int forward = !strstr(name, "backward");
+    const size_t real = strstr(name, "f64") ? 8 : 4;
+    if (strstr(name, "_total_")) {
+        for (int i = 0; i < 2; ++i)
+            if (a.results[i]) memset(a.results[i], 0, a.channels * real);
+        return;
+    }
+    if (a.partial) memset(a.partial, 0, a.channels * a.chunks * real);
+    if (a.partial && !a.out) return;
+    const int forward = !strstr(name, "backward") && !a.partial;
     const size_t size = strstr(name, "f64") ? 8 : (strstr(name, "f32") ? 4 : 2);
     memmove(a.out, forward ? a.x : a.dy, a.n * size);
     if (forward && a.mask)

@@ -135,6 +135,11 @@ fn memory() {
     assert_eq!(each::<_, u16>("ldcs_stwb_2", &narrow, 1).unwrap()[..4096], narrow);
     assert_eq!(each::<_, u64>("ldcs_stwb_8", &wide, 1).unwrap()[..4096], wide);
     assert_eq!(each::<_, u64>("ldcg_stwb_8", &wide, 1).unwrap()[..4096], wide);
+    // Floating-point numbers, as bits.
+    assert_eq!(each::<_, u32>("ldca_stwb_4", &x, 1).unwrap()[..4096], x);
+    assert_eq!(each::<_, u64>("ldca_stwb_8", &wide, 1).unwrap()[..4096], wide);
+    assert_eq!(each::<_, Pack>("ldca_stwb_of_floats", &packs, 1).unwrap()[..packs.len()], packs);
+    assert_eq!(each::<_, Pack>("ldca_stwb_of_doubles", &packs, 1).unwrap()[..packs.len()], packs);
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub struct Device {
     stream: Arc<CudaStream>,
     kernels: Arc<Kernels>,
     /// In the order of [`shipped::ptx`], each once it was asked for.
-    prebuilt: [Option<Arc<CudaModule>>; 4],
+    prebuilt: [Option<Arc<CudaModule>>; 6],
     patience: Duration,
 }
 
@@ -164,7 +164,7 @@ impl Device {
 
     /// Until the stream's work is done. Not by the driver's own waiting, which a kernel that does not end would hold up
     /// for ever.
-    fn wait(&self) -> Outcome<()> {
+    pub fn wait(&self) -> Outcome<()> {
         let done = self.stream.record_event(None).map_err(|e| self.refused(e))?;
         let start = Instant::now();
         loop {
@@ -179,13 +179,13 @@ impl Device {
         }
     }
 
-    fn upload(&self, bytes: &[u8]) -> Outcome<CudaSlice<u8>> {
+    pub fn upload(&self, bytes: &[u8]) -> Outcome<CudaSlice<u8>> {
         let mut image = vec![SENTINEL; GUARD + bytes.len() + GUARD];
         image[GUARD..GUARD + bytes.len()].copy_from_slice(bytes);
         self.stream.clone_htod(&image).map_err(|e| self.refused(e))
     }
 
-    fn download(&self, name: &str, memory: &CudaSlice<u8>) -> Outcome<Vec<u8>> {
+    pub fn download(&self, name: &str, memory: &CudaSlice<u8>) -> Outcome<Vec<u8>> {
         let image = self.stream.clone_dtoh(memory).map_err(|e| self.refused(e))?;
         self.stream.synchronize().map_err(|e| self.refused(e))?;
         let (before, after) = (&image[..GUARD], &image[image.len() - GUARD..]);
@@ -195,11 +195,19 @@ impl Device {
         }
     }
 
-    fn address(&self, memory: &CudaSlice<u8>) -> u64 {
+    pub fn address(&self, memory: &CudaSlice<u8>) -> u64 {
         memory.device_ptr(&self.stream).0 + GUARD as u64
     }
 
-    fn refused(&self, why: DriverError) -> Failure {
+    pub fn load(&self, code: Ptx) -> Outcome<Arc<CudaModule>> {
+        self.context.load_module(code).map_err(|e| self.refused(e))
+    }
+
+    pub fn stream(&self) -> &CudaStream {
+        &self.stream
+    }
+
+    pub fn refused(&self, why: DriverError) -> Failure {
         self.failure(why)
     }
 

@@ -9,6 +9,7 @@
 //!     SMOKE_IMAGES=embedded     this device code alone, or prebuilt
 //!     SMOKE_ENTRIES=NAME,NAME   these entry points alone
 //!     SMOKE_PATIENCE=20         seconds that a launch may take
+//!     SMOKE_FUSED=all           the passes over channels in many shapes, instead of a few
 //!
 //! Where there is no GPU the test says so; with `DROP_ACTIVATION_REQUIRE_GPU=1` that is a failure. On Linux it is
 //! itself tested on a stand-in for the driver that computes (`rehearsal.rs`).
@@ -16,10 +17,18 @@
 
 mod cases;
 mod device;
+#[allow(dead_code)]
+#[path = "../emulator/mod.rs"]
+mod emulator;
+mod fused;
+#[path = "../support/fused_cases.rs"]
+mod fused_cases;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod rehearsal;
 #[path = "../shipped/mod.rs"]
 mod shipped;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::io::Write;
 use std::process::Command;
@@ -54,10 +63,17 @@ fn every_entry_point() {
     }
     let mut device = Device::open().expect("a GPU");
     let cases = cases::all();
-    let names = cases.iter().map(|case| (case.name, Some(case))).chain([("da_advance", None)]);
-    let all = Image::ALL.into_iter().flat_map(|image| names.clone().map(move |(name, case)| (image, name, case)));
-    let chosen = all.filter(|(image, name, _)| listed("SMOKE_IMAGES", image.name()) && listed("SMOKE_ENTRIES", name));
-    let mut left: Vec<_> = chosen.collect();
+    let mut items: Vec<(&str, Item)> = cases.iter().map(|case| (case.name, Item::Case(case))).collect();
+    items.push(("da_advance", Item::Advance));
+    items.extend(fused::DTYPES.map(|dtype| (dtype, Item::Fused(dtype))));
+    let all = Image::ALL.into_iter().flat_map(|image| items.iter().map(move |(name, item)| (image, *name, item)));
+    // Those over channels are launched together, for one type, if any entry point is chosen that begins with their names.
+    let chosen = |name: &str, item: &Item| match item {
+        Item::Fused(_) => setting("SMOKE_ENTRIES").is_none_or(|list| list.contains("da_fused_")),
+        _ => listed("SMOKE_ENTRIES", name),
+    };
+    let mut left: Vec<_> =
+        all.filter(|(image, name, item)| listed("SMOKE_IMAGES", image.name()) && chosen(name, item)).collect();
     assert!(!left.is_empty(), "there is no such image or entry point");
     let title = |image: Image, name: &str| format!("{name}/{}", image.name());
     match setting(AFTER) {
@@ -70,29 +86,54 @@ fn every_entry_point() {
     }
 
     let mut failed = Vec::new();
-    for (i, &(image, name, case)) in left.iter().enumerate() {
-        tell(&format!("entry {} {name}: ", image.name()));
-        let outcome = match case {
-            Some(case) => device.check(image, case),
-            None => device.check_advance(image),
-        };
-        match outcome {
-            Ok(()) => tell("ok\n"),
-            Err(why) => {
+    let mut of = left.len();
+    for (i, &(image, name, item)) in left.iter().enumerate() {
+        let mut judge = |name: &str, failure: Option<String>| match failure {
+            None => tell("ok\n"),
+            Some(why) => {
                 tell(&format!("FAILED: {why}\n"));
                 failed.push(title(image, name));
-                if let Failure::Dead(_) = why {
-                    if i + 1 < left.len() {
-                        go_on_after(&title(image, name));
-                    }
-                    // What is left of the context could wait for ever.
-                    tell(&format!("the process of {} ends here\n", failed.join(", ")));
-                    std::process::abort();
-                }
             }
+        };
+        let mut alone = |check: &mut dyn FnMut() -> Result<(), Failure>| {
+            tell(&format!("entry {} {name}: ", image.name()));
+            let outcome = check();
+            let dead = matches!(outcome, Err(Failure::Dead(_)));
+            judge(name, outcome.err().map(|why| why.to_string()));
+            dead
+        };
+        let dead = match item {
+            Item::Case(case) => alone(&mut || device.check(image, case)),
+            Item::Advance => alone(&mut || device.check_advance(image)),
+            Item::Fused(dtype) => {
+                let all = setting("SMOKE_FUSED").is_some_and(|value| value == "all");
+                let (outcomes, alive) = fused::check(&device, image, dtype, all);
+                of += outcomes.len() - 1;
+                for (name, failure) in outcomes {
+                    tell(&format!("entry {} {name}: ", image.name()));
+                    judge(name, failure);
+                }
+                alive.is_err()
+            }
+        };
+        if dead {
+            if i + 1 < left.len() {
+                go_on_after(&title(image, name));
+            }
+            // What is left of the context could wait for ever.
+            tell(&format!("the process of {} ends here\n", failed.join(", ")));
+            std::process::abort();
         }
     }
-    assert!(failed.is_empty(), "{} of {}: {}", failed.len(), left.len(), failed.join(", "));
+    assert!(failed.is_empty(), "{} of {of}: {}", failed.len(), failed.join(", "));
+}
+
+/// What is launched and judged together.
+enum Item<'a> {
+    Case(&'a cases::Case),
+    Advance,
+    /// All entry points over channels, for one type.
+    Fused(&'static str),
 }
 
 /// The rest in another process, to its end. Whatever becomes of it, this one has failed.

@@ -232,3 +232,28 @@ fn threads_get_keys_of_their_own() {
     assert_eq!((all.len(), distinct.len()), (40_000, 40_000));
     assert_eq!(keys.next_offset(), 40_000);
 }
+
+/// A matrix of rows with a multiple of 128 elements has the ReLU bit mask that cuBLASLt makes and takes: bit
+/// `row * ld + col`, least significant first, with `ld` = the row's length, is set where the element passes.
+#[test]
+fn the_mask_of_a_matrix_is_cublaslt_s() {
+    let (rows, ld) = (5, 256);
+    let mut rng = Rng::new(57);
+    let x: Vec<f32> = (0..rows * ld).map(|_| if rng.below(9) == 0 { 0.0 } else { rng.normal() as f32 }).collect();
+    for p in [1.0, 0.6] {
+        let op = DropActivation::relu(p).unwrap();
+        let mut y = x.clone();
+        let mask = cpu::forward(&op, MaskKey::new(1, 2), &mut y).unwrap();
+        let bytes: Vec<u8> = mask.words().iter().flat_map(|word| word.to_le_bytes()).collect();
+        assert_eq!(bytes.len(), rows * ld / 8, "rows follow each other without a gap");
+        for row in 0..rows {
+            for col in 0..ld {
+                let i = row * ld + col;
+                let bit = bytes[i / 8] >> (i % 8) & 1 == 1;
+                // A negative element that is dropped passes; without dropping, the bit is ReLU's.
+                let passes = x[i] > 0.0 || (y[i] < 0.0) || (p != 1.0 && x[i] == 0.0 && bit);
+                assert_eq!(bit, passes, "[{row}, {col}] of {}", x[i]);
+            }
+        }
+    }
+}

@@ -33,6 +33,10 @@ COPY(ldcs_stwb_16, uint4, __ldcs, __stwb)
 COPY(ldcs_stwb_2, unsigned short, __ldcs, __stwb)
 COPY(ldcs_stwb_8, unsigned long long, __ldcs, __stwb)
 COPY(ldcg_stwb_8, uint64_t, __ldcg, __stwb)
+COPY(ldca_stwb_4, float, __ldca, __stwb)
+COPY(ldca_stwb_8, double, __ldca, __stwb)
+COPY(ldca_stwb_of_floats, float4, __ldca, __stwb)
+COPY(ldca_stwb_of_doubles, double2, __ldca, __stwb)
 
 // Bits
 WORD(float_as_uint, float, uint32_t, 1, __float_as_uint(x[0]))

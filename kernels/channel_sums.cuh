@@ -4,60 +4,31 @@
 //
 // A warp takes chunks, grid-stride. Which of them, and where their accumulators are, the layout decides:
 //
-//   rows      Channels are next to each other in memory and come in packs. A warp takes one chunk of kAcross packs of
+//   rows      Channels are next to each other in memory and come in packs of E. A warp takes one chunk of kAcross packs of
 //             channels. Lane l has pack l % kAcross, and in it the accumulators l / kAcross + m * (32 / kAcross) for all m.
 //   planes    The elements of a channel are next to each other and come in packs of E. A warp takes E neighbouring
 //             chunks of a channel. Of the 32 / E lanes of a chunk, lane l has accumulators E * l to E * l + E - 1.
 //   elements  Anything else, and addresses that are no multiple of a pack: planes with E = 1.
 //
+// With kAcross == 1, rows and planes have the same way through memory, and only the halving differs.
+//
 // In the first two, 16-byte accesses fill whole sectors.
 //
-// What a sum gives to the walk (one struct for each, in norm.cu):
+// What a sum gives to the walk:
 //   D                  its element type
 //   kSums              how many sums go together
 //   kInputs            how many tensors it reads
 //   kLong              whether its arithmetic is long
 //   Loaded<E>          what it reads of E neighbouring elements
 //   load<E>(i)         reads it, from element i on
-//   values<C>(c)       the values of C neighbouring channels that it needs
+//   values<E>(where)   the vectors' values for the channels of E elements
 //   take<E>(...)       takes E elements up into as many accumulators
 //   complete(sums, n)  when an accumulator has taken its n elements
 //   combine(sums, others, n, n_others)
 #pragma once
 
-#include "drop_activation.h"
-
-#include "dtype.cuh"
+#include "channels.cuh"
 #include "warp.cuh"
-
-// E neighbouring elements: a pack, or one.
-template <class D, int E>
-struct Elements {
-    Pack<D> pack;
-
-    static __device__ __forceinline__ Elements load(const void* from, uint64_t i) {
-        return {{__ldcs(static_cast<const uint4*>(from) + i / E)}};
-    }
-    __device__ __forceinline__ void store(void* to, uint64_t i) const {
-        __stwb(static_cast<uint4*>(to) + i / E, pack.raw);
-    }
-    __device__ __forceinline__ typename D::Bits get(int e) const { return pack.get(e); }
-    static __device__ __forceinline__ Elements of(const typename D::Bits (&e)[E]) { return {Pack<D>::of(e)}; }
-};
-
-template <class D>
-struct Elements<D, 1> {
-    typename D::Bits bits;
-
-    static __device__ __forceinline__ Elements load(const void* from, uint64_t i) {
-        return {__ldcs(static_cast<const typename D::Bits*>(from) + i)};
-    }
-    __device__ __forceinline__ void store(void* to, uint64_t i) const {
-        __stwb(static_cast<typename D::Bits*>(to) + i, bits);
-    }
-    __device__ __forceinline__ typename D::Bits get(int) const { return bits; }
-    static __device__ __forceinline__ Elements of(const typename D::Bits (&e)[1]) { return {e[0]}; }
-};
 
 // Of the first `length` numbers, how many leave the rest i when they are divided by `parts`.
 __device__ __forceinline__ uint32_t share_of(uint32_t length, uint32_t i, uint32_t parts) {
@@ -70,10 +41,10 @@ struct ChunkSums {
     using Real = typename D::Real;
     static constexpr int kSums = Sum::kSums;
     static constexpr int kPack = Pack<D>::kElements;
-    // A lane has 16 accumulators of `rows`, so that they fit its registers. Where arithmetic takes longer than memory,
-    // as few as can be: each has its own copy of that.
-    static constexpr int kAcross = Sum::kLong ? 1 : 16 / kPack;
-    static constexpr int kAccesses = Sum::kLong ? Sum::kInputs : 8;  // in flight, of a lane, as a rule
+    // Two packs next to each other fill a sector of 32 bytes. Where arithmetic takes longer than memory, one alone: each
+    // has its own copy of that.
+    static constexpr int kAcross = Sum::kLong ? 1 : 2;
+    static constexpr int kAccesses = Sum::kLong ? Sum::kInputs : 4;  // in flight, of a lane, as a rule
 
     const da_args& a;
     Sum sum;
@@ -85,14 +56,28 @@ struct ChunkSums {
         const unsigned warps_per_block = blockDim.x / 32;
         const uint64_t stride = uint64_t{gridDim.x} * warps_per_block;
         const uint64_t warp = uint64_t{blockIdx.x} * warps_per_block + threadIdx.x / 32;
-        if (a.layout == DA_LAYOUT_ROWS) {
-            const uint64_t groups = (a.channels + kPack * kAcross - 1) / (kPack * kAcross);
-            for (uint64_t i = warp; i < a.chunks * groups; i += stride) rows(i / groups, kPack * kAcross * (i % groups));
-        } else if (a.layout == DA_LAYOUT_PLANES) {
-            const uint64_t groups = (a.chunks + kPack - 1) / kPack;
-            for (uint64_t i = warp; i < groups * a.channels; i += stride) planes<kPack>(kPack * (i / a.channels), i % a.channels);
-        } else {
-            for (uint64_t i = warp; i < a.chunks * a.channels; i += stride) planes<1>(i / a.channels, i % a.channels);
+        if (a.layout == DA_LAYOUT_ELEMENTS) {
+            for (uint64_t i = warp; i < a.chunks * a.channels; i += stride) {
+                neighbours<1>(i / a.channels, i % a.channels, false);
+            }
+            return;
+        }
+        const bool in_rows = a.layout == DA_LAYOUT_ROWS;
+        if constexpr (kAcross > 1) {
+            if (in_rows) {
+                const uint64_t groups = (a.channels + kPack * kAcross - 1) / (kPack * kAcross);
+                for (uint64_t i = warp; i < a.chunks * groups; i += stride) {
+                    rows(i / groups, kPack * kAcross * (i % groups));
+                }
+                return;
+            }
+        }
+        // Packs of channels, or of chunks.
+        const uint64_t across = in_rows ? a.channels / kPack : a.channels;
+        const uint64_t along = in_rows ? a.chunks : (a.chunks + kPack - 1) / kPack;
+        for (uint64_t i = warp; i < along * across; i += stride) {
+            const uint64_t chunk = i / across, channel = i % across;
+            neighbours<kPack>(in_rows ? chunk : kPack * chunk, in_rows ? kPack * channel : channel, in_rows);
         }
     }
 
@@ -113,13 +98,29 @@ struct ChunkSums {
         }
     }
 
-    // The same with a value of another lane.
-    __device__ __forceinline__ void combine_across(Real (&sums)[kSums], unsigned distance, uint32_t length, uint32_t i,
-                                                   uint32_t s) const {
-        Real others[kSums];
+    // Halves N values that each lane has against the N values of the lane at this distance, of which the upper one's are s
+    // behind: value e is number i + e * kBetween. Of the N results, the lower lane keeps the first half, the upper lane the
+    // other, so that both have work; a single result is the lower lane's.
+    template <int N, int kBetween, int kMost>
+    __device__ __forceinline__ void halve_lanes(Real (&sums)[kMost][kSums], unsigned distance, uint32_t length, uint32_t i,
+                                                uint32_t s) const {
+        constexpr int kKept = (N + 1) / 2;
+        const bool upper = (lane & distance) != 0;
 #pragma unroll
-        for (int n = 0; n < kSums; ++n) others[n] = __shfl_xor_sync(kFullWarp, sums[n], distance);
-        combine(sums, others, length, i, s);
+        for (int e = 0; e < kKept; ++e) {
+            Real lower_one[kSums], upper_one[kSums];
+#pragma unroll
+            for (int n = 0; n < kSums; ++n) {
+                const Real first = sums[e][n], other = sums[e + N / 2][n];
+                const Real taken = __shfl_xor_sync(kFullWarp, upper ? first : other, distance);
+                lower_one[n] = upper ? taken : first;
+                upper_one[n] = upper ? other : taken;
+            }
+            const uint32_t number = i + kBetween * (upper ? e + N / 2 : e);
+            combine(lower_one, upper_one, length, number & (s - 1), s);
+#pragma unroll
+            for (int n = 0; n < kSums; ++n) sums[e][n] = lower_one[n];
+        }
     }
 
     __device__ __forceinline__ void store(const Real (&sums)[kSums], uint64_t chunk, uint64_t channel) const {
@@ -136,7 +137,7 @@ struct ChunkSums {
         const bool inside = channel < a.channels;
         const uint32_t length = inside ? length_of(chunk) : 0;
         const uint32_t own = lane / kAcross;
-        const auto values = sum.template values<kPack>(inside ? channel : 0);
+        const auto values = sum.template values<kPack>(PackChannels<kPack>::of_row(inside ? channel : 0));
 
         Real sums[kAcross][kPack][kSums] = {};
 #pragma unroll 1
@@ -168,15 +169,28 @@ struct ChunkSums {
         }
 
         halve_own<16>(sums, length, own);
-#pragma unroll
-        for (int s = kApart / 2; s > 0; s /= 2) {
-#pragma unroll
-            for (int e = 0; e < kPack; ++e) combine_across(sums[0][e], s * kAcross, length, own, s);
+        store_row<kApart>(sums[0], chunk, channel, length, own);
+    }
+
+    // Lane `own` has accumulator `own` of N channels, those from `kept` on.
+    template <int N, int S>
+    __device__ __forceinline__ void halve_rows(Real (&sums)[kPack][kSums], uint32_t length, uint32_t own,
+                                               uint32_t& kept) const {
+        if constexpr (S > 0) {
+            halve_lanes<N, 0>(sums, S * kAcross, length, own, S);
+            if ((own & S) != 0) kept += N / 2;
+            halve_rows<(N + 1) / 2, S / 2>(sums, length, own, kept);
         }
-        if (own == 0 && inside) {
-#pragma unroll
-            for (int e = 0; e < kPack; ++e) store(sums[0][e], chunk, channel + e);
-        }
+    }
+
+    // Halves the accumulators of kPack channels, of which each lane has one, and stores the results.
+    template <int kApart>
+    __device__ __forceinline__ void store_row(Real (&sums)[kPack][kSums], uint64_t chunk, uint64_t channel,
+                                              uint32_t length, uint32_t own) const {
+        uint32_t kept = 0;
+        halve_rows<kPack, kApart / 2>(sums, length, own, kept);
+        // Lanes whose `own` differs in bits by which no channels were given away have the same.
+        if (own % (kApart / kPack) == 0 && length != 0) store(sums[0], chunk, channel + kept);
     }
 
     // Those of a lane's accumulators that are S and less apart. (A loop is not always unrolled, and then all accumulators
@@ -196,15 +210,15 @@ struct ChunkSums {
         }
     }
 
-    // E chunks of a channel.
+    // E chunks of a channel; or, in rows, one chunk of E channels, of which lane l has accumulator l.
     template <int E>
-    __device__ __forceinline__ void planes(uint64_t first_chunk, uint64_t channel) const {
+    __device__ __forceinline__ void neighbours(uint64_t first_chunk, uint64_t channel, bool in_rows) const {
         constexpr int kLanes = 32 / E;  // of a chunk
         constexpr int kSteps = kAccesses / Sum::kInputs;
-        const uint64_t chunk = first_chunk + lane / kLanes;
+        const uint64_t chunk = in_rows ? first_chunk : first_chunk + lane / kLanes;
         const uint32_t length = length_of(chunk);
-        const uint32_t own = E * (lane % kLanes);
-        const auto values = sum.template values<1>(channel);
+        const uint32_t own = in_rows ? lane : E * (lane % kLanes);
+        const auto values = sum.template values<E>(in_rows ? PackChannels<E>::of_row(channel) : PackChannels<E>::of_one(channel));
 
         // The element at which the lane is, and its place in the row of its channel.
         const uint64_t t = chunk * DA_CHUNK_ELEMENTS + own;
@@ -236,19 +250,25 @@ struct ChunkSums {
             }
         }
 #pragma unroll
-        for (int e = 0; e < E; ++e) sum.complete(sums[e], share_of(length, own + e, 32));
+        for (int e = 0; e < E; ++e) sum.complete(sums[e], share_of(length, in_rows ? own : own + e, 32));
 
-#pragma unroll
-        for (int s = 16; s >= E; s /= 2) {
-#pragma unroll
-            for (int e = 0; e < E; ++e) combine_across(sums[e], s / E, length, own + e, s);
+        if (in_rows) {
+            if constexpr (kAcross == 1 && E > 1) store_row<32>(sums, chunk, channel, length, own);
+        } else {
+            halve_planes<E, E, 16>(sums, kLanes / 2, length, own);
+            if (own == 0 && length != 0) store(sums[0], chunk, channel);
         }
-#pragma unroll
-        for (int s = E / 2; s > 0; s /= 2) {
-#pragma unroll
-            for (int e = 0; e < s; ++e) combine(sums[e], sums[e + s], length, own + e, s);
+    }
+
+    // A lane has accumulators i to i + N - 1. The lanes of a chunk take turns in which bit of the lane they differ.
+    template <int E, int N, int S>
+    __device__ __forceinline__ void halve_planes(Real (&sums)[E][kSums], unsigned distance, uint32_t length,
+                                                 uint32_t i) const {
+        if constexpr (S > 0) {
+            halve_lanes<N, 1>(sums, distance, length, i, S);
+            if ((lane & distance) != 0) i += N / 2;
+            halve_planes<E, (N + 1) / 2, S / 2>(sums, distance > 1 ? distance / 2 : 16 / E, length, i);
         }
-        if (own == 0 && length != 0) store(sums[0], chunk, channel);
     }
 };
 
@@ -277,3 +297,8 @@ __device__ __forceinline__ void total_of_chunks(const da_args& a) {
         if (lane == 0) Total::template store<Real>(a, c, group);
     }
 }
+
+#define DA_TOTAL_ENTRY(name, ...)                                                              \
+    extern "C" __global__ void __launch_bounds__(DA_MAX_BLOCK_THREADS) name(const da_args a) { \
+        total_of_chunks<__VA_ARGS__>(a);                                                       \
+    }

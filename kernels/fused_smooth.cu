@@ -1,0 +1,51 @@
+// The smooth activations with Drop-Activation, fused with what stands before them as fused.cu has it for ReLU. Each kernel
+// is for training and for inference: what differs are the bits and whether they choose a mixture (gradient.cuh).
+#include "activation.cuh"
+
+#include "fused_backward.cuh"
+#include "fused_forward.cuh"
+
+template <class Act>
+struct Smooth {
+    static constexpr bool kStoresOutcome = false;
+
+    template <class Real>
+    static __device__ __forceinline__ Real value(const InferenceWeights<Real>& weights, bool& bit, Real z) {
+        const Real s = sigma<Act>(z);
+        const Real kept = weights.mixture == DA_MIXTURE_MIXED ? fma(weights.p, s, weights.slope * z) : s;
+        return bit ? kept : z;
+    }
+};
+
+// By the keep bit.
+template <class Act>
+struct BySmooth {
+    static constexpr bool kReadsZ = true;
+
+    template <class Real>
+    static __device__ __forceinline__ Real dz(const InferenceWeights<Real>& weights, bool bit, Real dy, Real z) {
+        const Real d = sigma_derivative<Act>(z);
+        const Real factor = weights.mixture == DA_MIXTURE_MIXED ? fma(weights.p, d, weights.slope) : d;
+        return bit ? dy * factor : dy;
+    }
+};
+
+template <class Act>
+struct Fused {
+    template <class T> using Forward = FusedForward<T, Smooth<Act>, 1>;
+    template <class T> using Backward = FusedBackward<T, BySmooth<Act>, 1>;
+    template <class T> using Products = GradientSums<T, BySmooth<Act>, true>;
+};
+
+DA_FUSED_ENTRIES(da_fused_forward_sigmoid, Fused<Sigmoid>::Forward)
+DA_FUSED_ENTRIES(da_fused_forward_tanh, Fused<Tanh>::Forward)
+DA_FUSED_ENTRIES(da_fused_forward_gelu, Fused<Gelu>::Forward)
+DA_FUSED_ENTRIES(da_fused_forward_silu, Fused<Silu>::Forward)
+DA_FUSED_ENTRIES(da_fused_backward_sigmoid, Fused<Sigmoid>::Backward)
+DA_FUSED_ENTRIES(da_fused_backward_tanh, Fused<Tanh>::Backward)
+DA_FUSED_ENTRIES(da_fused_backward_gelu, Fused<Gelu>::Backward)
+DA_FUSED_ENTRIES(da_fused_backward_silu, Fused<Silu>::Backward)
+DA_FUSED_ENTRIES(da_fused_products_sigmoid, Fused<Sigmoid>::Products)
+DA_FUSED_ENTRIES(da_fused_products_tanh, Fused<Tanh>::Products)
+DA_FUSED_ENTRIES(da_fused_products_gelu, Fused<Gelu>::Products)
+DA_FUSED_ENTRIES(da_fused_products_silu, Fused<Silu>::Products)
