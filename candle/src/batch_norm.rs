@@ -239,7 +239,7 @@ impl Training {
             .map_err(Error::wrap)?;
             let mut y = vec![T::default(); x.len()];
             let mask = passes::forward(&self.op, self.key, shape, &normalised.before(residual), (x, &mut y));
-            let moved = [mean, variance].map(|vector| vector.into_iter().map(f64::from).collect());
+            let moved = [mean, variance].map(|vector| vector.into_iter().map(drop_activation::Real::to_f64).collect());
             let saved = Saved { mask: mask.map_err(Error::wrap)?, normalised: Box::new(normalised), moved };
             Ok::<_, Error>((T::to_cpu_storage_owned(y), saved))
         })?;
