@@ -93,7 +93,7 @@ def run_rungs(options) -> int:
 
 def _known(name: str, rungs: dict[str, plan.Rung], *others: str) -> plan.Rung:
     if name not in rungs:
-        raise ValueError(f"rung is {name!r}; allowed are {', '.join([*others, *rungs])}")
+        raise ValueError(f"rung must be one of {', '.join([*others, *rungs])}, got {name!r}")
     return rungs[name]
 
 

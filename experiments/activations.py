@@ -13,7 +13,7 @@ def make(name: str) -> nn.Module:
         return DropActivation(float(number))
     if kind == "relu+dropout":
         return nn.Sequential(nn.ReLU(), nn.Dropout(float(number)))
-    raise ValueError(f"activation is {name!r}; allowed are relu, rrelu, drop-activation P and relu+dropout RATE")
+    raise ValueError(f"activation must be relu, rrelu, drop-activation P or relu+dropout RATE, got {name!r}")
 
 
 def title(name: str) -> str:

@@ -57,9 +57,9 @@ class Run:
     def __post_init__(self):
         for field, allowed in (("measured_on", ("test", "validation")), ("precision", ("float32", "bfloat16"))):
             if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} is {getattr(self, field)!r}; allowed are {', '.join(allowed)}")
+                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
         if not 0 <= self.wrong_labels < 1:
-            raise ValueError(f"wrong_labels is {self.wrong_labels}; allowed is 0 <= wrong_labels < 1")
+            raise ValueError(f"wrong_labels must be in [0, 1), got {self.wrong_labels}")
 
     def to_json(self) -> dict[str, Any]:
         """What differs from the defaults, so that a field that comes later leaves the names of runs as they are."""

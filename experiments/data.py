@@ -120,7 +120,7 @@ DATA = {
 @functools.lru_cache(maxsize=4)
 def _load(name: str, folder: str, train: bool) -> Images:
     if name not in DATA:
-        raise ValueError(f"data is {name!r}; allowed are {', '.join(DATA)}")
+        raise ValueError(f"data must be one of {', '.join(DATA)}, got {name!r}")
     load, contents = DATA[name]
     try:
         return load(folder, train)
@@ -192,7 +192,7 @@ def transform(names: tuple[str, ...], parts: Parts) -> v2.Compose | None:
         elif kind == "autoaugment":
             made.append(v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10))
         else:
-            raise ValueError(f"augmentation is {name!r}; allowed are crop, flip, cutout SIDE and autoaugment")
+            raise ValueError(f"augmentation must be crop, flip, cutout SIDE or autoaugment, got {name!r}")
     return v2.Compose(made) if made else None
 
 

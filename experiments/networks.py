@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 def build(kind: str, channels: int, classes: int, side: int, **shape) -> nn.Module:
     """A network by its kind and what `shape` says of its depth and width, for images of channels x side x side."""
     if kind not in KINDS:
-        raise ValueError(f"network kind is {kind!r}; allowed are {', '.join(KINDS)}")
+        raise ValueError(f"network kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "simple":
         shape["side"] = side
     return KINDS[kind](channels, classes, **shape)
@@ -101,7 +101,7 @@ def _blocks(name, depth, layers_per_block, others):
     """How many blocks each of three equal stages has."""
     blocks, rest = divmod(depth - others, 3 * layers_per_block)
     if rest or blocks < 1:
-        raise ValueError(f"depth of {name} is {depth}; allowed are {others} + {3 * layers_per_block} n, n from 1")
+        raise ValueError(f"depth of {name} must be {others} + {3 * layers_per_block} n, n from 1, got {depth}")
     return (blocks,) * 3
 
 

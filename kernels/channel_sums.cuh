@@ -298,7 +298,7 @@ __device__ __forceinline__ void total_of_chunks(const da_args& a) {
     }
 }
 
-#define DA_TOTAL_ENTRY(name, ...)                                                                \
-    extern "C" __global__ void __launch_bounds__(DA_MAX_BLOCK_THREADS) name(const da_args a) {   \
-        total_of_chunks<__VA_ARGS__>(a);                                                         \
+#define DA_TOTAL_ENTRY(name, ...)                                                              \
+    extern "C" __global__ void __launch_bounds__(DA_MAX_BLOCK_THREADS) name(const da_args a) { \
+        total_of_chunks<__VA_ARGS__>(a);                                                       \
     }

@@ -151,12 +151,12 @@ struct PackChannels {
 };
 
 // One entry point for each element type of an operation template, whose run() has the walk.
-#define DA_FUSED_ENTRY(name, ...)                                                        \
+#define DA_FUSED_ENTRY(name, ...)                                                              \
     extern "C" __global__ void __launch_bounds__(DA_MAX_BLOCK_THREADS) name(const da_args a) { \
-        __VA_ARGS__::run(a);                                                             \
+        __VA_ARGS__::run(a);                                                                   \
     }
-#define DA_FUSED_ENTRIES(name, ...)              \
-    DA_FUSED_ENTRY(name##_f32, __VA_ARGS__<F32>) \
-    DA_FUSED_ENTRY(name##_f16, __VA_ARGS__<F16>) \
+#define DA_FUSED_ENTRIES(name, ...)                \
+    DA_FUSED_ENTRY(name##_f32, __VA_ARGS__<F32>)   \
+    DA_FUSED_ENTRY(name##_f16, __VA_ARGS__<F16>)   \
     DA_FUSED_ENTRY(name##_bf16, __VA_ARGS__<BF16>) \
     DA_FUSED_ENTRY(name##_f64, __VA_ARGS__<F64>)

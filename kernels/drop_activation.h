@@ -39,14 +39,14 @@ struct da_args {
     uint64_t n;                /* elements */
     uint64_t tiles;            /* of DA_TILE_ELEMENTS each, the last one perhaps less */
     uint64_t full_tiles;       /* the first of them that go by vector accesses: whole, and all addresses allow it */
-    const void *x;             /* forward: the input. backward: the saved input, or the saved output y */
-    const void *dy;            /* backward: gradient of the output */
-    void *out;                 /* y or dx; may equal x or dy (in place) */
-    uint32_t *mask;            /* ceil(n / 32) words: written by forward, read by backward */
+    const void* x;             /* forward: the input. backward: the saved input, or the saved output y */
+    const void* dy;            /* backward: gradient of the output */
+    void* out;                 /* y or dx; may equal x or dy (in place) */
+    uint32_t* mask;            /* ceil(n / 32) words: written by forward, read by backward */
     uint64_t shard_start;      /* global index of element 0, a multiple of 32 */
     uint64_t offset;           /* upper half of the Philox counter, counted from what is at offset_at */
-    const uint64_t *offset_at; /* device memory that holds the offset's base; null: the base is 0 */
-    uint64_t *offset_out;      /* RReLU's forward stores its whole offset here, unless null; da_advance always */
+    const uint64_t* offset_at; /* device memory that holds the offset's base; null: the base is 0 */
+    uint64_t* offset_out;      /* RReLU's forward stores its whole offset here, unless null; da_advance always */
     uint32_t threshold;        /* T of the keep stream, when planes != 0 */
     uint32_t planes;           /* bits of T that matter (32 - trailing zeros); 0: every keep word is constant_word */
     uint32_t constant_word;    /* the keep word when planes == 0: all zeros or all ones */
@@ -69,17 +69,17 @@ struct da_args {
     uint32_t step_within;      /* and to its place in that channel, modulo inner */
     uint64_t columns;          /* elementwise, rows: after so many segments of 32 packs the channels begin anew */
     uint64_t column_tiles;     /* elementwise, rows: the first of full_tiles, whose segments are so far apart */
-    const void *residual;      /* may be null */
-    const void *scale;         /* vector; null: 1 */
-    const void *shift;         /* vector; null: 0 */
-    const void *alpha;         /* vector; null: 1 */
-    const void *beta;          /* vector; null: 0, and neither x nor mean and gamma are looked at for it */
-    const void *gamma;         /* vector */
-    const void *mean;          /* vector */
+    const void* residual;      /* may be null */
+    const void* scale;         /* vector; null: 1 */
+    const void* shift;         /* vector; null: 0 */
+    const void* alpha;         /* vector; null: 1 */
+    const void* beta;          /* vector; null: 0, and neither x nor mean and gamma are looked at for it */
+    const void* gamma;         /* vector */
+    const void* mean;          /* vector */
     uint64_t count;            /* sums: elements of a channel */
     uint64_t chunks;           /* sums: of DA_CHUNK_ELEMENTS each, the last one perhaps less */
-    void *partial;             /* sums: those of chunks: of each sum, of each channel, of each chunk */
-    void *results[2];          /* sums: vectors; the second may be null */
+    void* partial;             /* sums: those of chunks: of each sum, of each channel, of each chunk */
+    void* results[2];          /* sums: vectors; the second may be null */
 };
 
 #endif

@@ -102,4 +102,3 @@ struct TotalOfMoments {
         __stwb(static_cast<Real*>(a.results[1]) + c, static_cast<Real>(all.sums[2] / all.count));
     }
 };
-

@@ -5,8 +5,10 @@
 #include "dtype.cuh"
 
 // Where an element's bit comes from, and which bit is stored as the mask.
-enum class BitsIn { kNone, kKeep, kMask };     // nowhere, the keep stream, the mask
+// clang-format off
+enum class BitsIn { kNone, kKeep, kMask };      // nowhere, the keep stream, the mask
 enum class BitsOut { kNone, kKeep, kElement };  // none, the keep bit as it was drawn, the bit that element() leaves
+// clang-format on
 
 // One element, as an operation sees it. Its values are bits, so that what only passes through stays as it is.
 template <class T>

@@ -2,7 +2,7 @@
 // 1, 2, 3" (SC 2011): a pure function from a 128-bit counter and a 64-bit key to four 32-bit words.
 //
 // The key of each round is the key of the round before plus a constant. It is the same for all counters, so the
-// host makes all ten (src/cuda/launch.rs) and the kernels find them among their parameters.
+// host makes all ten (src/cuda/parameters.rs) and the kernels find them among their parameters.
 #pragma once
 
 #include <stdint.h>

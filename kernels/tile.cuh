@@ -215,14 +215,14 @@ __device__ __forceinline__ void run(const da_args& a) {
 }
 
 // One entry point for each element type of an operation template.
-#define DA_ENTRY(name, ...)                                              \
-    extern "C" __global__ void                                           \
-    __launch_bounds__(DA_MAX_BLOCK_THREADS, __VA_ARGS__::kMinBlocks)     \
-    name(const da_args a) {                                              \
-        run<__VA_ARGS__>(a);                                             \
+#define DA_ENTRY(name, ...)                                          \
+    extern "C" __global__ void                                       \
+    __launch_bounds__(DA_MAX_BLOCK_THREADS, __VA_ARGS__::kMinBlocks) \
+        name(const da_args a) {                                      \
+        run<__VA_ARGS__>(a);                                         \
     }
-#define DA_ENTRIES(name, ...)              \
-    DA_ENTRY(name##_f32, __VA_ARGS__<F32>) \
-    DA_ENTRY(name##_f16, __VA_ARGS__<F16>) \
+#define DA_ENTRIES(name, ...)                \
+    DA_ENTRY(name##_f32, __VA_ARGS__<F32>)   \
+    DA_ENTRY(name##_f16, __VA_ARGS__<F16>)   \
     DA_ENTRY(name##_bf16, __VA_ARGS__<BF16>) \
     DA_ENTRY(name##_f64, __VA_ARGS__<F64>)

@@ -16,7 +16,8 @@ use crate::operation::{DropActivation, RRelu};
 ///
 /// The passes of [`fused`](crate::fused) take more, each of which may be absent: a *residual*, as long as the input, and
 /// *vectors* with a value for each channel of their shape, in the type of the arithmetic. `docs/fused.md` is the text
-/// for what they compute. `cpu::run_fused` runs them on slices; `cuda::Kernels::launch_raw` takes their addresses. What
+/// for what they compute. [`cpu::run_fused`](crate::cpu::run_fused) runs them on slices;
+/// `cuda::Kernels::launch_raw` takes their addresses. What
 /// takes no such arguments, as [`cpu::run`](crate::cpu::run), runs them with all of these absent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]

@@ -386,14 +386,15 @@ impl Tensor {
             && self.sizes == [words]
             && (words <= 1 || self.strides == [1])
             && self.device == x.device;
+        if right {
+            return Ok(());
+        }
         let (given, device) = (self.describe(), self.torch.device_name(x.device));
-        right.then_some(()).ok_or_else(|| {
-            format!(
-                "mask must be torch.int32, shape {}, contiguous, on {device}, for the {} elements of {name}, got {given}",
-                tuple(&[words]),
-                x.len
-            )
-        })
+        Err(format!(
+            "mask must be torch.int32, shape {}, contiguous, on {device}, for the {} elements of {name}, got {given}",
+            tuple(&[words]),
+            x.len
+        ))
     }
 
     /// The integer that it holds, in the memory of the CPU.

@@ -62,7 +62,7 @@ fn map<T: Element + WithDType, R>(
 }
 
 /// The elements that a contiguous layout selects.
-fn elements<'a, T: WithDType>((storage, layout): Source<'a>) -> Result<&'a [T]> {
+pub(crate) fn elements<'a, T: WithDType>((storage, layout): Source<'a>) -> Result<&'a [T]> {
     let elements = storage.as_slice()?;
     match layout.contiguous_offsets() {
         // Where there are no elements, a narrowed layout may start beyond the end.

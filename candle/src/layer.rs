@@ -92,7 +92,7 @@ impl Nonlinearity {
 }
 
 /// A contiguous tensor of a type that there are passes for.
-fn checked(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn checked(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
         DType::F32 | DType::F64 | DType::F16 | DType::BF16 => x.contiguous(),
         other => Err(unsupported(other)),

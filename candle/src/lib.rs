@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks, missing_docs)]
 
+mod batch_norm;
 mod call;
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -9,6 +10,7 @@ mod element;
 mod layer;
 mod nonlinearity;
 
+pub use batch_norm::BatchNormDropActivation;
 pub use candle_core;
 pub use drop_activation;
 

@@ -4,7 +4,9 @@
 use std::process::Command;
 
 use candle_core::{Device, ModuleT, Result, Tensor, Var};
-use drop_activation_candle::{Activation, ActivationLayer, KeySequence, MaskKey, Nonlinearity, RRelu};
+use drop_activation_candle::{
+    Activation, ActivationLayer, BatchNormDropActivation, DropActivation, KeySequence, MaskKey, Nonlinearity, RRelu,
+};
 
 const VARIABLE: &str = "CANDLE_GRAD_DO_NOT_DETACH";
 
@@ -49,6 +51,26 @@ fn second_derivatives_are_right_or_refused() -> Result<()> {
                 let expected = 30.0 * y / (x * x);
                 assert!((second - expected).abs() < 1e-9 * (1.0 + expected.abs()), "{what}: {second} at {x}");
             }
+        }
+    }
+    a_batch_normalisation_has_none()
+}
+
+fn a_batch_normalisation_has_none() -> Result<()> {
+    let vector = |value: f64| Var::from_vec(vec![value], 1, &Device::Cpu);
+    let (weight, bias) = (vector(1.1)?, vector(0.2)?);
+    let tensors = (weight.as_tensor().clone(), bias.as_tensor().clone());
+    let (op, keys) = (DropActivation::default(), KeySequence::new(1));
+    let norm = BatchNormDropActivation::new(op, keys, tensors.0, tensors.1, vector(0.0)?, vector(1.0)?, 1e-5, 0.1)?;
+    let x = Var::from_slice(&X, (6, 1), &Device::Cpu)?;
+    for residual in [false, true] {
+        let cube = x.sqr()?.mul(&x)?;
+        let residual = residual.then_some(&cube);
+        let gradients = norm.forward_with_residual(&cube, residual, true)?.sqr()?.backward()?;
+        for of in [&x, &weight, &bias] {
+            let second = gradients.get(of).expect("a gradient").backward();
+            let text = second.expect_err("an error").to_string();
+            assert!(text.starts_with("backward is not supported"), "{text}");
         }
     }
     Ok(())

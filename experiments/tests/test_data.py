@@ -155,7 +155,7 @@ def test_missing_data_are_named(tmp_path):
     for name in ("fashion-mnist", "cifar-10", "cifar-100", "svhn", "emnist"):
         with pytest.raises(FileNotFoundError, match=f"--data is {tmp_path}; {name} needs a folder with"):
             parts(tiny(data=name), str(tmp_path))
-    with pytest.raises(ValueError, match="data is 'imagenet'; allowed are fashion-mnist"):
+    with pytest.raises(ValueError, match="data must be one of fashion-mnist.*, got 'imagenet'"):
         parts(tiny(data="imagenet"), "")
-    with pytest.raises(ValueError, match="augmentation is 'mixup'; allowed are crop"):
+    with pytest.raises(ValueError, match="augmentation must be crop.*, got 'mixup'"):
         list(batches(tiny(augmentation=["mixup"]), parts(tiny(), ""), 0, CPU))

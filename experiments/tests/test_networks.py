@@ -64,9 +64,9 @@ def test_a_shared_activation_draws_a_mask_for_each_call():
 @pytest.mark.parametrize(
     "call,text",
     [
-        (lambda: networks.build("alexnet", 3, 10, 32), "kind is 'alexnet'; allowed are simple"),
-        (lambda: networks.build("preresnet", 3, 10, 32, depth=165), "depth of PreResNet is 165; allowed are 2 \\+ 9 n"),
-        (lambda: activations.make("gelu"), "activation is 'gelu'; allowed are relu"),
+        (lambda: networks.build("alexnet", 3, 10, 32), "kind must be one of simple.*, got 'alexnet'"),
+        (lambda: networks.build("preresnet", 3, 10, 32, depth=165), "depth of PreResNet must be 2 \\+ 9 n.*, got 165"),
+        (lambda: activations.make("gelu"), "activation must be relu.*, got 'gelu'"),
         (lambda: activations.make("drop-activation 2"), "2"),
     ],
 )

@@ -95,9 +95,9 @@ def test_the_command_runs_a_rung_once_and_by_its_minutes(tiny_plan, tiny_rung, t
     assert command.main(run) == 0 and (tmp_path / "tiny.jsonl").read_text() == lines
     assert command.main(["list", *places]) == 0
     assert "12 of   12 runs" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="rung is 'big'; allowed are theory, regression, tiny"):
+    with pytest.raises(SystemExit, match="rung must be one of theory, regression, tiny, got 'big'"):
         command.main(["run", "big", *places])
-    with pytest.raises(SystemExit, match="rung is 'big'; allowed are tiny"):
+    with pytest.raises(SystemExit, match="rung must be one of tiny, got 'big'"):
         command.main(["search", "big", *places])
 
 

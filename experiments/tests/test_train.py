@@ -99,9 +99,9 @@ def test_errors_are_counted_in_evaluation_mode():
 @pytest.mark.parametrize(
     "fields,text",
     [
-        ({"measured_on": "train"}, "measured_on is 'train'; allowed are test, validation"),
-        ({"precision": "float16"}, "precision is 'float16'; allowed are float32, bfloat16"),
-        ({"wrong_labels": 1.5}, "wrong_labels is 1.5; allowed is 0 <= wrong_labels < 1"),
+        ({"measured_on": "train"}, "measured_on must be one of test, validation, got 'train'"),
+        ({"precision": "float16"}, "precision must be one of float32, bfloat16, got 'float16'"),
+        ({"wrong_labels": 1.5}, "wrong_labels must be in \\[0, 1\\), got 1.5"),
     ],
 )
 def test_what_a_run_cannot_be_is_named(fields, text):

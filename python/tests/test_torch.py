@@ -462,11 +462,27 @@ def test_evaluation_by_pytorch_is_the_library_s_to_the_last_bit(p, dtype):
 
 
 def test_a_view_with_the_negative_bit_is_what_it_stands_for():
-    x = torch.complex(torch.ones(64), torch.ones(64)).conj().imag
-    assert x.is_neg() and torch.equal(dt.drop_activation(x, 1.0), torch.zeros(64))
-    assert torch.equal(dt.drop_activation(x, 0.0), -torch.ones(64))
-    y = dt.drop_activation(x, 1.0, inplace=True)
-    assert y is x and torch.equal(x, torch.zeros(64))
+    plain = -torch.ones(64)
+    dense = lambda: torch._neg_view(torch.ones(64))
+    strided = lambda: torch.complex(torch.ones(64), torch.ones(64)).conj().imag
+    for make in (dense, strided):
+        x = make()
+        assert x.is_neg() and torch.equal(dt.drop_activation(x, 1.0), torch.zeros(64))
+        assert torch.equal(dt.drop_activation(x, 0.0), plain)
+        for function in (functools.partial(dt.drop_activation, p=0.5), dt.rrelu):
+            function = functools.partial(function, key=key_tensor())
+            expected = function(plain)
+            assert torch.equal(function(x), expected) and expected.unique().numel() > 1
+            leaf = make().requires_grad_()
+            (dx,) = torch.autograd.grad(function(leaf), leaf, dense())
+            (expected_dx,) = torch.autograd.grad(function(leaf), leaf, plain)
+            assert torch.equal(dx, expected_dx)
+        for grad in (False, True):
+            y = make().requires_grad_(grad) * 1 if grad else make()
+            over = dt.drop_activation(y, 0.5, inplace=True, key=key_tensor())
+            assert over is y and torch.equal(y, dt.drop_activation(plain, 0.5, key=key_tensor()))
+        y = dt.drop_activation(x, 1.0, inplace=True)
+        assert y is x and torch.equal(x, torch.zeros(64))
 
 
 def test_per_sample_gradients_and_mapped_calls():

@@ -106,3 +106,5 @@ def test_tensors_without_numbers(device, training):
                 y.sum().backward()
                 assert x.grad.shape == x.shape and x.grad.device == x.device
             assert (y.shape, y.device, y.dtype, y.stride()) == (x.shape, x.device, x.dtype, x.stride())
+        drawn, mask = operators.draw_forward(x.detach(), 0.5, 0, 0, 1)  # what compiled code calls
+        assert drawn.stride() == x.stride() and mask.shape == (4,) and mask.device == x.device

@@ -14,7 +14,7 @@ def test_two_processes_are_one(case, tmp_path):
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("SKIPPED: PyTorch has no gloo")
     script = pathlib.Path(__file__).with_name("two_processes.py")
-    command = [sys.executable, script]
+    command = [sys.executable, "-X", "faulthandler", script]  # that aborts in gloo's threads say where
     runs = [
         subprocess.Popen([*command, str(rank), str(tmp_path / "store"), case], stderr=subprocess.PIPE, text=True)
         for rank in range(2)

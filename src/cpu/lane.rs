@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use crate::cpu::simd::bf16::rounded;
 use crate::cpu::simd::{self, Simd};
 use crate::element::Element;
 
@@ -63,31 +64,19 @@ impl Lane for f16 {
 
 impl Lane for bf16 {
     #[inline(always)]
-    fn to_reals<S: Simd>(_: S, block: &[Self; 32]) -> [f32; 32] {
-        widen(block)
+    fn to_reals<S: Simd>(simd: S, block: &[Self; 32]) -> [f32; 32] {
+        simd.widen_bf16(block)
     }
 
     #[inline(always)]
-    fn from_reals<S: Simd>(_: S, block: &[f32; 32]) -> [Self; 32] {
-        narrow(block)
+    fn from_reals<S: Simd>(simd: S, block: &[f32; 32]) -> [Self; 32] {
+        simd.narrow_bf16(block)
     }
 
     #[inline(always)]
     fn scale<S: Simd>(_: S, block: &[Self; 32], factor: f32) -> [Self; 32] {
         scale_pairs(block, factor)
     }
-}
-
-/// [`bf16::to_f32`] of each, without branches and without `array::map`, so that it becomes vector code.
-#[inline(always)]
-fn widen(block: &[bf16; 32]) -> [f32; 32] {
-    let mut out = [0.0; 32];
-    for (out, x) in out.iter_mut().zip(block) {
-        let bits = u32::from(x.to_bits()) << 16;
-        let quiet = if bits << 1 > 0xFF00_0000 { 1 << 22 } else { 0 };
-        *out = f32::from_bits(bits | quiet);
-    }
-    out
 }
 
 /// [`Lane::scale`] for two elements in a lane of 32 bits, one at a time: no lane changes its place.
@@ -100,54 +89,4 @@ fn scale_pairs(block: &[bf16; 32], factor: f32) -> [bf16; 32] {
         *out = rounded(factor * low) >> 16 | rounded(factor * high) & 0xFFFF_0000;
     }
     simd::halves(out)
-}
-
-/// Its bits, of which the upper half is rounded to bf16; not for NaN.
-#[inline(always)]
-fn rounded(value: f32) -> u32 {
-    let bits = value.to_bits();
-    // Half a unit less the smallest part, and that too where the last bit is odd: ties go to even.
-    bits.wrapping_add(0x7FFF + (bits >> 16 & 1))
-}
-
-/// [`bf16::from_f32`] of each, without branches and without `array::map` too.
-#[inline(always)]
-fn narrow(block: &[f32; 32]) -> [bf16; 32] {
-    let mut out = [bf16::ZERO; 32];
-    for (out, x) in out.iter_mut().zip(block) {
-        let bits = x.to_bits();
-        let rounded = rounded(*x) >> 16;
-        let quiet = bits >> 16 | 0x40;
-        *out = bf16::from_bits(if bits << 1 > 0xFF00_0000 { quiet } else { rounded } as u16);
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_bf16_is_widened() {
-        for first in (0..=u16::MAX).step_by(32) {
-            let block = std::array::from_fn(|i| bf16::from_bits(first + i as u16));
-            assert_eq!(widen(&block).map(f32::to_bits), block.map(|x| x.to_f32().to_bits()), "from {first:#x}");
-        }
-    }
-
-    #[test]
-    fn narrowing_to_bf16_rounds_to_even() {
-        // Around every bf16: itself, the middle to the next one, and the neighbours of both.
-        let mut values: Vec<u32> = Vec::new();
-        for bits in 0..=u32::from(u16::MAX) {
-            for low in [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF] {
-                values.push(bits << 16 | low);
-            }
-        }
-        for chunk in values.as_chunks::<32>().0 {
-            let block = chunk.map(f32::from_bits);
-            let expected = block.map(|x| bf16::from_f32(x).to_bits());
-            assert_eq!(narrow(&block).map(bf16::to_bits), expected, "{block:?}");
-        }
-    }
 }

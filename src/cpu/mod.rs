@@ -6,8 +6,8 @@
 //!
 //! The calling thread shares the work with the others of its rayon pool, the global one if it is in none; tensors of up
 //! to 2^16 elements it does alone. It runs no other work of the pool and waits for no thread that has not begun to
-//! help: it does alone what the others have no time for, and all of it where no thread could be started and in a
-//! process that was forked from one that had used this library.
+//! help: it does alone what the others have no time for, and all of it where no thread could be started, in a process
+//! that was forked from one that had used this library, and for a while after others were late with what they had begun.
 //!
 //! A calling thread needs 64 KiB of stack, in an unoptimised build 512 KiB; rayon's and Rust's own have more.
 //!

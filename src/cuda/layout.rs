@@ -1,4 +1,4 @@
-//! What host and device share, made by bindgen from kernels/drop_activation.h (fa3dee954e2589c2).
+//! What host and device share, made by bindgen from kernels/drop_activation.h (0733d4733533ec96).
 //! `BLESS=1 cargo test -p layout` makes it anew.
 #![allow(dead_code, non_camel_case_types)]
 

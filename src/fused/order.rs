@@ -1,4 +1,4 @@
-//! The order of sums (section 5 of `docs/fused.md`): a function of the number of elements that a channel has, and of
+//! The order of sums (section 4 of `docs/fused.md`): a function of the number of elements that a channel has, and of
 //! nothing else.
 
 use crate::real::Real;

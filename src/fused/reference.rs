@@ -156,7 +156,7 @@ pub fn reduce<T: Element>(
     Ok((sums, residual.then(|| dz.iter().map(|dz| T::from_real(*dz)).collect())))
 }
 
-/// The sum over a channel's elements in the order of section 5: `add` takes element `t` up into an accumulator.
+/// The sum over a channel's elements in the order of section 4: `add` takes element `t` up into an accumulator.
 fn sum<R: Real>(count: usize, add: impl Fn(usize, R) -> R, zero: R) -> R {
     let mut groups = [0.0; ACCUMULATORS];
     for k in 0..chunks(count) {
@@ -183,7 +183,7 @@ pub fn statistics<T: Element>(shape: Shape, x: &[T]) -> Result<Statistics<T::Rea
     Ok(Statistics { mean, variance })
 }
 
-/// Mean and biased variance of a channel's elements in the order of section 5.
+/// Mean and biased variance of a channel's elements in the order of section 4.
 fn moments<R: Real>(count: usize, x: impl Fn(usize) -> R) -> (R, R) {
     let mut groups: [Option<Moments<f64>>; ACCUMULATORS] = [None; ACCUMULATORS];
     for k in 0..chunks(count) {

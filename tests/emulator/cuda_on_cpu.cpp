@@ -81,7 +81,7 @@ constexpr uint32_t kMaxWarps = 32;
 constexpr size_t kStackBytes = 64 * 1024;
 
 const char* const kMeetings[] = {"__shfl_sync", "__shfl_up_sync", "__shfl_down_sync", "__shfl_xor_sync", "__ballot_sync",
-                                 "__any_sync",  "__all_sync",     "__syncwarp",       "__syncthreads"};
+                                 "__any_sync", "__all_sync", "__syncwarp", "__syncthreads"};
 
 struct Place {
     Meeting kind;
@@ -391,7 +391,11 @@ void report_stuck(const Warp& warp) {
            warp.index, lane, kMeetings[static_cast<int>(place.kind)], place.mask, place.file, place.line, other, why);
 }
 
-enum class Outcome { kReturned, kAtBarrier, kFailed };
+enum class Outcome {
+    kReturned,
+    kAtBarrier,
+    kFailed
+};
 
 Outcome run_warp(Warp& warp) {
     for (;;) {
@@ -474,8 +478,14 @@ void scramble_shared() {
         void* at;
         size_t bytes;
         unsigned char copy[sizeof(uint3)];
-    } kept[] = {{&launch, sizeof launch, {}},     {&pool.free, sizeof pool.free, {}}, {&threadIdx, sizeof threadIdx, {}},
-                {&blockIdx, sizeof blockIdx, {}}, {&blockDim, sizeof blockDim, {}},   {&gridDim, sizeof gridDim, {}}};
+    } kept[] = {
+        {&launch, sizeof launch, {}},
+        {&pool.free, sizeof pool.free, {}},
+        {&threadIdx, sizeof threadIdx, {}},
+        {&blockIdx, sizeof blockIdx, {}},
+        {&blockDim, sizeof blockDim, {}},
+        {&gridDim, sizeof gridDim, {}},
+    };
     for (auto& k : kept) memcpy(k.copy, k.at, k.bytes);
     void* const start = launch->shared;
     const size_t bytes = launch->shared_bytes;

@@ -36,14 +36,20 @@
 // shared memory whose size only the launch knows.
 #define __shared__ static __thread
 
-#define DA_VECTOR2(name, T, bytes)                                    \
-    struct alignas(bytes) name { T x, y; };                           \
+#define DA_VECTOR2(name, T, bytes)                           \
+    struct alignas(bytes) name {                             \
+        T x, y;                                              \
+    };                                                       \
     inline name make_##name(T x, T y) { return name{x, y}; }
-#define DA_VECTOR3(name, T)                                           \
-    struct name { T x, y, z; };                                       \
+#define DA_VECTOR3(name, T)                                          \
+    struct name {                                                    \
+        T x, y, z;                                                   \
+    };                                                               \
     inline name make_##name(T x, T y, T z) { return name{x, y, z}; }
-#define DA_VECTOR4(name, T, bytes)                                    \
-    struct alignas(bytes) name { T x, y, z, w; };                     \
+#define DA_VECTOR4(name, T, bytes)                                           \
+    struct alignas(bytes) name {                                             \
+        T x, y, z, w;                                                        \
+    };                                                                       \
     inline name make_##name(T x, T y, T z, T w) { return name{x, y, z, w}; }
 
 DA_VECTOR2(char2, signed char, 2)
@@ -87,7 +93,17 @@ constexpr int warpSize = 32;
 
 namespace cuda_on_cpu {
 
-enum class Meeting { kShfl, kShflUp, kShflDown, kShflXor, kBallot, kAny, kAll, kSyncWarp, kSyncThreads };
+enum class Meeting {
+    kShfl,
+    kShflUp,
+    kShflDown,
+    kShflXor,
+    kBallot,
+    kAny,
+    kAll,
+    kSyncWarp,
+    kSyncThreads
+};
 
 // Suspends the calling lane until all lanes of `mask` wait at the same file and line for the same
 // kind of meeting with the same mask. `source`: the lane whose value a shuffle returns.
@@ -184,27 +200,29 @@ void write(void* to, const void* from, uint32_t bytes, const char* file, int lin
 // What one instruction can move: scalars, and vectors of 2 or 4 that fill a power of two of bytes.
 template <class T> struct Accessed : std::is_arithmetic<T> {};
 template <> struct Accessed<bool> : std::false_type {};
+// clang-format off
 #define DA_ACCESSED(T) template <> struct Accessed<T> : std::true_type {};
 DA_ACCESSED(char2) DA_ACCESSED(char4) DA_ACCESSED(uchar2) DA_ACCESSED(uchar4)
 DA_ACCESSED(short2) DA_ACCESSED(short4) DA_ACCESSED(ushort2) DA_ACCESSED(ushort4)
 DA_ACCESSED(int2) DA_ACCESSED(int4) DA_ACCESSED(uint2) DA_ACCESSED(uint4)
 DA_ACCESSED(longlong2) DA_ACCESSED(ulonglong2)
 DA_ACCESSED(float2) DA_ACCESSED(float4) DA_ACCESSED(double2)
+// clang-format on
 #undef DA_ACCESSED
 
 }  // namespace cuda_on_cpu
 
-#define DA_LOAD(name, unchanging)                                                      \
-    template <class T, class = std::enable_if_t<cuda_on_cpu::Accessed<T>::value>>      \
-    inline T name(const T* from, DA_SITE) {                                            \
-        T value;                                                                       \
-        cuda_on_cpu::read(&value, from, sizeof(T), unchanging, file, line);            \
-        return value;                                                                  \
+#define DA_LOAD(name, unchanging)                                                 \
+    template <class T, class = std::enable_if_t<cuda_on_cpu::Accessed<T>::value>> \
+    inline T name(const T* from, DA_SITE) {                                       \
+        T value;                                                                  \
+        cuda_on_cpu::read(&value, from, sizeof(T), unchanging, file, line);       \
+        return value;                                                             \
     }
-#define DA_STORE(name)                                                                 \
-    template <class T, class = std::enable_if_t<cuda_on_cpu::Accessed<T>::value>>      \
-    inline void name(T* to, std::common_type_t<T> value, DA_SITE) {                    \
-        cuda_on_cpu::write(to, &value, sizeof(T), file, line);                         \
+#define DA_STORE(name)                                                            \
+    template <class T, class = std::enable_if_t<cuda_on_cpu::Accessed<T>::value>> \
+    inline void name(T* to, std::common_type_t<T> value, DA_SITE) {               \
+        cuda_on_cpu::write(to, &value, sizeof(T), file, line);                    \
     }
 DA_LOAD(__ldg, true)
 DA_LOAD(__ldca, false)

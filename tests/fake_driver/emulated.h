@@ -9,7 +9,12 @@
 #include "drop_activation.h"
 
 // As in tests/emulator/cuda_on_cpu.cpp.
-enum { READABLE = 1, WRITABLE = 2, DEFINED = 4, WRITE_ONCE = 8 };
+enum {
+    READABLE = 1,
+    WRITABLE = 2,
+    DEFINED = 4,
+    WRITE_ONCE = 8
+};
 
 struct emulator_buffer {
     const char* name;
@@ -66,9 +71,9 @@ static int emulate(const char* name, const struct da_args* a, unsigned grid, uns
         fprintf(stderr, "stand-in driver: the library of kernels has not what %s takes\n", name);
         return 1;
     }
-    const uint64_t bytes = a->n * (strstr(name, "f64") ? 8 : strstr(name, "f32") ? 4 : 2);
+    const uint64_t bytes = a->n * (strstr(name, "f64") ? 8 : (strstr(name, "f32") ? 4 : 2));
     const uint64_t vector = a->channels * (strstr(name, "f64") ? 8 : 4);
-    const uint64_t sums = strstr(name, "moments") ? 3 : strstr(name, "products") ? 2 : 1;
+    const uint64_t sums = strstr(name, "moments") ? 3 : (strstr(name, "products") ? 2 : 1);
     const int is_total = strstr(name, "_total_") != 0;
     const int writes_mask = strstr(name, "forward") && !strstr(name, "infer");
     const uint32_t input = READABLE | DEFINED, output = WRITABLE | WRITE_ONCE;
@@ -95,8 +100,8 @@ static int emulate(const char* name, const struct da_args* a, unsigned grid, uns
         add(buffers, &count, "result 1", a->results[1], vector, output);
     }
     char report[1024] = "";
-    const struct emulator_launch launch = {name,  kernel, a, buffers, count,  grid,         block, 0,
-                                           grid,  0,      0, report,  sizeof report};
+    const struct emulator_launch launch = {name, kernel, a, buffers, count, grid, block, 0,
+                                           grid, 0, 0, report, sizeof report};
     if (run(&launch) == 0) return 0;
     fprintf(stderr, "stand-in driver: %s\n", report);
     return 1;

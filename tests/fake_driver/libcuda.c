@@ -23,8 +23,14 @@
 
 typedef int Result;
 enum {
-    SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
-    NOT_READY = 600, ILLEGAL_ADDRESS = 700
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NO_DEVICE = 100,
+    INVALID_DEVICE = 101,
+    INVALID_IMAGE = 200,
+    NOT_READY = 600,
+    ILLEGAL_ADDRESS = 700
 };
 
 // ---------------------------------------------------------------------------------------------------
@@ -33,8 +39,19 @@ enum {
 static struct {
     const char* name;
     int value;
-} settings[] = {{"devices", 2}, {"capability", 90}, {"alloc", 0},  {"load", 0}, {"fatbin", 0}, {"ptx", 0}, {"wait", 0},
-                {"launch", 0},  {"record", 0},      {"memset", 0}, {"synchronize", 0}};
+} settings[] = {
+    {"devices", 2},
+    {"capability", 90},
+    {"alloc", 0},
+    {"load", 0},
+    {"fatbin", 0},
+    {"ptx", 0},
+    {"wait", 0},
+    {"launch", 0},
+    {"record", 0},
+    {"memset", 0},
+    {"synchronize", 0},
+};
 
 static int* setting(const char* name) {
     for (size_t i = 0; i < sizeof settings / sizeof *settings; ++i)
@@ -65,11 +82,11 @@ static char text[1 << 16];
 static size_t used;
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 
-#define LOG(...)                                                               \
-    do {                                                                       \
-        pthread_mutex_lock(&log_lock);                                         \
+#define LOG(...)                                                                                        \
+    do {                                                                                                \
+        pthread_mutex_lock(&log_lock);                                                                  \
         if (used < sizeof text) used += (size_t)snprintf(text + used, sizeof text - used, __VA_ARGS__); \
-        pthread_mutex_unlock(&log_lock);                                       \
+        pthread_mutex_unlock(&log_lock);                                                                \
     } while (0)
 
 // What was logged since the last call.
@@ -109,18 +126,27 @@ Result cuDeviceGet(int* device, int ordinal) {
 Result cuDeviceGetName(char* name, int size, int device) { return snprintf(name, (size_t)size, "Fake %d", device), SUCCESS; }
 Result cuDeviceGetAttribute(int* value, int attribute, int device) {
     (void)device;
-    enum { MAJOR = 75, MINOR = 76 };
+    enum {
+        MAJOR = 75,
+        MINOR = 76
+    };
     const int capability = *setting("capability");
-    *value = attribute == MAJOR ? capability / 10 : attribute == MINOR ? capability % 10 : 1;
+    *value = attribute == MAJOR ? capability / 10 : (attribute == MINOR ? capability % 10 : 1);
     return SUCCESS;
 }
 
 static __thread void* current;
 Result cuDevicePrimaryCtxRetain(void** context, int device) { return *context = (void*)(intptr_t)(1 + device), SUCCESS; }
-Result cuDevicePrimaryCtxRelease_v2(int device) { LOG("release context of %d\n", device); return SUCCESS; }
+Result cuDevicePrimaryCtxRelease_v2(int device) {
+    LOG("release context of %d\n", device);
+    return SUCCESS;
+}
 Result cuCtxGetCurrent(void** context) { return *context = current, SUCCESS; }
 Result cuCtxSetCurrent(void* context) { return current = context, SUCCESS; }
-Result cuCtxSynchronize(void) { LOG("synchronize context\n"); return state ? state : *setting("synchronize"); }
+Result cuCtxSynchronize(void) {
+    LOG("synchronize context\n");
+    return state ? state : *setting("synchronize");
+}
 
 Result cuModuleLoadData(void** module, const void* image) {
     static const unsigned char fatbin[4] = {0x50, 0xED, 0x55, 0xBA};
@@ -133,7 +159,11 @@ Result cuModuleLoadData(void** module, const void* image) {
     if (!is_fatbin) ++from_ptx;
     return *module = (void*)loads, SUCCESS;
 }
-Result cuModuleUnload(void* module) { (void)module, --modules; LOG("unload\n"); return SUCCESS; }
+Result cuModuleUnload(void* module) {
+    (void)module, --modules;
+    LOG("unload\n");
+    return SUCCESS;
+}
 Result cuModuleGetFunction(void** function, void* module, const char* name) {
     return (void)module, *function = strdup(name), SUCCESS;
 }
@@ -163,7 +193,8 @@ static int asked_for(const char* trouble, const char* name) {
 static void compute(const char* name, const struct da_args* a, unsigned grid, unsigned block) {
     hangs |= asked_for("FAKE_DRIVER_HANG", name);
     if (asked_for("FAKE_DRIVER_TRAP", name) || emulate(name, a, grid, block)) state = ILLEGAL_ADDRESS;
-    void* written = a->results[0] ? a->results[0] : a->out ? a->out : a->offset_out;
+    void* written = a->results[0] ? a->results[0] : a->out ? a->out
+                                                           : a->offset_out;
     if (asked_for("FAKE_DRIVER_WRONG", name)) *(unsigned char*)written ^= 0x40;
 }
 
@@ -187,7 +218,7 @@ static void execute(const char* name, const struct da_args* given, unsigned grid
     if (a.partial) memset(a.partial, 0, a.channels * a.chunks * real);
     if (a.partial && !a.out) return;
     const int forward = !strstr(name, "backward") && !a.partial;
-    const size_t size = strstr(name, "f64") ? 8 : strstr(name, "f32") ? 4 : 2;
+    const size_t size = strstr(name, "f64") ? 8 : (strstr(name, "f32") ? 4 : 2);
     memmove(a.out, forward ? a.x : a.dy, a.n * size);
     if (forward && a.mask)
         for (uint64_t left = a.n, w = 0; left != 0; left -= left < 32 ? left : 32, ++w)
@@ -263,7 +294,10 @@ Result cuMemcpyDtoDAsync_v2(void* to, const void* from, size_t n, void* stream) 
 static intptr_t handles = 0x100;
 Result cuStreamCreate(void** stream, unsigned flags) { return (void)flags, *stream = (void*)handles++, SUCCESS; }
 Result cuStreamDestroy_v2(void* stream) { return (void)stream, SUCCESS; }
-Result cuStreamSynchronize(void* stream) { LOG("synchronize %p\n", stream); return state; }
+Result cuStreamSynchronize(void* stream) {
+    LOG("synchronize %p\n", stream);
+    return state;
+}
 Result cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
     (void)flags;
     LOG("wait on %p for %p\n", stream, event);

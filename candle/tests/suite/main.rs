@@ -1,5 +1,6 @@
 //! The candle module against candle's own operations, on every device there is.
 
+mod batch_norm;
 mod composition;
 mod devices;
 mod layouts;

@@ -68,5 +68,4 @@ pub(super) use philox::Philox;
 pub(super) use pool::Pool;
 pub(super) use share::share;
 pub(super) use tasks::run_over_tensor;
-pub(super) use tuning::READ_PREFETCH;
-pub(super) use tuning::TASK;
+pub(super) use tuning::{CACHED_BYTES, READ_PREFETCH, TASK};

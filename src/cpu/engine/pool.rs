@@ -9,7 +9,6 @@ use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 /// A pool as seen from a thread.
 pub(crate) struct Pool {
     kind: Kind,
-    process: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -25,8 +24,7 @@ enum Kind {
 impl Pool {
     /// The one to ask for help with a call of this thread.
     pub(crate) fn of_caller() -> Self {
-        let process = std::process::id();
-        let kind = if started_elsewhere(process) {
+        let kind = if started_elsewhere() {
             Kind::None
         } else if rayon::current_thread_index().is_some() {
             Kind::Current(rayon::current_num_threads())
@@ -34,12 +32,12 @@ impl Pool {
             static OUTSIDE: OnceLock<Kind> = OnceLock::new();
             *OUTSIDE.get_or_init(start)
         };
-        Self { kind, process }
+        Self { kind }
     }
 
     /// The same for a call of so many tasks: nobody is asked to help with one.
     pub(crate) fn for_tasks(count: usize) -> Self {
-        if count > 1 { Self::of_caller() } else { Self { kind: Kind::None, process: 0 } }
+        if count > 1 { Self::of_caller() } else { Self { kind: Kind::None } }
     }
 
     /// How many threads may work on a call, the caller among them; at least 1.
@@ -49,11 +47,6 @@ impl Pool {
             Kind::Current(threads) => threads,
             Kind::Spare(_, helpers) => helpers + 1,
         }
-    }
-
-    /// The process that asks.
-    pub(crate) fn process(&self) -> u32 {
-        self.process
     }
 
     /// Has one of its threads run `job`, in time.
@@ -68,7 +61,8 @@ impl Pool {
 
 /// Whether another process than this one used pools first: one that this one was forked from. Its threads did not
 /// come along, and any of their locks may have been held, so its pools are not touched.
-fn started_elsewhere(process: u32) -> bool {
+fn started_elsewhere() -> bool {
+    let process = std::process::id();
     static STARTED: AtomicU32 = AtomicU32::new(0);
     // Before anything else that a fork could find half-done.
     let started = STARTED.compare_exchange(0, process, Ordering::Relaxed, Ordering::Relaxed);
@@ -111,5 +105,34 @@ fn spare() -> Kind {
     match ThreadPoolBuilder::new().spawn_handler(spawn).build() {
         Ok(pool) => Kind::Spare(Box::leak(Box::new(pool)), begun),
         Err(_) => Kind::None,
+    }
+}
+
+#[cfg(all(test, unix))]
+#[allow(unsafe_code)] // the C library's functions
+mod tests {
+    use super::*;
+
+    unsafe extern "C" {
+        fn fork() -> i32;
+        fn waitpid(child: i32, status: *mut i32, options: i32) -> i32;
+        fn _exit(status: i32) -> !;
+    }
+
+    #[test]
+    fn a_forked_process_touches_no_pool() {
+        Pool::of_caller();
+        // SAFETY: the child asks for the pool, ends, and runs nothing of its parent's.
+        let child = unsafe {
+            match fork() {
+                0 => _exit(if matches!(Pool::of_caller().kind, Kind::None) { 42 } else { 1 }),
+                child => child,
+            }
+        };
+        assert!(child > 0, "fork");
+        let mut status = 0;
+        // SAFETY: the child of this process, and the address of an integer.
+        assert_eq!(unsafe { waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status >> 8, 42);
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn share<T: Send>(
         return tasks.for_each(run);
     }
     let Some(tasks) = alone_if_better(pool, tasks, |tasks| tasks.for_each(&run)) else { return };
-    let mut caller = Caller::of_this_thread(pool.process());
+    let mut caller = Caller::of_this_thread();
     let start = Instant::now();
     let alone = share_with(&caller.crew, tasks, count, run, helpers, pool);
     caller.ledger.shared(start.elapsed(), alone);
@@ -54,7 +54,7 @@ pub(crate) fn alone_if_better<W>(pool: &Pool, work: W, run: impl FnOnce(W)) -> O
         run(work);
         return None;
     }
-    let mut caller = Caller::of_this_thread(pool.process());
+    let mut caller = Caller::of_this_thread();
     let work = if caller.ledger.pays() {
         Some(work)
     } else {
@@ -107,8 +107,6 @@ struct Caller {
 
 /// A thread and those that help with its calls, one call after the other.
 struct Crew {
-    /// In which it was made. Its helpers are not in a process that was forked since.
-    process: u32,
     calls: Mutex<Calls>,
     /// Number of the latest call; changed with `calls` locked.
     latest: AtomicUsize,
@@ -131,13 +129,13 @@ thread_local! {
 }
 
 impl Caller {
-    /// This thread, or one like it if its crew is in use, is of another process, or the thread is ending.
-    fn of_this_thread(process: u32) -> Self {
-        let kept = KEPT.try_with(Cell::take).ok().flatten().filter(|caller| caller.crew.process == process);
+    /// This thread, or one like it if its crew is in use or the thread is ending.
+    fn of_this_thread() -> Self {
+        let kept = KEPT.try_with(Cell::take).ok().flatten();
         kept.unwrap_or_else(|| {
             let calls = Mutex::new(Calls { help: None, asked: 0, panic: None });
             let (latest, busy) = (AtomicUsize::new(0), AtomicUsize::new(0));
-            let crew = Crew { process, calls, latest, busy, idle: Condvar::new() };
+            let crew = Crew { calls, latest, busy, idle: Condvar::new() };
             Self { crew: Arc::new(crew), ledger: Ledger::default() }
         })
     }

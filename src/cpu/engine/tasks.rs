@@ -315,6 +315,24 @@ mod tests {
         }
     }
 
+    /// Where each begins, and how long it is.
+    #[test]
+    fn tasks_are_the_same_from_either_end() {
+        for len in [0, 1, 64, 65, 5 * 64, 5 * 64 + 7] {
+            let mut x = vec![0.0f32; len];
+            let mut tasks = |from_behind: bool| -> Vec<(usize, usize)> {
+                let tensors = Tensors { io: InOut::InPlace(&mut x), saved: None };
+                let mut tasks = Job { start: 320, tensors, words: Words::None }.tasks(64);
+                let next = || if from_behind { tasks.next_back() } else { tasks.next() };
+                std::iter::from_fn(next).map(|job| (job.start, job.len())).collect()
+            };
+            let (forwards, mut backwards) = (tasks(false), tasks(true));
+            backwards.reverse();
+            let expected: Vec<_> = (0..len.max(1)).step_by(64).map(|at| (320 + at, 64.min(len - at))).collect();
+            assert_eq!((forwards, backwards), (expected.clone(), expected), "{len} elements");
+        }
+    }
+
     #[test]
     fn lines_and_words_meet() {
         for set in sets() {

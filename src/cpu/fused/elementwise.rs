@@ -7,7 +7,7 @@ use crate::cpu::engine::{Bits, BlockPass, KeepStream, Words, run_over_tensor};
 use crate::cpu::lane::Lane;
 use crate::cpu::mask_words::MaskWords;
 use crate::cpu::passes::drawn;
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{Simd, Task};
 use crate::cpu::smooth::{self, Smooth};
 use crate::error::Result;
 use crate::fused::{Dz, Operands, Shape};
@@ -65,7 +65,7 @@ pub(super) fn backward<T: Lane<Real: Lane>>(
     if x.is_some() {
         wanted.extend([Vector::Beta, Vector::Gamma, Vector::Mean]);
     }
-    let channels = Channels::new(shape, &vectors, &wanted);
+    let channels = Channels::new(shape, size_of::<T>(), &vectors, &wanted);
     let tensors = Tensors { io, saved: None };
     match mask {
         MaskWords::Read(words) if matches!(dz, Dz::Training(_)) => {
@@ -96,7 +96,7 @@ impl<'a, T: Lane<Real: Lane>> Forward<'a, T> {
     fn new(shape: Shape, operands: &Operands<'a, T>, y: Y) -> Self {
         let vectors: Vectors<'_, T::Real> = operands.vectors();
         let z = Z::new(&vectors, operands.residual);
-        Self { channels: Channels::new(shape, &vectors, z.vectors()), z, y }
+        Self { channels: Channels::new(shape, size_of::<T>(), &vectors, z.vectors()), z, y }
     }
 
     fn run(&self, io: InOut<'_, T>, words: Words<'_>) {
@@ -111,41 +111,58 @@ impl<T: Lane<Real: Lane>> BlockPass<T> for Forward<'_, T> {
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
-        let mut z = self.z.block(simd, self.channels.at(e), x);
-        match self.y {
-            Y::DropRelu => {
-                let pass = !simd.at_most_zero(keep, &z);
-                return (simd.blend(pass, &T::from_reals(simd, &z), &[T::default(); 32]), pass);
-            }
+        let z = self.z.block(simd, self.channels.at(e), x);
+        if let Y::DropRelu = self.y {
+            let pass = !simd.at_most_zero(keep, &z);
+            return (simd.blend(pass, &T::from_reals(simd, &z), &[T::default(); 32]), pass);
+        }
+        // Bound by arithmetic, or seldom run: a function of its own, so that z stays in registers above.
+        let mut y = z;
+        simd.outlined(Evaluate { y: self.y, keep, z: &mut y });
+        (T::from_reals(simd, &y), keep)
+    }
+}
+
+/// Puts y in place of z, but for ReLU in training.
+struct Evaluate<'a, R> {
+    y: Y,
+    keep: u32,
+    z: &'a mut [R; 32],
+}
+
+impl<R: Lane + Real> Task for Evaluate<'_, R> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { y, keep, z } = self;
+        match y {
+            Y::DropRelu | Y::Infer(_, Mixture::Identity) => {}
             Y::DropSigma(activation) => {
-                let mut sigma = z;
+                let mut sigma = *z;
                 smooth::evaluate(simd, Smooth::Value(activation), &mut sigma);
-                z = simd.blend(keep, &sigma, &z);
+                *z = simd.blend(keep, &sigma, z);
             }
-            Y::Infer(_, Mixture::Identity) => {}
             Y::Infer(Activation::Relu, mixture) => {
-                let mut scaled = [T::Real::ZERO; 32];
+                let mut scaled = [R::ZERO; 32];
                 if let Mixture::Mixed { slope, .. } = mixture {
-                    let slope = T::Real::from_f64(slope);
+                    let slope = R::from_f64(slope);
                     for i in 0..32 {
                         scaled[i] = slope * z[i];
                     }
                 }
-                z = simd.blend(simd.at_most_zero(u32::MAX, &z), &scaled, &z);
+                *z = simd.blend(simd.at_most_zero(u32::MAX, z), &scaled, z);
             }
             Y::Infer(activation, mixture) => {
-                let mut sigma = z;
+                let mut sigma = *z;
                 smooth::evaluate(simd, Smooth::Value(activation), &mut sigma);
                 if let Mixture::Mixed { p, slope } = mixture {
-                    let (p, slope) = (T::Real::from_f64(p), T::Real::from_f64(slope));
+                    let (p, slope) = (R::from_f64(p), R::from_f64(slope));
                     for i in 0..32 {
                         sigma[i] = p.mul_add(sigma[i], slope * z[i]);
                     }
                 }
-                z = sigma;
+                *z = sigma;
             }
         }
-        (T::from_reals(simd, &z), keep)
     }
 }
 

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use super::channels::{Place, VECTORS, Vector, Vectors, absent};
+use super::channels::{Place, VECTORS, Vector, Vectors, absent, no_cache_holds, prefetch};
 use super::disjoint::Disjoint;
 use super::gradient::Source;
 use crate::cpu::engine::{Pool, TASK, share};
@@ -25,8 +25,13 @@ use crate::fused::{Dz, Operands, Shape};
 use crate::io::InOut;
 use crate::real::Real;
 
-/// Channels whose chunks are summed together, where a tensor has more: their accumulators fit the first cache.
+/// Channels whose chunks are summed together, where a tensor has more and a channel's elements are next to each other:
+/// their accumulators fit the first cache.
 const CHANNELS: usize = 64;
+
+/// The same where channels are next to each other. Rows are read faster the more of them is read in one piece: with 64
+/// channels of 160 a sum took five times as long. These accumulators fit the second cache.
+const CHANNELS_OF_ROWS: usize = 512;
 
 /// [`Pass::Statistics`](crate::Pass::Statistics).
 pub(super) fn statistics<T: Lane<Real: Lane>>(
@@ -99,31 +104,53 @@ trait Summand<T: Lane, const N: usize>: Sync {
     fn total(&self, count: usize, chunks: impl Iterator<Item = [T::Real; N]>) -> [T::Real; N];
 }
 
-/// The place of a block, or of less than one: up to 32 elements, which go to accumulators from `at` on.
+/// The place of a block, of which lanes go to accumulators.
 struct Here<'a, V> {
-    elements: Range<usize>,
+    /// The element of lane 0.
+    start: usize,
+    /// Those that count: of the others, which are another channel's or nobody's, anything may come out.
+    lanes: Range<usize>,
+    /// The place of lane 0's accumulator, where rows are summed.
     at: usize,
     values: &'a V,
+    /// Whether no cache holds the tensors.
+    prefetch: bool,
 }
 
-/// The block behind `here.start`; where it is shorter, zeros.
-#[inline(always)]
-fn block<T: Lane>(tensor: &[T], here: &Range<usize>) -> [T; 32] {
-    let part = &tensor[here.clone()];
-    match part.first_chunk() {
-        Some(block) => *block,
-        None => {
-            let mut block = [T::default(); 32];
-            block[..part.len()].copy_from_slice(part);
-            block
+impl<V> Here<'_, V> {
+    /// The elements that count.
+    #[inline(always)]
+    fn elements(&self) -> Range<usize> {
+        self.start + self.lanes.start..self.start + self.lanes.end
+    }
+
+    #[inline(always)]
+    fn block<S: Simd, T: Lane>(&self, simd: S, tensor: &[T]) -> [T; 32] {
+        match tensor[self.start..].first_chunk() {
+            Some(block) => {
+                if self.prefetch {
+                    prefetch(simd, block);
+                }
+                *block
+            }
+            None => last(&tensor[self.start..]),
         }
     }
 }
 
+/// Less than a block, at the end of a tensor.
+#[cold]
+#[inline(never)]
+fn last<T: Lane>(rest: &[T]) -> [T; 32] {
+    let mut block = [T::default(); 32];
+    block[..rest.len()].copy_from_slice(rest);
+    block
+}
+
 impl<R: Real, V: Values<R>> Place<R> for &Here<'_, V> {
     #[inline(always)]
-    fn tensor<S: Simd, T: Lane>(&self, _: S, tensor: &[T]) -> [T; 32] {
-        block(tensor, &self.elements)
+    fn tensor<S: Simd, T: Lane>(&self, simd: S, tensor: &[T]) -> [T; 32] {
+        self.block(simd, tensor)
     }
 
     #[inline(always)]
@@ -159,7 +186,7 @@ impl<T: Lane> Summand<T, 3> for Distances<'_, T> {
         here: &Here<'_, V>,
         [first, distances, squared]: &mut [[T::Real; 32]; 3],
     ) {
-        let x = T::to_reals(simd, &block(self.x, &here.elements));
+        let x = T::to_reals(simd, &here.block(simd, self.x));
         if FIRST {
             (*first, *distances, *squared) = (x, [T::Real::ZERO; 32], [T::Real::ZERO; 32]);
             return;
@@ -286,7 +313,7 @@ impl<T: Lane<Real: Lane>> Summand<T, 2> for Products<'_, T> {
         here: &Here<'_, V>,
         [sums, products]: &mut [[T::Real; 32]; 2],
     ) {
-        let x = T::to_reals(simd, &block(self.x, &here.elements));
+        let x = T::to_reals(simd, &here.block(simd, self.x));
         let mean = here.vector(Vector::Mean);
         let dz = self.gradients.block(simd, here);
         for i in 0..32 {
@@ -349,18 +376,24 @@ impl<T: Lane<Real: Lane>> Gradients<'_, T> {
     #[allow(unsafe_code)] // see `disjoint`
     fn block<S: Simd, V: Values<T::Real>>(&self, simd: S, here: &Here<'_, V>) -> [T::Real; 32] {
         let dy = match &self.dy {
-            Tensors::Read(dy) | Tensors::Apart(dy, _) => block(dy, &here.elements),
+            Tensors::Read(dy) | Tensors::Apart(dy, _) => here.block(simd, dy),
             Tensors::InPlace(both) => {
                 let mut dy = [T::default(); 32];
-                // SAFETY: each element is in one block of one part, which one thread works on.
-                unsafe { both.read(here.elements.clone(), &mut dy) };
+                // SAFETY: each element counts in one block of one part, which one thread works on.
+                unsafe { both.read(here.elements(), &mut dy[here.lanes.clone()]) };
                 dy
             }
         };
-        let dz = self.source.block(simd, here, &dy, bits(self.words, here.elements.start));
+        let dz = self.source.block(simd, here, &dy, bits(self.words, here.start));
         if let Tensors::Apart(_, dr) | Tensors::InPlace(dr) = &self.dy {
+            let block = T::from_reals(simd, &dz);
             // SAFETY: as above.
-            unsafe { dr.write(here.elements.clone(), &T::from_reals(simd, &dz)) };
+            unsafe {
+                match here.lanes {
+                    Range { start: 0, end: 32 } => dr.write_block(here.start, &block),
+                    _ => dr.write(here.elements(), &block[here.lanes.clone()]),
+                }
+            }
         }
         dz
     }
@@ -375,6 +408,7 @@ trait Values<R>: Sync {
 }
 
 /// One channel's.
+#[derive(Clone, Copy)]
 struct OfChannel<R>([R; VECTORS]);
 
 impl<R: Real> OfChannel<R> {
@@ -434,29 +468,30 @@ struct Accumulators<R, const N: usize> {
 impl<R: Real, const N: usize> Accumulators<R, N> {
     fn new(channels: usize, rows: bool) -> Self {
         let strides = if rows { [1, channels] } else { [32, 1] };
-        Self { strides, channels, sums: std::array::from_fn(|_| vec![R::ZERO; 32 * channels]) }
+        Self { strides, channels, sums: std::array::from_fn(|_| vec![R::ZERO; 32 * channels + 32]) }
     }
 
-    /// 32 of them, or as many as there are.
+    /// 32 of them from `at` on.
     #[inline(always)]
-    fn load(&self, at: usize, len: usize) -> [[R; 32]; N] {
-        std::array::from_fn(|n| {
-            let part = &self.sums[n][at..at + len];
-            match part.first_chunk() {
-                Some(block) => *block,
-                None => {
-                    let mut block = [R::ZERO; 32];
-                    block[..len].copy_from_slice(part);
-                    block
-                }
-            }
-        })
+    fn load(&self, at: usize) -> [[R; 32]; N] {
+        std::array::from_fn(|n| *self.sums[n][at..].first_chunk().expect("a block follows the last accumulator"))
     }
 
     #[inline(always)]
-    fn store(&mut self, at: usize, len: usize, blocks: &[[R; 32]; N]) {
+    fn store(&mut self, at: usize, blocks: &[[R; 32]; N]) {
         for (sums, block) in self.sums.iter_mut().zip(blocks) {
-            sums[at..at + len].copy_from_slice(&block[..len]);
+            *sums[at..].first_chunk_mut().expect("a block follows the last accumulator") = *block;
+        }
+    }
+
+    /// The first `len` of a block that was loaded there.
+    #[inline(always)]
+    fn store_first(&mut self, at: usize, len: usize, blocks: &[[R; 32]; N]) {
+        for (sums, block) in self.sums.iter_mut().zip(blocks) {
+            let to: &mut [R; 32] = sums[at..].first_chunk_mut().expect("a block follows the last accumulator");
+            for i in 0..32 {
+                to[i] = if i < len { block[i] } else { to[i] };
+            }
         }
     }
 
@@ -543,7 +578,7 @@ fn sum<T: Lane, const N: usize>(
     partial.resize(values, [T::Real::ZERO; N]);
 
     // The groups of channels, one after the other, have the sums of their chunks.
-    let group = channels.min(CHANNELS);
+    let group = channels.min(if shape.inner() == 1 { CHANNELS_OF_ROWS } else { CHANNELS });
     let together = (TASK / (CHUNK * group)).max(1);
     let mut rest = &mut partial[..];
     let mut next = (0, 0);
@@ -593,13 +628,22 @@ impl<T: Lane, P: Summand<T, N>, const N: usize> Task for Walk<'_, T, P, N> {
         let mut accumulators = Accumulators::new(channels.len(), rows);
         let wanted = if rows { summand.vectors() } else { Vec::new() };
         let values = OfRows::new(vectors, &wanted, &channels);
+        let each = if rows { 0..0 } else { channels.clone() };
+        let of_channels: Vec<_> = each.map(|c| OfChannel::new(vectors, c)).collect();
+        let prefetch = no_cache_holds(shape, size_of::<T>());
         for (k, out) in chunks.zip(out.chunks_exact_mut(channels.len())) {
             let chunk = k * CHUNK..shape.count().min((k + 1) * CHUNK);
             if !P::FIRST {
                 accumulators.sums.iter_mut().for_each(|sums| sums.fill(T::Real::ZERO));
             }
-            let mut chunk_of =
-                Chunk { shape, summand, vectors, channels: channels.clone(), accumulators: &mut accumulators };
+            let mut chunk_of = Chunk {
+                shape,
+                summand,
+                values: &of_channels,
+                channels: channels.clone(),
+                prefetch,
+                accumulators: &mut accumulators,
+            };
             if rows {
                 chunk_of.rows(simd, chunk.clone(), &values);
             } else {
@@ -613,8 +657,11 @@ impl<T: Lane, P: Summand<T, N>, const N: usize> Task for Walk<'_, T, P, N> {
 struct Chunk<'a, R, P, const N: usize> {
     shape: Shape,
     summand: &'a P,
-    vectors: &'a Vectors<'a, R>,
+    /// Of each channel, where a channel's elements are next to each other.
+    values: &'a [OfChannel<R>],
     channels: Range<usize>,
+    /// Whether no cache holds the tensors.
+    prefetch: bool,
     accumulators: &'a mut Accumulators<R, N>,
 }
 
@@ -655,7 +702,7 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
             let end = chunk.end.min(start + inner - j);
             let first = if P::FIRST { (chunk.start + ACCUMULATORS).clamp(start, end) } else { start };
             for c in self.channels.clone() {
-                let values = OfChannel::new(self.vectors, c);
+                let values = self.values[c - self.channels.start];
                 let from = (o * of_row + c) * inner + j;
                 let place = 32 * (c - self.channels.start);
                 if P::FIRST {
@@ -667,43 +714,47 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
         }
     }
 
-    /// Elements of a channel, of which the first is its `t`th, into its accumulators from `place` on.
+    /// Elements of a channel, of which the first is its `t`th, into its accumulators from `place` on. These are loaded and
+    /// stored once; lane i is always accumulator i.
     #[inline(always)]
     fn ring<T: Lane<Real = R>, S: Simd, const FIRST: bool>(
         &mut self,
         simd: S,
-        mut elements: Range<usize>,
+        elements: Range<usize>,
         place: usize,
         t: usize,
         values: &OfChannel<R>,
     ) where
         P: Summand<T, N>,
     {
-        // Up to the last accumulator, then all of them again and again, then the rest.
-        let mut at = t % ACCUMULATORS;
-        let mut len = elements.len().min((ACCUMULATORS - at) % ACCUMULATORS);
-        loop {
-            if len > 0 {
-                let part = elements.start..elements.start + len;
-                let mut sums = self.accumulators.load(place + at, len);
-                self.summand.take::<S, _, FIRST>(simd, &Here { elements: part, at: 0, values }, &mut sums);
-                self.accumulators.store(place + at, len, &sums);
-                elements.start += len;
-            }
-            if elements.is_empty() {
-                return;
-            }
-            if elements.len() >= 32 {
-                let mut sums = self.accumulators.load(place, 32);
-                while elements.len() >= 32 {
-                    let block = elements.start..elements.start + 32;
-                    self.summand.take::<S, _, FIRST>(simd, &Here { elements: block, at: 0, values }, &mut sums);
-                    elements.start += 32;
-                }
-                self.accumulators.store(place, 32, &sums);
-            }
-            (at, len) = (0, elements.len());
+        if elements.is_empty() {
+            return;
         }
+        let mut sums = self.accumulators.load(place);
+        // An element's index in the tensor is no less than in its channel: lane 0 lies in the tensor.
+        let first = t % ACCUMULATORS;
+        let (mut start, prefetch) = (elements.start - first, self.prefetch);
+        let mut lanes = first..ACCUMULATORS.min(elements.end - start);
+        loop {
+            let here = Here { start, lanes: lanes.clone(), at: 0, values, prefetch };
+            if lanes == (0..ACCUMULATORS) {
+                self.summand.take::<S, _, FIRST>(simd, &here, &mut sums);
+            } else {
+                let mut new = sums;
+                self.summand.take::<S, _, FIRST>(simd, &here, &mut new);
+                for (sums, new) in sums.iter_mut().zip(&new) {
+                    for i in 0..32 {
+                        sums[i] = if i >= lanes.start && i < lanes.end { new[i] } else { sums[i] };
+                    }
+                }
+            }
+            start += ACCUMULATORS;
+            if start >= elements.end {
+                break;
+            }
+            lanes = 0..ACCUMULATORS.min(elements.end - start);
+        }
+        self.accumulators.store(place, &sums);
     }
 
     /// Elements into as many accumulators from `at` on.
@@ -718,18 +769,19 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
         P: Summand<T, N>,
     {
         while elements.len() >= 32 {
-            let block = elements.start..elements.start + 32;
-            let mut sums = self.accumulators.load(at, 32);
-            self.summand.take::<S, V, FIRST>(simd, &Here { elements: block, at, values }, &mut sums);
-            self.accumulators.store(at, 32, &sums);
+            let mut sums = self.accumulators.load(at);
+            let here = Here { start: elements.start, lanes: 0..32, at, values, prefetch: self.prefetch };
+            self.summand.take::<S, V, FIRST>(simd, &here, &mut sums);
+            self.accumulators.store(at, &sums);
             elements.start += 32;
             at += 32;
         }
         if !elements.is_empty() {
             let len = elements.len();
-            let mut sums = self.accumulators.load(at, len);
-            self.summand.take::<S, V, FIRST>(simd, &Here { elements, at, values }, &mut sums);
-            self.accumulators.store(at, len, &sums);
+            let mut sums = self.accumulators.load(at);
+            let here = Here { start: elements.start, lanes: 0..len, at, values, prefetch: self.prefetch };
+            self.summand.take::<S, V, FIRST>(simd, &here, &mut sums);
+            self.accumulators.store_first(at, len, &sums);
         }
     }
 }

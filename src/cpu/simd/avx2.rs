@@ -4,7 +4,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::{BlockOps, CacheLines, MAX_LANES, MemoryOps, Simd, Task, VectorOps};
 use crate::element::Element;
@@ -293,6 +293,49 @@ impl BlockOps for Avx2 {
             unsafe {
                 let values = _mm256_loadu_ps(at.add(8 * i));
                 _mm_storeu_si128(to.add(i), _mm256_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT }>(values));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn widen_bf16(self, block: &[bf16; 32]) -> [f32; 32] {
+        let mut out = [0.0; 32];
+        let (at, to) = (block.as_ptr().cast::<__m128i>(), out.as_mut_ptr());
+        for i in 0..4 {
+            // SAFETY: 1; 2, for 8 of the elements on either side.
+            unsafe {
+                let bits = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.add(i))));
+                let values = _mm256_castsi256_ps(bits);
+                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(values, values));
+                let quiet = _mm256_or_si256(bits, _mm256_and_si256(nan, _mm256_set1_epi32(1 << 22)));
+                _mm256_storeu_ps(to.add(8 * i), _mm256_castsi256_ps(quiet));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn narrow_bf16(self, block: &[f32; 32]) -> [bf16; 32] {
+        let mut out = [bf16::ZERO; 32];
+        let (at, to) = (block.as_ptr(), out.as_mut_ptr().cast::<__m256i>());
+        for i in 0..2 {
+            // SAFETY: 1; 2, for 16 of the elements on either side.
+            unsafe {
+                let mut halves = [_mm256_setzero_si256(); 2];
+                for (k, half) in halves.iter_mut().enumerate() {
+                    let values = _mm256_loadu_ps(at.add(16 * i + 8 * k));
+                    let bits = _mm256_castps_si256(values);
+                    let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(values, values));
+                    // Half a unit less the smallest part, and that too where the last bit is odd: ties go to even.
+                    let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                    let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+                    let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40 << 16));
+                    *half = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
+                }
+                // Packed lane by lane, then put in order.
+                let packed = _mm256_packus_epi32(halves[0], halves[1]);
+                _mm256_storeu_si256(to.add(i), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
             }
         }
         out

@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::{BlockOps, CacheLines, MAX_LANES, MemoryOps, Simd, Task, VectorOps};
 use crate::element::Element;
@@ -236,6 +236,43 @@ impl BlockOps for Avx512 {
                     to.add(i),
                     _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(values),
                 );
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn widen_bf16(self, block: &[bf16; 32]) -> [f32; 32] {
+        let mut out = [0.0; 32];
+        let (at, to) = (block.as_ptr().cast::<__m256i>(), out.as_mut_ptr());
+        for i in 0..2 {
+            // SAFETY: 1; 2, for 16 of the elements on either side.
+            unsafe {
+                let bits = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(at.add(i))));
+                let values = _mm512_castsi512_ps(bits);
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(values, values);
+                let quiet = _mm512_mask_or_epi32(bits, nan, bits, _mm512_set1_epi32(1 << 22));
+                _mm512_storeu_ps(to.add(16 * i), _mm512_castsi512_ps(quiet));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn narrow_bf16(self, block: &[f32; 32]) -> [bf16; 32] {
+        let mut out = [bf16::ZERO; 32];
+        let (at, to) = (block.as_ptr(), out.as_mut_ptr().cast::<__m256i>());
+        for i in 0..2 {
+            // SAFETY: 1; 2, for 16 of the elements on either side.
+            unsafe {
+                let values = _mm512_loadu_ps(at.add(16 * i));
+                let bits = _mm512_castps_si512(values);
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(values, values);
+                // Half a unit less the smallest part, and that too where the last bit is odd: ties go to even.
+                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+                let quiet = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40 << 16));
+                _mm256_storeu_si256(to.add(i), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(quiet)));
             }
         }
         out

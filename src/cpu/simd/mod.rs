@@ -5,12 +5,13 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod bf16;
 mod portable;
 pub(crate) mod set;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use half::{bf16, f16};
+use half::f16;
 
 use set::Set;
 
@@ -62,6 +63,18 @@ pub(crate) trait BlockOps: Copy {
 
     /// Rounds each once, to nearest, ties to even.
     fn narrow(self, block: &[f32; 32]) -> [f16; 32];
+
+    /// Exact. A loop that is vector code by itself is not always so in the midst of other code.
+    #[inline(always)]
+    fn widen_bf16(self, block: &[half::bf16; 32]) -> [f32; 32] {
+        bf16::widen(block)
+    }
+
+    /// Rounds each once, to nearest, ties to even.
+    #[inline(always)]
+    fn narrow_bf16(self, block: &[f32; 32]) -> [half::bf16; 32] {
+        bf16::narrow(block)
+    }
 }
 
 /// Operations on vectors of 64-bit lanes. In what is made from one, only the low half of each lane counts.
@@ -140,7 +153,7 @@ pub(crate) trait MemoryOps: Copy {
 
 /// The lower half of each, then the upper one, as elements: no work where memory has it so.
 #[inline(always)]
-pub(crate) fn halves(mut words: [u32; 16]) -> [bf16; 32] {
+pub(crate) fn halves(mut words: [u32; 16]) -> [half::bf16; 32] {
     if cfg!(target_endian = "big") {
         for word in &mut words {
             *word = word.rotate_left(16);

@@ -118,6 +118,8 @@ task!(ClearWhereZero<T>(saved: [T; 32], block: [T; 32]), |simd| simd.clear_where
 task!(Blend<T>(bits: u32, set: [T; 32], clear: [T; 32]), |simd| simd.blend(*bits, set, clear).map(T::bits));
 task!(Widen<>(block: [f16; 32]), |simd| simd.widen(block).map(f32::bits));
 task!(Narrow<>(block: [f32; 32]), |simd| simd.narrow(block).map(f16::bits));
+task!(WidenBf16<>(block: [bf16; 32]), |simd| simd.widen_bf16(block).map(f32::bits));
+task!(NarrowBf16<>(block: [f32; 32]), |simd| simd.narrow_bf16(block).map(bf16::bits));
 task!(Compress<>(words: [u32; 16], others: [u32; 16]), |simd| {
     let (mut to, mut others_to) = ([u32::MAX; 16], [u32::MAX; 16]);
     let count = simd.compress(words, others, &mut to, &mut others_to);
@@ -196,6 +198,35 @@ fn every_half_is_widened() {
             let block = std::array::from_fn(|i| f16::from_bits(first + i as u16));
             let given = out_of(set, |set, out| set.run(Widen { block: &block, out }));
             assert_eq!(given, block.map(|x| x.to_f32().bits()), "{set:?} from {first:#x}");
+        }
+    }
+}
+
+#[test]
+fn every_bf16_is_widened() {
+    for set in sets() {
+        for first in (0..=u16::MAX).step_by(32) {
+            let block = std::array::from_fn(|i| bf16::from_bits(first + i as u16));
+            let given = out_of(set, |set, out| set.run(WidenBf16 { block: &block, out }));
+            assert_eq!(given, block.map(|x| x.to_f32().bits()), "{set:?} from {first:#x}");
+        }
+    }
+}
+
+/// Around every bf16: itself, the middle to the next one, and the neighbours of both.
+#[test]
+fn narrowing_to_bf16_rounds_to_even() {
+    let mut values: Vec<u32> = Vec::new();
+    for bits in 0..=u32::from(u16::MAX) {
+        for low in [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF] {
+            values.push(bits << 16 | low);
+        }
+    }
+    for set in sets() {
+        for chunk in values.as_chunks::<32>().0 {
+            let block = chunk.map(f32::from_bits);
+            let given = out_of(set, |set, out| set.run(NarrowBf16 { block: &block, out }));
+            assert_eq!(given, block.map(|x| bf16::from_f32(x).bits()), "{set:?} {block:?}");
         }
     }
 }

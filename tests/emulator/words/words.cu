@@ -9,22 +9,22 @@
 #include "drop_activation.h"
 #include "prmt.cuh"
 
-#define WORD(name, In, Out, count, expression)                                                        \
-    extern "C" __global__ void word_##name(const da_args a) {                                         \
-        const uint64_t stride = uint64_t{gridDim.x} * blockDim.x;                                     \
-        for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < a.n; i += stride) {    \
-            In x[count];                                                                              \
+#define WORD(name, In, Out, count, expression)                                                          \
+    extern "C" __global__ void word_##name(const da_args a) {                                           \
+        const uint64_t stride = uint64_t{gridDim.x} * blockDim.x;                                       \
+        for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < a.n; i += stride) {      \
+            In x[count];                                                                                \
             for (int j = 0; j < count; ++j) x[j] = __ldcs(static_cast<const In*>(a.x) + count * i + j); \
-            __stwb(static_cast<Out*>(a.out) + i, static_cast<Out>(expression));                       \
-        }                                                                                             \
+            __stwb(static_cast<Out*>(a.out) + i, static_cast<Out>(expression));                         \
+        }                                                                                               \
     }
 
-#define COPY(name, T, load, store)                                                                    \
-    extern "C" __global__ void word_##name(const da_args a) {                                         \
-        const uint64_t stride = uint64_t{gridDim.x} * blockDim.x;                                     \
-        for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < a.n; i += stride) {    \
-            store(static_cast<T*>(a.out) + i, load(static_cast<const T*>(a.x) + i));                  \
-        }                                                                                             \
+#define COPY(name, T, load, store)                                                                 \
+    extern "C" __global__ void word_##name(const da_args a) {                                      \
+        const uint64_t stride = uint64_t{gridDim.x} * blockDim.x;                                  \
+        for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < a.n; i += stride) { \
+            store(static_cast<T*>(a.out) + i, load(static_cast<const T*>(a.x) + i));               \
+        }                                                                                          \
     }
 
 // Memory

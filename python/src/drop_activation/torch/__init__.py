@@ -32,6 +32,7 @@ contiguous first.
 from ._batch_norm import BatchNormDropActivation1d, BatchNormDropActivation2d
 from ._fold import fold
 from ._functions import drop_activation, rrelu
+from ._fuse_batch_norm import FusedModel, fuse_batch_norm
 from ._modules import DropActivation, RReLU
 from ._replace import Left, Replaced, replace_relu, restore_relu
 
@@ -39,11 +40,13 @@ __all__ = [
     "BatchNormDropActivation1d",
     "BatchNormDropActivation2d",
     "DropActivation",
+    "FusedModel",
     "Left",
     "RReLU",
     "Replaced",
     "drop_activation",
     "fold",
+    "fuse_batch_norm",
     "replace_relu",
     "restore_relu",
     "rrelu",

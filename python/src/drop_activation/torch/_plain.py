@@ -15,5 +15,4 @@ def is_plain(x: Tensor) -> bool:
         type(x) in PLAIN
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
-        and not x.is_neg()
     )
