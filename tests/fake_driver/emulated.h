@@ -73,8 +73,7 @@ static int emulate(const char* name, const struct da_args* a, unsigned grid, uns
     }
     const uint64_t bytes = a->n * (strstr(name, "f64") ? 8 : (strstr(name, "f32") ? 4 : 2));
     const uint64_t vector = a->channels * (strstr(name, "f64") ? 8 : 4);
-    const uint64_t sums = strstr(name, "moments") ? 3 : strstr(name, "products") ? 2
-                                                                                 : 1;
+    const uint64_t sums = strstr(name, "moments") ? 3 : (strstr(name, "products") ? 2 : 1);
     const int is_total = strstr(name, "_total_") != 0;
     const int writes_mask = strstr(name, "forward") && !strstr(name, "infer");
     const uint32_t input = READABLE | DEFINED, output = WRITABLE | WRITE_ONCE;
