@@ -117,7 +117,7 @@ impl Divisor {
     fn divide(self, a: u64) -> (u64, u64) {
         let quotient = match (u32::try_from(a).is_ok() && u32::try_from(self.divisor).is_ok(), self.reciprocal) {
             (true, 0) => a,
-            (true, reciprocal) => (u128::from(reciprocal) * u128::from(a) >> 64) as u64,
+            (true, reciprocal) => ((u128::from(reciprocal) * u128::from(a)) >> 64) as u64,
             (false, _) => a / self.divisor,
         };
         (quotient, a - quotient * self.divisor)
