@@ -378,7 +378,8 @@ mod tests {
     #[test]
     fn addresses_that_are_absent_or_misaligned() {
         type Set = fn(&mut FusedAddresses, u64);
-        let fields: [(&str, Set, fn(&FusedAddresses) -> u64); 14] = [
+        type Get = fn(&FusedAddresses) -> u64;
+        let fields: [(&str, Set, Get); 14] = [
             ("input", |at, to| at.tensors.input = to, |at| at.tensors.input),
             ("x", |at, to| at.tensors.saved = to, |at| at.tensors.saved),
             ("output", |at, to| at.tensors.output = to, |at| at.tensors.output),

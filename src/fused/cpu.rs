@@ -65,7 +65,7 @@ pub fn infer<'a, T: Element>(
 ///
 /// # Errors
 /// Lengths that do not fit the shape; a mask of another operation or length;
-/// [`Error::MissingInput`](crate::Error::MissingInput); [`Error::AnotherX`](crate::Error::AnotherX).
+/// [`Error::MissingInput`]; [`Error::AnotherX`].
 pub fn backward<'a, T: Element>(
     shape: Shape,
     by: &Gradient<'_, T>,
@@ -85,8 +85,8 @@ pub fn backward<'a, T: Element>(
 /// Mean and biased variance of each channel.
 ///
 /// # Errors
-/// [`Error::ShapeLength`](crate::Error::ShapeLength); [`Error::NoElements`](crate::Error::NoElements);
-/// [`Error::SumMemory`](crate::Error::SumMemory).
+/// [`Error::ShapeLength`]; [`Error::NoElements`];
+/// [`Error::SumMemory`].
 pub fn statistics<T: Element>(shape: Shape, x: &[T]) -> Result<Statistics<T::Real>> {
     let (mut mean, mut variance) = (zeros(shape)?, zeros(shape)?);
     let operands = Operands { results: [Some(&mut mean[..]), Some(&mut variance[..])], ..Operands::default() };
@@ -99,8 +99,8 @@ pub fn statistics<T: Element>(shape: Shape, x: &[T]) -> Result<Statistics<T::Rea
 ///
 /// # Errors
 /// Lengths that do not fit the shape; a mask of another operation or length;
-/// [`Error::MissingInput`](crate::Error::MissingInput); [`Error::AnotherX`](crate::Error::AnotherX);
-/// [`Error::SumMemory`](crate::Error::SumMemory).
+/// [`Error::MissingInput`]; [`Error::AnotherX`];
+/// [`Error::SumMemory`].
 pub fn reduce<T: Element>(
     shape: Shape,
     dy: &[T],

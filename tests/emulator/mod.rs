@@ -7,7 +7,7 @@
 
 #![allow(dead_code)] // each test binary uses its own part
 
-mod compile;
+pub mod compile;
 mod launch;
 mod words;
 

@@ -17,7 +17,6 @@
 
 mod cases;
 mod device;
-#[allow(dead_code)]
 #[path = "../emulator/mod.rs"]
 mod emulator;
 mod fused;

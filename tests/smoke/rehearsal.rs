@@ -1,9 +1,5 @@
 //! The same test without a GPU: in a process of its own on the stand-in driver, which runs the emulated kernels.
 
-#[allow(dead_code)]
-#[path = "../emulator/compile.rs"]
-mod compile;
-
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,6 +7,8 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use drop_activation::cuda::launch::Entry;
+
+use crate::emulator::compile;
 
 /// A folder with a libcuda, and the library of kernels that it is to launch.
 struct StandIn {
