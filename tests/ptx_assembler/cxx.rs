@@ -19,7 +19,7 @@ pub fn expression(case: &Case) -> Option<String> {
         "add.rn.f32" | "add.rn.f64" => format!("{} + {}", f(0), f(1)),
         "sub.rn.f32" | "sub.rn.f64" => format!("{} - {}", f(0), f(1)),
         "mul.rn.f32" | "mul.rn.f64" => format!("{} * {}", f(0), f(1)),
-        "div.rn.f32" => format!("{} / {}", f(0), f(1)),
+        "div.rn.f32" | "div.rn.f64" => format!("{} / {}", f(0), f(1)),
         "rcp.rn.f32" => format!("1.0f / {}", f(0)),
         "sqrt.rn.f32" => format!("sqrtf({})", f(0)),
         // C++ has the sign last, PTX has it first.
