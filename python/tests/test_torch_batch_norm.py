@@ -259,7 +259,7 @@ def backward(dy=X, mask=MASK, x=X, residual=None, weight=V, bias=V, mean=V, vari
         (lambda: forward(key=KEY.float()), ["key must be one torch.int64", "torch.float32"]),
         (lambda: forward(eps=0.0), ["eps must be positive", "0.0"]),
         (lambda: forward(p=1.5), ["p must be in [0, 1]", "1.5"]),
-        (lambda: forward(activation=9), ["activation is 9"]),
+        (lambda: forward(activation=9), ["activation must be one of", "got 9"]),
         (lambda: backward(dy=X[:2]), ["dy must have the shape of x"]),
         (lambda: backward(dy=X.double()), ["dy must have the dtype of x"]),
         (lambda: backward(mask=MASK[:1]), ["mask must be torch.int32 of shape (6,)", "(1,)"]),
