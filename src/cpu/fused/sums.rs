@@ -499,20 +499,17 @@ impl<R: Real, const N: usize> Accumulators<R, N> {
     #[inline(always)]
     fn each(&mut self, length: usize, f: impl Fn(usize, [R; N]) -> [R; N]) {
         let present = length.min(ACCUMULATORS);
-        let mut all = self.sums.each_mut().map(|sums| &mut sums[..]);
-        let (outer, inner) = if self.strides[0] == 1 { (present, self.channels) } else { (self.channels, 32) };
-        for o in 0..outer {
-            let row = all.each_mut().map(|sums| &mut sums[o * inner..(o + 1) * inner]);
-            // Not an iterator: `N` rows are walked side by side.
-            #[allow(clippy::needless_range_loop)]
-            for i in 0..inner {
-                let a = if self.strides[0] == 1 { o } else { i };
-                if a < present {
-                    let new = f(a, std::array::from_fn(|n| row[n][i]));
-                    for n in 0..N {
-                        row[n][i] = new[n];
-                    }
-                }
+        let rows = self.strides[0] == 1;
+        // What is next to each other in memory is one run.
+        let (runs, run, apart) =
+            if rows { (present, self.channels, self.channels) } else { (self.channels, present, 32) };
+        for r in 0..runs {
+            let sums = self.sums.each_mut().map(|sums| &mut sums[r * apart..r * apart + run]);
+            // A loop for each layout: in one for both, what `f` looks up for an accumulator would be gathered.
+            if rows {
+                replace(sums, run, |_, sums| f(r, sums));
+            } else {
+                replace(sums, run, &f);
             }
         }
     }
@@ -549,7 +546,18 @@ impl<R: Real, const N: usize> Accumulators<R, N> {
     }
 }
 
-// ---- The walk.
+/// Replaces what stands at each place of `N` rows side by side.
+#[inline(always)]
+fn replace<R: Real, const N: usize>(rows: [&mut [R]; N], len: usize, f: impl Fn(usize, [R; N]) -> [R; N]) {
+    for i in 0..len {
+        let new = f(i, std::array::from_fn(|n| rows[n][i]));
+        for n in 0..N {
+            rows[n][i] = new[n];
+        }
+    }
+}
+
+// ---- Chunks, one after the other.
 
 /// Chunks of neighbouring channels.
 struct Part<'a, R, const N: usize> {
