@@ -549,6 +549,8 @@ impl<R: Real, const N: usize> Accumulators<R, N> {
 /// Replaces what stands at each place of `N` rows side by side.
 #[inline(always)]
 fn replace<R: Real, const N: usize>(rows: [&mut [R]; N], len: usize, f: impl Fn(usize, [R; N]) -> [R; N]) {
+    // Not an iterator: `N` rows are walked side by side.
+    #[allow(clippy::needless_range_loop)]
     for i in 0..len {
         let new = f(i, std::array::from_fn(|n| rows[n][i]));
         for n in 0..N {
