@@ -21,7 +21,7 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 STEPS = [
-    *("smoke", "prebuilt", "suite", "gpu", "crate", "headline", "compiled", "probes"),
+    *("smoke", "prebuilt", "fused", "suite", "gpu", "crate", "headline", "compiled", "probes"),
     *("memcheck", "initcheck", "racecheck", "synccheck", "module", "calls", "experiment"),
     *("ratios", *(f"suite-{tool}" for tool in TOOLS), "python", "pytorch", "passes"),
 ]
@@ -469,7 +469,7 @@ SKIPPED [1] ../bundle/python/tests/test_gpu.py:8: SKIPPED: PyTorch is not instal
         self.assertIn("not run", self.ends(0, "--only", "smoke,correctness"))
         self.ends(0, "--only", "headline,probes,pytorch,rest", *ALL)
         self.assertTrue(self.results()["complete"])
-        self.assertEqual(set(self.results()["figures"]), {"smoke", "prebuilt", "passes", *FIGURES})
+        self.assertEqual(set(self.results()["figures"]), {"smoke", "prebuilt", "fused", "passes", *FIGURES})
 
     def test_resumed_after_being_cut(self):
         for number in (signal.SIGTERM, signal.SIGKILL):
