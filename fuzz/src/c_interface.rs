@@ -9,6 +9,8 @@ use libfuzzer_sys::fuzz_target;
 
 /// All tensors lie in here, apart or not.
 const ARENA: usize = 1 << 12;
+/// More than any pass has.
+const CHANNELS: usize = 64;
 
 struct Bytes<'a>(&'a [u8]);
 
@@ -64,6 +66,10 @@ fuzz_target!(|bytes: &[u8]| {
             first: bytes.u64(),
             device_offset: if bytes.byte() == 255 { 8 as *const u64 } else { std::ptr::null() },
         },
+        channels: (bytes.u16() % CHANNELS) as _,
+        inner: (bytes.u16() % 64) as _,
+        dz: bytes.code() % 4,
+        reserved2: u32::from(bytes.byte() == 255),
     };
     let mut arena = vec![0u64; ARENA / 8];
     let base = arena.as_mut_ptr().cast::<u8>();
@@ -83,6 +89,8 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let [input, saved, output] = [(); 3].map(|()| place(len * size));
     let mask = place(len.div_ceil(32) * 4).cast::<u32>();
+    let residual = place(len * size);
+    let [scale, shift, mean, alpha, beta, gamma, first, second] = [(); 8].map(|()| place(CHANNELS * 8));
     let output = match bytes.byte() {
         0..100 => input,
         100..150 => saved,
@@ -96,6 +104,14 @@ fuzz_target!(|bytes: &[u8]| {
         saved: saved.cast(),
         output: output.cast(),
         mask,
+        residual: residual.cast(),
+        scale: scale.cast(),
+        shift: shift.cast(),
+        mean: mean.cast(),
+        alpha: alpha.cast(),
+        beta: beta.cast(),
+        gamma: gamma.cast(),
+        results: [first.cast(), second.cast()],
     };
     let mut after = [0; 4096];
     match bytes.byte() {
