@@ -9,8 +9,6 @@ use libfuzzer_sys::fuzz_target;
 
 /// All tensors lie in here, apart or not.
 const ARENA: usize = 1 << 12;
-/// More than any pass has.
-const CHANNELS: usize = 64;
 
 struct Bytes<'a>(&'a [u8]);
 
@@ -33,7 +31,7 @@ impl Bytes<'_> {
     fn code(&mut self) -> u32 {
         match self.byte() {
             255 => self.u64() as u32,
-            code => u32::from(code % 16),
+            code => u32::from(code % 20),
         }
     }
 
@@ -66,7 +64,7 @@ fuzz_target!(|bytes: &[u8]| {
             first: bytes.u64(),
             device_offset: if bytes.byte() == 255 { 8 as *const u64 } else { std::ptr::null() },
         },
-        channels: (bytes.u16() % CHANNELS) as _,
+        channels: (bytes.u16() % 64) as _,
         inner: (bytes.u16() % 64) as _,
         dz: bytes.code() % 4,
         reserved2: u32::from(bytes.byte() == 255),
@@ -80,6 +78,7 @@ fuzz_target!(|bytes: &[u8]| {
         _ => 2,
     };
     let len = bytes.u16() % (ARENA / 2);
+    let vector_bytes = pass.channels as usize * size.max(4);
     // An address with room for so many bytes behind it, or one that has to be refused.
     let mut place = |room: usize| match bytes.byte() {
         255 => std::ptr::null_mut(),
@@ -90,7 +89,7 @@ fuzz_target!(|bytes: &[u8]| {
     let [input, saved, output] = [(); 3].map(|()| place(len * size));
     let mask = place(len.div_ceil(32) * 4).cast::<u32>();
     let residual = place(len * size);
-    let [scale, shift, mean, alpha, beta, gamma, first, second] = [(); 8].map(|()| place(CHANNELS * 8));
+    let [scale, shift, mean, alpha, beta, gamma, first, second] = [(); 8].map(|()| place(vector_bytes));
     let output = match bytes.byte() {
         0..100 => input,
         100..150 => saved,
@@ -138,9 +137,16 @@ fuzz_target!(|bytes: &[u8]| {
         let given = std::slice::from_raw_parts(base, ARENA);
         let was = std::slice::from_raw_parts(before.as_ptr().cast::<u8>(), ARENA);
         let start = |address: *const u8| (address as usize).wrapping_sub(base as usize);
-        let writes_mask = matches!(pass.0.kind, DACT_PASS_FORWARD | DACT_PASS_RRELU_FORWARD);
+        let writes_mask = matches!(pass.0.kind, DACT_PASS_FORWARD | DACT_PASS_RRELU_FORWARD | DACT_PASS_FUSED_FORWARD);
         let mask_bytes = if writes_mask { len.div_ceil(32) * 4 } else { 0 };
-        let written = [(start(output), len * size), (start(mask.cast()), mask_bytes)];
+        let writes_results = matches!(pass.0.kind, DACT_PASS_STATISTICS | DACT_PASS_FUSED_SUMS);
+        let result_bytes = if writes_results { vector_bytes } else { 0 };
+        let written = [
+            (start(output), if pass.0.kind == DACT_PASS_STATISTICS { 0 } else { len * size }),
+            (start(mask.cast()), mask_bytes),
+            (start(first), result_bytes),
+            (start(second), result_bytes),
+        ];
         let is_written = |i: usize| written.iter().any(|(at, bytes)| (*at..at.wrapping_add(*bytes)).contains(&i));
         for i in (0..ARENA).filter(|i| given[*i] != was[*i]) {
             assert!(status == DACT_OK && is_written(i), "byte {i} was written, status {status}");
