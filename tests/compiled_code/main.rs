@@ -6,6 +6,7 @@
 //! meant; `scripts/report` then makes the tables of `docs/gpu-prediction.md` anew.
 #![cfg(feature = "cuda")]
 
+mod fused;
 #[path = "../../build/nvcc.rs"]
 #[allow(dead_code)]
 mod nvcc;
@@ -275,7 +276,7 @@ impl Count {
             ));
         }
         let (one_tile, next_tile) = (one.instructions, next.instructions);
-        Ok(Self { capability: kernel.capability, entry: kernel.name, one_tile, next_tile, call, alu: one.alu })
+        Ok(Self { capability: kernel.capability, entry: kernel.name, one_tile, next_tile, call, alu: one.pipes.alu })
     }
 
     /// Lane slots for each element of a warp's one tile whose keep bits take this many calls of Philox, 0 to 2.
@@ -362,8 +363,8 @@ fn instructions_of_a_full_tile() {
     );
 }
 
-/// The passes over channels have loops and branches by which a tile's path is not found; what is recorded of them is how
-/// much code they are.
+/// How much code the passes over channels are, and their registers. Of those with ReLU `fused.rs` has the paths through it;
+/// what the smooth ones issue for a tile is not looked at.
 #[test]
 fn code_of_fused_passes() {
     const RECORD: &str = include_str!("../data/fused-code.csv");
@@ -388,6 +389,22 @@ fn code_of_fused_passes() {
     let differ: Vec<_> = lines.iter().filter(|line| !recorded.contains(&line.as_str())).cloned().collect();
     none_of(differ);
     assert_eq!(lines.len(), recorded.len());
+}
+
+/// What is recorded of the passes of a block with a batch normalisation is of this code.
+#[test]
+fn fused_passes_are_of_this_code() {
+    let Some(kernels) = of_passes() else { return };
+    let kernels: Vec<_> = kernels.filter(|kernel| kernel.capability == prediction::CAPABILITY).collect();
+    let bless = env::var_os("BLESS").is_some();
+    if kernels.is_empty() || !(is_recorded() || bless) {
+        return;
+    }
+    let record = fused::record(&kernels, nvcc_version(device_code())).unwrap_or_else(|missing| panic!("{missing}"));
+    if bless {
+        return fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/fused-passes.csv"), record).unwrap();
+    }
+    assert!(record == fused::RECORD, "the record is out of date; BLESS=1 writes it anew:\n{record}");
 }
 
 /// The page of predictions is made of this code's facts, and the code reaches the aims.

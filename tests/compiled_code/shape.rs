@@ -129,7 +129,7 @@ impl Shape {
             votes,
             ..Marks::default()
         };
-        Wanted { marks, products }
+        Wanted { marks, products, guarded: None, leaves_out_loads: true }
     }
 }
 
