@@ -280,6 +280,9 @@ impl MemoryOps for Portable {
     fn prefetch<T>(self, _: *const T) {}
 
     #[inline(always)]
+    fn prefetch_near<T>(self, _: *const T) {}
+
+    #[inline(always)]
     fn prefetch_to_write<T>(self, _: *const T) {}
 
     #[inline(always)]
