@@ -128,7 +128,7 @@ def test_training_is_exported_with_a_dynamic_batch(layer):
 def test_folded_it_is_pytorch_s_own(tmp_path):
     model, x = swapped(functional=False), images()
     stored(model, x, tmp_path)
-    with pytest.raises(ValueError, match="has not run since replace_relu"):
+    with pytest.raises(ValueError, match="must have run since replace_relu"):
         dt.fold(swapped(functional=False))
     expected = model(x)
     folded = dt.fold(model)
