@@ -2,11 +2,12 @@
 //! before anything is written. Every backend and every interface makes its calls into a [`Pass`].
 
 use crate::activation::Activation;
+use crate::dz::Dz;
 use crate::error::{Error, Result, same_length};
-use crate::fused::{Dz, Shape};
 use crate::key::MaskKey;
 use crate::mask::{MaskOrigin, words_for};
 use crate::operation::{DropActivation, RRelu};
+use crate::shape::Shape;
 
 /// A pass with its parameters, for adapters that choose it at run time: [`cpu::run`](crate::cpu::run) takes it with
 /// slices, `cuda::Kernels::launch_raw` with device addresses.

@@ -33,7 +33,7 @@ pub extern "C" fn dact_abi_version() -> u32 {
 }
 
 /// Whether the library that is loaded has the binary interface of a header: call it once with DACT_ABI_VERSION,
-/// before anything else. Gives DACT_UNSUPPORTED if not.
+/// before anything else. Returns DACT_UNSUPPORTED if not.
 ///
 /// `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
 ///

@@ -14,23 +14,10 @@ pub use super::layout::da_args;
 use super::layout::{DA_PACK_BYTES, DA_TILE_ELEMENTS};
 pub use super::parameters::NOTHING;
 use super::parameters::parameters;
+pub use super::planned::Launch;
 use crate::element::Dtype;
 use crate::error::{Error, Result};
 use crate::pass::Pass;
-
-/// A kernel launch, ready to be made: one-dimensional, without dynamic shared memory, with `args` as the
-/// kernel's one argument.
-#[derive(Clone, Copy, Debug)]
-pub struct Launch {
-    /// The kernel.
-    pub entry: Entry,
-    /// Blocks.
-    pub grid: u32,
-    /// Threads of a block.
-    pub block: u32,
-    /// The kernel's argument, by value.
-    pub args: da_args,
-}
 
 /// Plans any pass over `n` elements of type `dtype` at the addresses `at`: at most two launches, to be made in this order.
 pub fn plan_all(pass: &Pass, dtype: Dtype, n: usize, at: &FusedAddresses) -> Result<[Option<Launch>; 2]> {

@@ -131,7 +131,7 @@ impl DeviceMask {
     pub fn from_words(origin: MaskOrigin, len: usize, words: CudaSlice<u32>) -> Result<Self> {
         let needed = words_for(len);
         if words.len() < needed {
-            let reason = format!("{} words given, at least {needed} needed", words.len());
+            let reason = format!("at least {needed} words, got {}", words.len());
             return Err(Error::MaskWords { len, reason });
         }
         if let MaskOrigin::RRelu(_, key) = origin {
@@ -140,7 +140,7 @@ impl DeviceMask {
         Ok(Self::assemble(Origin::Known(origin), len, words))
     }
 
-    /// What the mask was made by. RReLU's mask of a [`DeviceKey`](super::DeviceKey) gives the offset 0 here: see
+    /// What the mask was made by. RReLU's mask of a [`DeviceKey`](super::DeviceKey) has the offset 0 here: see
     /// [`DeviceMask::offset_is_on_device`].
     pub const fn origin(&self) -> MaskOrigin {
         match self.origin {

@@ -108,6 +108,7 @@ mod mask;
 mod modules;
 mod order;
 mod parameters;
+mod planned;
 mod raw;
 mod slices;
 mod stream_checks;

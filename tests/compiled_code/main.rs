@@ -24,7 +24,10 @@ use std::{
     sync::OnceLock,
 };
 
-use drop_activation::cuda::{device_code, launch::Entry};
+use drop_activation::{
+    Activation,
+    cuda::{device_code, launch::Entry},
+};
 use sass::Kernel;
 use shape::{FIRST_VOTE, Kind, Shape, mean_calls};
 
@@ -82,8 +85,7 @@ fn none_of(mut complaints: Vec<String>) {
 }
 
 fn is_of_fused_smooth(name: &str) -> bool {
-    name.starts_with("da_fused_")
-        && ["sigmoid", "tanh", "gelu", "silu"].iter().any(|activation| name.contains(activation))
+    name.starts_with("da_fused_") && Activation::ALL[1..].iter().any(|activation| name.contains(activation.name()))
 }
 
 /// Whether there is, for a capability, no machine code of passes that are fused with a smooth activation.

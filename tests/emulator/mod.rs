@@ -16,7 +16,6 @@ use std::{
     fmt,
     io::Write,
     mem::ManuallyDrop,
-    ops::Range,
     path::Path,
     sync::OnceLock,
 };
@@ -24,7 +23,7 @@ use std::{
 #[allow(unused_imports)]
 pub use compile::{BuildError, root, scratch_folder};
 #[allow(unused_imports)]
-pub use launch::{Access, Buffer, Machine, Order, device_address};
+pub use launch::{Access, Blocks, Buffer, Machine, Order, device_address};
 
 #[allow(unused_imports)]
 pub use words::untested;
@@ -84,9 +83,7 @@ impl Machine for Emulator {
     fn launch_blocks<A: Copy>(
         &self,
         entry: &str,
-        grid: u32,
-        block: u32,
-        blocks: Range<u32>,
+        Blocks { grid, block, which: blocks }: Blocks,
         args: &A,
         buffers: &[Buffer],
         order: Order,

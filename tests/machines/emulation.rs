@@ -10,7 +10,7 @@ use std::{
 
 use drop_activation::cuda::launch::{NOTHING, da_args};
 
-use crate::emulator::{self, Buffer, BuildError, Emulator, Machine, Order, device_address};
+use crate::emulator::{self, Blocks, Buffer, BuildError, Emulator, Machine, Order, device_address};
 use crate::numbers::numbers;
 
 /// The fixtures, or `None` where nothing can be compiled, which is told once.
@@ -347,7 +347,15 @@ fn a_window_on_a_huge_tensor() {
         let first = GRID - 5;
         let a = da_args { out: BASE as *mut _, shard_start: 8, ..NOTHING };
         let window = Buffer::scratch("out", &mut out).at(BASE + u64::from(first) * 8 * 4);
-        emulator.launch_blocks("sound_block_numbers", GRID, 32, first..GRID, &a, &[window], order).unwrap();
+        emulator
+            .launch_blocks(
+                "sound_block_numbers",
+                Blocks { grid: GRID, block: 32, which: first..GRID },
+                &a,
+                &[window],
+                order,
+            )
+            .unwrap();
         let numbers: Vec<u32> = out.into_iter().step_by(8).collect();
         assert_eq!(numbers, (first..GRID).collect::<Vec<_>>());
     }

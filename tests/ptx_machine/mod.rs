@@ -14,9 +14,9 @@ mod parse;
 mod program;
 mod warp;
 
-use std::{collections::HashMap, fmt, ops::Range};
+use std::{collections::HashMap, fmt};
 
-use crate::emulator::{Buffer, Machine, Order};
+use crate::emulator::{Blocks, Buffer, Machine, Order};
 use memory::Memory;
 use program::Kernel;
 use warp::{Position, Warp};
@@ -63,9 +63,7 @@ impl Machine for Ptx {
     fn launch_blocks<A: Copy>(
         &self,
         entry: &str,
-        grid: u32,
-        block: u32,
-        blocks: Range<u32>,
+        Blocks { grid, block, which: blocks }: Blocks,
         args: &A,
         buffers: &[Buffer],
         order: Order,

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::c_void;
-use std::ops::Range;
 use std::sync::Arc;
 
 use drop_activation::cuda::cudarc::driver::{CudaModule, result};
@@ -11,7 +10,7 @@ use drop_activation::cuda::cudarc::nvrtc::Ptx;
 use drop_activation::half::{bf16, f16};
 
 use crate::device::{Device, Failure, Image};
-use crate::emulator::{Access, Buffer, Machine, Order};
+use crate::emulator::{Access, Blocks, Buffer, Machine, Order};
 use crate::fused_cases::{Case, Finding, Real64, cases, few_cases, run};
 use crate::shipped;
 use crate::support::data::Bits;
@@ -147,9 +146,7 @@ impl Machine for Gpu<'_> {
     fn launch_blocks<A: Copy>(
         &self,
         entry: &str,
-        grid: u32,
-        block: u32,
-        blocks: Range<u32>,
+        Blocks { grid, block, which: blocks }: Blocks,
         args: &A,
         buffers: &[Buffer],
         _: Order,

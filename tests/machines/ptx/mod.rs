@@ -9,7 +9,7 @@ mod refused;
 mod registers;
 mod sound;
 
-use crate::emulator::{Access, Buffer, Machine, Order, device_address};
+use crate::emulator::{Access, Blocks, Buffer, Machine, Order, device_address};
 use crate::numbers::numbers;
 use crate::ptx_machine::{self, Ptx};
 
