@@ -6,9 +6,9 @@
     torch_mask     bernoulli_ into a tensor of bool, as native_dropout draws its mask
     mask           the library's keep bits by themselves, through its C interface
 
-A step is a forward pass and the backward pass that goes with it. A mask does not depend on the type of the elements, so it is
-drawn in the configurations of warm f32 alone. Both sides are called from Python, which takes about a microsecond a call
-for PyTorch and half of one for the C interface.
+A step is a forward pass and the backward pass that goes with it. A mask does not depend on the type of the elements, so
+it is drawn in the configurations of warm f32 alone. Both sides are called from Python, which takes about a microsecond a
+call for PyTorch and half of one for the C interface.
 
 They are measured with one thread, which is the calling one, and with all, in two ways each:
 
@@ -36,8 +36,8 @@ import time
 P = 0.95
 ROTATION_BYTES = 1 << 30
 MOST_SETS = 1024
-# Seconds after which threads that wait for more to do, spinning, have gone to sleep: another process could not use their
-# cores before.
+# Seconds after which threads that wait for more to do, spinning, have gone to sleep: before that, another process could
+# not use their cores.
 UNTIL_ASLEEP = 0.02
 # Seconds of calls before those that are timed, for threads that sleep to wake.
 UNTIL_AWAKE = 0.0005

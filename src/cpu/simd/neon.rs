@@ -1,6 +1,6 @@
 //! Drawing on AArch64, all of whose processors have these vectors: four 64-bit lanes in two of them. All else is the
-//! portable code, which compilers make vectors of; of products of 64-bit lanes they do not, since there is no instruction
-//! for these.
+//! portable code, which compilers make vectors of. Of products of 64-bit lanes they do not, since there is no
+//! instruction for these.
 
 use std::arch::aarch64::*;
 
