@@ -208,8 +208,8 @@ mod backend {
     use std::ffi::c_void;
     use std::sync::Arc;
 
-    use drop_activation::cuda::cudarc::driver::{result, sys};
     use drop_activation::Dtype;
+    use drop_activation::cuda::cudarc::driver::{result, sys};
     use drop_activation::cuda::{self, Addresses, FusedAddresses, Kernels};
 
     use crate::error::Failure;
