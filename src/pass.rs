@@ -15,11 +15,11 @@ use crate::shape::Shape;
 /// A pass reads the *input* and writes the *output*, of the same length: x and y of a forward pass, dy and
 /// dx of a backward pass. It may read a *saved* tensor besides and read or write a *mask*.
 ///
-/// The passes of [`fused`](crate::fused) take more, each of which may be absent: a *residual*, as long as the input, and
-/// *vectors* with a value for each channel of their shape, in the type of the arithmetic. `docs/fused.md` is the text
-/// for what they compute. [`cpu::run_fused`](crate::cpu::run_fused) runs them on slices;
-/// `cuda::Kernels::launch_raw` takes their addresses. What
-/// takes no such arguments, as [`cpu::run`](crate::cpu::run), runs them with all of these absent.
+/// The passes of [`fused`](crate::fused) take more, each of which may be absent: a *residual*, as long as the input,
+/// and *vectors* with a value for each channel of their shape, in the type of the arithmetic. `docs/fused.md` is the
+/// text for what they compute. [`cpu::run_fused`](crate::cpu::run_fused) runs them on slices;
+/// `cuda::Kernels::launch_raw` takes their addresses. What takes no such arguments, as [`cpu::run`](crate::cpu::run),
+/// runs them with all of these absent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Pass {
@@ -109,17 +109,17 @@ pub enum Pass {
     },
     /// The sums of a backward pass, written to two vectors: `s1[c] = Σ dz`, and where mean is given
     /// `s2[c] = Σ dz (x - mean[c])`. The output, which may be absent, is `dr = dz`. Reads the mask in training. Reads
-    /// the saved x, and takes the residual, scale and shift, where dz depends on z ([`Dz::needs_z`]); reads x where mean
-    /// is given.
+    /// the saved x, and takes the residual, scale and shift, where dz depends on z ([`Dz::needs_z`]); reads x where
+    /// mean is given.
     FusedSums {
         /// Where dz comes from.
         dz: Dz,
         /// Which elements belong to which channel.
         shape: Shape,
     },
-    /// Backward, elementwise: `dx = alpha[c] dz + (beta[c] (x - mean[c]) + gamma[c])`. Reads the mask in training. Reads
-    /// the saved x, and takes the residual, scale and shift, where dz depends on z; reads x where beta, gamma and mean
-    /// are given, which go together.
+    /// Backward, elementwise: `dx = alpha[c] dz + (beta[c] (x - mean[c]) + gamma[c])`. Reads the mask in training.
+    /// Reads the saved x, and takes the residual, scale and shift, where dz depends on z; reads x where beta, gamma and
+    /// mean are given, which go together.
     FusedBackward {
         /// Where dz comes from.
         dz: Dz,

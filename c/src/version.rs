@@ -47,7 +47,8 @@ pub unsafe extern "C" fn dact_check_abi(abi_version: u32, error: *mut *mut dact_
         }
         let version = env!("CARGO_PKG_VERSION");
         Err(Failure::unsupported(format!(
-            "abi_version must be that of the loaded library (drop_activation {version}), {DACT_ABI_VERSION}, got {abi_version}"
+            "abi_version must be that of the loaded library (drop_activation {version}), {DACT_ABI_VERSION}, got \
+             {abi_version}"
         )))
     };
     // SAFETY: `error` is as `guarded` asks, by this function's contract.

@@ -59,7 +59,9 @@ fn the_definitions_for_c_are_current() {
     }
     let made = format!(
         "/* The activations as plain C computes them. Made of tests/data/activations.json by\n   \
-         BLESS=1 cargo test -p drop-activation-c --test header. */\n// clang-format off\n#ifndef ACTIVATIONS_H\n#define ACTIVATIONS_H\n\n\
+         BLESS=1 cargo test -p drop-activation-c --test header. */\n\
+         // clang-format off\n\
+         #ifndef ACTIVATIONS_H\n#define ACTIVATIONS_H\n\n\
          #include <drop_activation.h>\n\n#include <math.h>\n\n\
          static const double pi = 3.14159265358979323846;\n\n\
          static double relu_value(double x) {{ return x > 0 ? x : 0; }}\n\

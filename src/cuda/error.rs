@@ -15,8 +15,8 @@ pub enum CudaError {
 
     /// The driver has no such device.
     #[error(
-        "device must be one of the {count} that the driver shows, counted from 0, got {ordinal}; nvidia-smi lists them, \
-         CUDA_VISIBLE_DEVICES can hide them"
+        "device must be one of the {count} that the driver shows, counted from 0, got {ordinal}; nvidia-smi lists \
+         them, CUDA_VISIBLE_DEVICES can hide them"
     )]
     NoDevice {
         /// The device asked for, counted from 0.
@@ -57,7 +57,8 @@ pub enum CudaError {
 
     /// The stream or a tensor belongs to another context.
     #[error(
-        "{argument} must be of the same `CudaContext` as kernels, stream, tensors and mask of the call, got one of another"
+        "{argument} must be of the same `CudaContext` as kernels, stream, tensors and mask of the call, got one of \
+         another"
     )]
     Context {
         /// The argument at fault.

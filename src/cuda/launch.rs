@@ -19,7 +19,8 @@ use crate::element::Dtype;
 use crate::error::{Error, Result};
 use crate::pass::Pass;
 
-/// Plans any pass over `n` elements of type `dtype` at the addresses `at`: at most two launches, to be made in this order.
+/// Plans any pass over `n` elements of type `dtype` at the addresses `at`: at most two launches, to be made in this
+/// order.
 pub fn plan_all(pass: &Pass, dtype: Dtype, n: usize, at: &FusedAddresses) -> Result<[Option<Launch>; 2]> {
     match pass.shape() {
         Some(shape) => channels::plan(pass, shape, dtype, n, at),
@@ -27,8 +28,8 @@ pub fn plan_all(pass: &Pass, dtype: Dtype, n: usize, at: &FusedAddresses) -> Res
     }
 }
 
-/// Plans `pass`, which is not over channels, over `n` elements of type `dtype` at the addresses `at`; `None` if there is
-/// nothing to do. Addresses that the pass has no use for are not looked at.
+/// Plans `pass`, which is not over channels, over `n` elements of type `dtype` at the addresses `at`; `None` if there
+/// is nothing to do. Addresses that the pass has no use for are not looked at.
 pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option<Launch>> {
     pass.check_without_tensors(n)?;
     if pass.shape().is_some() {

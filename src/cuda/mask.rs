@@ -16,8 +16,8 @@ use crate::operation::RRelu;
 /// of word i / 32, tied to the operation that it was made by. [`PackedMask`] is the same on the host.
 ///
 /// It may hold more memory than its words need: [`Kernels::forward_into`](super::Kernels::forward_into) uses
-/// that again. RReLU's mask of a [`DeviceKey`](super::DeviceKey) keeps there the offset that the slopes were drawn with,
-/// so that the backward pass is right whatever has become of the sequence since.
+/// that again. RReLU's mask of a [`DeviceKey`](super::DeviceKey) keeps there the offset that the slopes were drawn
+/// with, so that the backward pass is right whatever has become of the sequence since.
 #[derive(Debug)]
 pub struct DeviceMask {
     origin: Origin,

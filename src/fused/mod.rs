@@ -1,5 +1,5 @@
-//! Drop-Activation fused with its neighbours: a scale and a shift for each channel, as batch normalisation and biases are,
-//! a residual, and the sums that their gradients need. `docs/fused.md` is the text that this follows.
+//! Drop-Activation fused with its neighbours: a scale and a shift for each channel, as batch normalisation and biases
+//! are, a residual, and the sums that their gradients need. `docs/fused.md` is the text that this follows.
 
 mod batch_norm;
 pub mod reference;

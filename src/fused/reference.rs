@@ -125,8 +125,8 @@ fn gradient<T: Element>(shape: Shape, dy: &[T], by: &Gradient<'_, T>, i: usize) 
     }
 }
 
-/// Backward, the sums: `Σ dz`, `Σ dz (x - μ)` where `centred` is given, and dr = dz if asked for, rounded to the element
-/// type.
+/// Backward, the sums: `Σ dz`, `Σ dz (x - μ)` where `centred` is given, and dr = dz if asked for, rounded to the
+/// element type.
 ///
 /// # Errors
 /// Lengths that do not fit the shape; a mask of another operation or length;

@@ -2,8 +2,8 @@
 //! machine code where there was an nvcc to make it, and PTX always.
 //!
 //! `cargo test --test compiled_code -- --nocapture` prints registers and instruction counts.
-//! `BLESS=1` rewrites `tests/data/instruction-counts.csv` and `compiled-passes.csv`, after a change of the kernels that is
-//! meant; `scripts/report` then makes the tables of `docs/gpu-prediction.md` anew.
+//! `BLESS=1` rewrites `tests/data/instruction-counts.csv` and `compiled-passes.csv`, after a change of the kernels that
+//! is meant; `scripts/report` then makes the tables of `docs/gpu-prediction.md` anew.
 #![cfg(feature = "cuda")]
 
 #[path = "../../build/nvcc.rs"]
@@ -126,8 +126,8 @@ const WARPS_OF_A_BLOCK: u32 = 8;
 /// and the smooth activations are bound by arithmetic, whose latency 24 and 32 warps hide; in f64 by the number of
 /// double-precision units, which 16 warps keep busy.
 ///
-/// Sums over channels have a lane's accumulators in registers, and what is fused with a nonlinearity the vectors' values for
-/// a pack: so that 16 warps find room.
+/// Sums over channels have a lane's accumulators in registers, and what is fused with a nonlinearity the vectors'
+/// values for a pack: so that 16 warps find room.
 fn most_registers(shape: &Shape) -> u32 {
     if shape.fused {
         return 65536 / 32 / 16;
@@ -364,8 +364,8 @@ fn instructions_of_a_full_tile() {
     );
 }
 
-/// The passes over channels have loops and branches by which a tile's path is not found; what is recorded of them is how
-/// much code they are.
+/// The passes over channels have loops and branches by which a tile's path is not found; what is recorded of them is
+/// how much code they are.
 #[test]
 fn code_of_fused_passes() {
     const RECORD: &str = include_str!("../data/fused-code.csv");

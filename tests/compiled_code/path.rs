@@ -1,6 +1,6 @@
 //! How many instructions a warp issues for a full tile of aligned tensors.
 //!
-//! Counting all of an entry's instructions would count much that such a tile never meets: the walk by
+//! Counting all of an entry's instructions would count much that such a tile never meets: the way by
 //! elements, and code for warps that have diverged. So the paths through the code are followed, and those
 //! are of a full tile that load and store each pack once by 16 bytes, access the mask as often as the entry
 //! does, and draw the random numbers as often as said; a warp's lanes stay together (`BRA.DIV` is never taken).
@@ -158,9 +158,9 @@ pub fn of_full_tile(kernel: &Kernel, wanted: &Wanted) -> Option<(Path, Path)> {
     Some((path(kernel, wanted, 0, back, false)?, path(kernel, wanted, back.1, back, true)?))
 }
 
-/// Whether the ALU pipe executes it: logic, shifts, byte permutes, integer additions, comparisons, selections and votes,
-/// 64 results a clock for a multiprocessor of 9.0, half of what is issued (CUDA C++ Programming Guide, "Arithmetic
-/// Instructions"). Multiplications, also of integers, go to another.
+/// Whether the ALU pipe executes it: logic, shifts, byte permutes, integer additions, comparisons, selections and
+/// votes, 64 results a clock for a multiprocessor of 9.0, half of what is issued (CUDA C++ Programming Guide,
+/// "Arithmetic Instructions"). Multiplications, also of integers, go to another.
 fn is_of_alu(instruction: &Instruction) -> bool {
     const ALU: [&str; 16] = [
         "FMNMX", "FSET", "FSETP", "IADD3", "IMNMX", "ISETP", "LEA", "LOP3", "PLOP3", "PRMT", "SEL", "SHF", "VIADD",

@@ -2,7 +2,8 @@
 
 use std::{marker::PhantomData, ops::Range};
 
-/// Runs kernels on a CPU and checks them: the sources (`Emulator`), or what a compiler made of them (`tests/ptx_machine`).
+/// Runs kernels on a CPU and checks them: the sources (`Emulator`), or what a compiler made of them
+/// (`tests/ptx_machine`).
 pub trait Machine {
     /// Whether there is a kernel of this name.
     fn has(&self, entry: &str) -> bool;

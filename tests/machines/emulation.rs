@@ -1,5 +1,5 @@
-//! The emulation itself: that it catches each kind of defect and leaves sound kernels alone. Whether it means by CUDA's
-//! words what CUDA does is shown by `cuda_words.rs`.
+//! The emulation itself: that it catches each kind of defect and leaves sound kernels alone. Whether its functions do
+//! what CUDA's do is shown by `cuda_functions.rs`.
 
 use std::{
     fs,
@@ -282,7 +282,7 @@ fn launches_that_make_no_sense() {
 }
 
 #[test]
-fn words_that_have_no_meaning_here() {
+fn functions_that_are_not_emulated() {
     if fixtures().is_none() {
         return;
     }
@@ -297,7 +297,7 @@ fn words_that_have_no_meaning_here() {
     .into_iter()
     .enumerate()
     {
-        let folder = emulator::scratch_folder(&format!("words-{number}"));
+        let folder = emulator::scratch_folder(&format!("unknown-{number}"));
         let source = format!("#include <cuda_fp16.h>\n__device__ void f(int i, __half h) {{ {word}; }}\n");
         fs::write(folder.join("word.cu"), source).unwrap();
         let Err(BuildError::Failed(report)) = Emulator::build(&folder) else { panic!("{word} compiles") };

@@ -1,6 +1,6 @@
 //! The compiled kernels on a CPU: PTX, executed instruction by instruction, every access and every collective
 //! checked. What the compiler made of a kernel is judged here by what NVIDIA says that PTX means, not by what this
-//! project believes that CUDA's words mean; that is `tests/emulator`, which runs the sources.
+//! project believes that CUDA's functions do; that is `tests/emulator`, which runs the sources.
 //!
 //! Not shown: what ptxas or a driver makes of PTX, the memory model, time. Lanes of different warps do not run side by
 //! side, which kernels without shared memory can't tell.

@@ -26,8 +26,8 @@ pub const DTYPES: [&str; 4] = ["f32", "f16", "bf16", "f64"];
 /// What became of each entry point: why it failed, if it did.
 pub type Outcomes = BTreeMap<&'static str, Option<String>>;
 
-/// All cases over one type, or a few of them that launch every entry point. `Err` if the context is dead: nothing more can
-/// be launched in this process.
+/// All cases over one type, or a few of them that launch every entry point. `Err` if the context is dead: nothing more
+/// can be launched in this process.
 pub fn check(device: &Device, image: Image, dtype: &str, all: bool) -> (Outcomes, Result<(), ()>) {
     match dtype {
         "f32" => over::<f32>(device, image, all),

@@ -1,10 +1,10 @@
-//! What tests have to know of each smooth activation: `tests/data/activations.json`, the one table to which a new one is
-//! added. `scripts/activation-vectors` makes the table of exact values of it, and the tests of the C interface and of the
-//! Python package take their definitions from it.
+//! What tests have to know of each smooth activation: `tests/data/activations.json`, the one table to which a new one
+//! is added. `scripts/activation-vectors` makes the table of exact values of it, and the tests of the C interface and
+//! of the Python package take their definitions from it.
 //!
 //! A row has the `bound` below, σ as `value`, σ' as `derivative`, and an optional `exponential`: |x|, as an expression of
-//! `step`, where the exponential in the formulas is e^-step. σ and σ' have a `formula`, which must be right in C, Python
-//! and mpmath alike (`exp`, `erfc`, `tanh`, `sqrt`, `fabs` and `pi`), and what [`Function`] says.
+//! `step`, where the exponential in the formulas is e^-step. σ and σ' have a `formula`, which must be right in C,
+//! Python and mpmath alike (`exp`, `erfc`, `tanh`, `sqrt`, `fabs` and `pi`), and what [`Function`] says.
 
 use std::sync::LazyLock;
 

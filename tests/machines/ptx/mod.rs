@@ -1,5 +1,6 @@
-//! The machine that executes PTX (`tests/ptx_machine`): that it catches each kind of defect, refuses what it doesn't know,
-//! and runs sound kernels as the PTX ISA says. What single instructions compute is shown by `ptx_instructions.rs`.
+//! The machine that executes PTX (`tests/ptx_machine`): that it catches each kind of defect, refuses what it doesn't
+//! know, and runs sound kernels as the PTX ISA says. What single instructions compute is shown by
+//! `ptx_instructions.rs`.
 
 mod accesses;
 mod collectives;
