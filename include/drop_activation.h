@@ -37,7 +37,8 @@
 
 /* No tensors; the dtype, the length and the addresses are to be set. */
 #define DACT_TENSORS_INIT \
-  { sizeof(dact_tensors), 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, { NULL, NULL } }
+  { sizeof(dact_tensors), 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, { NULL, NULL },  \
+    NULL, 0 }
 
 // Training forward, `y = keep ? σ(x) : x`: reads input x, writes output y and the mask.
 #define DACT_PASS_FORWARD 1
@@ -233,6 +234,11 @@ typedef struct dact_tensors {
   const void *gamma;
   // Mean and variance, or s1 and s2. Written.
   void *results[2];
+  // For dact_cuda_run and sums: memory for what is summed on the way, at a multiple of 8. What is in it before and
+  // after does not matter. Written.
+  void *workspace;
+  // Bytes at `workspace`: no fewer than dact_cuda_workspace_bytes says.
+  size_t workspace_bytes;
 } dact_tensors;
 
 // All went well.
@@ -329,7 +335,8 @@ dact_status dact_cuda_preload(const struct dact_cuda *cuda, struct dact_error **
 
 // Enqueues a pass on tensors in device memory and returns before it is done. `stream` is the CUstream or
 // cudaStream_t, NULL for the default stream. Allocates nothing and waits for nothing, so it may be captured into a
-// graph after dact_cuda_preload. The thread's current context is the same afterwards.
+// graph after dact_cuda_preload. A pass of sums is two kernels and takes a workspace; any other is one. The thread's
+// current context is the same afterwards.
 //
 // `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
 //
@@ -344,6 +351,20 @@ dact_status dact_cuda_run(const struct dact_cuda *cuda,
                           const struct dact_pass *pass,
                           const struct dact_tensors *tensors,
                           struct dact_error **error);
+
+// How much memory dact_cuda_run needs at `tensors.workspace` for a pass: `bytes` is set to 0 but for
+// DACT_PASS_STATISTICS and DACT_PASS_FUSED_SUMS. It looks at the type and the length of the tensors alone, and takes no
+// device.
+//
+// `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
+//
+// # Safety
+// `pass` and `tensors` are NULL or the addresses of such structures. `bytes` is NULL or the address of a size. `error` is
+// NULL or the address of a pointer.
+dact_status dact_cuda_workspace_bytes(const struct dact_pass *pass,
+                                      const struct dact_tensors *tensors,
+                                      size_t *bytes,
+                                      struct dact_error **error);
 
 // Enqueues what adds `count` to the number at `base` in device memory, modulo 2^64: the end of a step whose keys had
 // the offsets 0 to count - 1 and this address as device_offset. Captured into a graph with the step, it gives every

@@ -37,15 +37,10 @@ struct Fused {
     template <class T> using Products = GradientSums<T, BySmooth<Act>, true>;
 };
 
-DA_FUSED_ENTRIES(da_fused_forward_sigmoid, Fused<Sigmoid>::Forward)
-DA_FUSED_ENTRIES(da_fused_forward_tanh, Fused<Tanh>::Forward)
-DA_FUSED_ENTRIES(da_fused_forward_gelu, Fused<Gelu>::Forward)
-DA_FUSED_ENTRIES(da_fused_forward_silu, Fused<Silu>::Forward)
-DA_FUSED_ENTRIES(da_fused_backward_sigmoid, Fused<Sigmoid>::Backward)
-DA_FUSED_ENTRIES(da_fused_backward_tanh, Fused<Tanh>::Backward)
-DA_FUSED_ENTRIES(da_fused_backward_gelu, Fused<Gelu>::Backward)
-DA_FUSED_ENTRIES(da_fused_backward_silu, Fused<Silu>::Backward)
-DA_FUSED_ENTRIES(da_fused_products_sigmoid, Fused<Sigmoid>::Products)
-DA_FUSED_ENTRIES(da_fused_products_tanh, Fused<Tanh>::Products)
-DA_FUSED_ENTRIES(da_fused_products_gelu, Fused<Gelu>::Products)
-DA_FUSED_ENTRIES(da_fused_products_silu, Fused<Silu>::Products)
+#define DA_FUSED_FORWARD(name, Act) DA_FUSED_ENTRIES(da_fused_forward_##name, Fused<Act>::Forward)
+#define DA_FUSED_BACKWARD(name, Act) DA_FUSED_ENTRIES(da_fused_backward_##name, Fused<Act>::Backward)
+#define DA_FUSED_PRODUCTS(name, Act) DA_FUSED_ENTRIES(da_fused_products_##name, Fused<Act>::Products)
+
+DA_SMOOTH_ACTIVATIONS(DA_FUSED_FORWARD)
+DA_SMOOTH_ACTIVATIONS(DA_FUSED_BACKWARD)
+DA_SMOOTH_ACTIVATIONS(DA_FUSED_PRODUCTS)

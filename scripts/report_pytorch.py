@@ -57,6 +57,25 @@ def summary(rows, cache):
     )
 
 
+def masks(rows):
+    """Masks by themselves: PyTorch's take a byte for each element, ours a bit."""
+    return table(
+        ("elements", "threads", "", "PyTorch's mask, us", "ours, us", "PyTorch's / ours"),
+        (
+            (
+                f"2^{row.log}",
+                f"{row.threads}",
+                PROCESSES[row.processes],
+                *(f"{1e6 * row.seconds[case]:.1f}" for case in ("torch_mask", "mask")),
+                f"{row.ratio('torch_mask', 'mask'):.1f}",
+            )
+            for row in rows
+            if row.has("torch_mask", "mask")
+        ),
+        3,
+    )
+
+
 def tables(rows):
     """All figures, times in microseconds."""
     ours = lambda row, part: f"{row.ratio(f'relu_{part}', f'torch_relu_{part}'):.2f}"

@@ -38,7 +38,7 @@ pub unsafe extern "C" fn dact_cpu_run(
             let text = format!("pass.key.device_offset must be NULL on the CPU, got {address:#x}");
             return Err(Failure::invalid(text));
         }
-        let (tensors, pass) = (tensors.check(&computation)?, computation.pass);
+        let (tensors, pass) = (tensors.check(&computation, 0)?, computation.pass);
         // SAFETY: the tensors are checked, and what is there is as this function's contract says.
         unsafe {
             match tensors.dtype {

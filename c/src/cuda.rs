@@ -107,7 +107,8 @@ pub unsafe extern "C" fn dact_cuda_preload(cuda: *const dact_cuda, error: *mut *
 
 /// Enqueues a pass on tensors in device memory and returns before it is done. `stream` is the CUstream or
 /// cudaStream_t, NULL for the default stream. Allocates nothing and waits for nothing, so it may be captured into a
-/// graph after dact_cuda_preload. The thread's current context is the same afterwards.
+/// graph after dact_cuda_preload. A pass of sums is two kernels and takes a workspace; any other is one. The thread's
+/// current context is the same afterwards.
 ///
 /// `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
 ///
@@ -129,12 +130,44 @@ pub unsafe extern "C" fn dact_cuda_run(
         // SAFETY: as `opened` and `read` ask, by this function's contract.
         let (device, pass, tensors) = unsafe { (opened(cuda)?, read(pass)?, read(tensors)?) };
         let computation = pass.computation(tensors.len)?;
-        let tensors = tensors.check(&computation)?;
+        let workspace_bytes = backend::workspace_bytes(&computation, tensors.dtype()?)?;
+        let tensors = tensors.check(&computation, workspace_bytes)?;
         // SAFETY: the tensors are checked, and what is there is as this function's contract says.
         unsafe { device.run(stream, &computation, &tensors) }
     };
     // SAFETY: `error` is as `guarded` asks, by this function's contract.
     unsafe { guarded(error, run) }
+}
+
+/// How much memory dact_cuda_run needs at `tensors.workspace` for a pass: `bytes` is set to 0 but for
+/// DACT_PASS_STATISTICS and DACT_PASS_FUSED_SUMS. It looks at the type and the length of the tensors alone, and takes no
+/// device.
+///
+/// `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
+///
+/// # Safety
+/// `pass` and `tensors` are NULL or the addresses of such structures. `bytes` is NULL or the address of a size. `error` is
+/// NULL or the address of a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dact_cuda_workspace_bytes(
+    pass: *const dact_pass,
+    tensors: *const dact_tensors,
+    bytes: *mut usize,
+    error: *mut *mut dact_error,
+) -> dact_status {
+    let ask = || {
+        // SAFETY: as `read` asks, by this function's contract.
+        let (pass, tensors) = unsafe { (read(pass)?, read(tensors)?) };
+        if bytes.is_null() {
+            return Err(Failure::invalid("bytes must be the address of a size_t, got NULL".into()));
+        }
+        let needed = backend::workspace_bytes(&pass.computation(tensors.len)?, tensors.dtype()?)?;
+        // SAFETY: not null, and so the address of a size, by this function's contract.
+        unsafe { bytes.write_unaligned(needed) };
+        Ok(())
+    };
+    // SAFETY: `error` is as `guarded` asks, by this function's contract.
+    unsafe { guarded(error, ask) }
 }
 
 /// Enqueues what adds `count` to the number at `base` in device memory, modulo 2^64: the end of a step whose keys had
@@ -176,7 +209,8 @@ mod backend {
     use std::sync::Arc;
 
     use drop_activation::cuda::cudarc::driver::{result, sys};
-    use drop_activation::cuda::{self, Addresses, Kernels};
+    use drop_activation::Dtype;
+    use drop_activation::cuda::{self, Addresses, FusedAddresses, Kernels};
 
     use crate::error::Failure;
     use crate::pass::Computation;
@@ -215,7 +249,7 @@ mod backend {
 
         /// # Safety
         /// `stream` is null or a stream of the kernels' context, and the memory of the tensors and of the key's
-        /// `device_offset` is as `Kernels::launch_raw` asks.
+        /// `device_offset` is as `Kernels::launch_fused_raw` asks.
         pub(super) unsafe fn run(
             &self,
             stream: *mut c_void,
@@ -223,17 +257,29 @@ mod backend {
             tensors: &Checked,
         ) -> Result<(), Failure> {
             let _current = Current::keep();
-            let at = Addresses {
-                input: tensors.input as u64,
-                saved: tensors.saved as u64,
-                output: tensors.output as u64,
-                mask: tensors.mask as u64,
-                offset_at: computation.device_offset.addr() as u64,
-                offset_out: 0,
+            let [scale, shift, mean, alpha, beta, gamma] = tensors.vectors.map(|vector| vector as u64);
+            let at = FusedAddresses {
+                tensors: Addresses {
+                    input: tensors.input as u64,
+                    saved: tensors.saved as u64,
+                    output: tensors.output as u64,
+                    mask: tensors.mask as u64,
+                    offset_at: computation.device_offset.addr() as u64,
+                    offset_out: 0,
+                },
+                residual: tensors.residual as u64,
+                scale,
+                shift,
+                mean,
+                alpha,
+                beta,
+                gamma,
+                results: tensors.results.map(|result| result as u64),
+                workspace: tensors.workspace as u64,
             };
             let stream: sys::CUstream = stream.cast();
-            // SAFETY: lines 1 to 6 are this function's contract; for line 4, overlaps have been refused.
-            Ok(unsafe { self.0.launch_raw(stream, &computation.pass, tensors.dtype, tensors.len, at) }?)
+            // SAFETY: lines 1 to 8 are this function's contract; for line 4, overlaps have been refused.
+            Ok(unsafe { self.0.launch_fused_raw(stream, &computation.pass, tensors.dtype, tensors.len, &at) }?)
         }
 
         /// # Safety
@@ -247,6 +293,10 @@ mod backend {
 
     pub(super) fn device_count() -> Result<usize, Failure> {
         Ok(cuda::device_count()?)
+    }
+
+    pub(super) fn workspace_bytes(computation: &Computation, dtype: Dtype) -> Result<usize, Failure> {
+        Ok(cuda::workspace_bytes(&computation.pass, dtype))
     }
 
     /// The thread's current context, which is the caller's business: made current again at the end.
@@ -271,6 +321,8 @@ mod backend {
 #[cfg(not(feature = "cuda"))]
 mod backend {
     use std::ffi::c_void;
+
+    use drop_activation::Dtype;
 
     use crate::error::{DACT_UNAVAILABLE, Failure};
     use crate::pass::Computation;
@@ -306,6 +358,10 @@ mod backend {
     }
 
     pub(super) fn device_count() -> Result<usize, Failure> {
+        Err(unavailable())
+    }
+
+    pub(super) fn workspace_bytes(_: &Computation, _: Dtype) -> Result<usize, Failure> {
         Err(unavailable())
     }
 

@@ -59,6 +59,11 @@ pub struct dact_tensors {
     pub gamma: *const std::ffi::c_void,
     /// Mean and variance, or s1 and s2. Written.
     pub results: [*mut std::ffi::c_void; 2],
+    /// For dact_cuda_run and sums: memory for what is summed on the way, at a multiple of 8. What is in it before and
+    /// after does not matter. Written.
+    pub workspace: *mut std::ffi::c_void,
+    /// Bytes at `workspace`: no fewer than dact_cuda_workspace_bytes says.
+    pub workspace_bytes: usize,
 }
 
 // SAFETY: numbers and addresses may be any bytes.
@@ -88,12 +93,13 @@ pub(crate) struct Checked {
     /// Scale, shift, mean, alpha, beta and gamma.
     pub(crate) vectors: [usize; 6],
     pub(crate) results: [usize; 2],
+    pub(crate) workspace: usize,
 }
 
 impl Checked {
     const fn nothing(dtype: Dtype) -> Self {
         let (vectors, results) = ([0; 6], [0; 2]);
-        Self { dtype, len: 0, input: 0, saved: 0, output: 0, mask: 0, residual: 0, vectors, results }
+        Self { dtype, len: 0, input: 0, saved: 0, output: 0, mask: 0, residual: 0, vectors, results, workspace: 0 }
     }
 }
 
@@ -115,14 +121,31 @@ impl dact_tensors {
         beta: std::ptr::null(),
         gamma: std::ptr::null(),
         results: [std::ptr::null_mut(); 2],
+        workspace: std::ptr::null_mut(),
+        workspace_bytes: 0,
     };
 
-    /// With the number that the computation's key may have in device memory, which nothing may overwrite either.
-    pub(crate) fn check(&self, computation: &Computation) -> Result<Checked, Failure> {
+    pub(crate) fn dtype(&self) -> Result<Dtype, Failure> {
+        match self.dtype {
+            DACT_DTYPE_F32 => Ok(Dtype::F32),
+            DACT_DTYPE_F16 => Ok(Dtype::F16),
+            DACT_DTYPE_BF16 => Ok(Dtype::Bf16),
+            DACT_DTYPE_F64 => Ok(Dtype::F64),
+            _ => Err(Failure::invalid(format!(
+                "tensors.dtype must be one of {DACT_DTYPE_F32} (f32), {DACT_DTYPE_F16} (f16), {DACT_DTYPE_BF16} (bf16), \
+                 {DACT_DTYPE_F64} (f64), got {}",
+                self.dtype
+            ))),
+        }
+    }
+
+    /// With the number that the computation's key may have in device memory, which nothing may overwrite either, and a
+    /// workspace of so many bytes.
+    pub(crate) fn check(&self, computation: &Computation, workspace_bytes: usize) -> Result<Checked, Failure> {
         let pass = &computation.pass;
-        let dtype = dtype(self.dtype)?;
+        let dtype = self.dtype()?;
         if let Some(shape) = pass.shape() {
-            return self.check_channels(computation, shape, dtype);
+            return self.check_channels(computation, shape, dtype, workspace_bytes);
         }
         if self.len == 0 {
             return Ok(Checked::nothing(dtype));
@@ -153,7 +176,13 @@ impl dact_tensors {
     }
 
     /// [`dact_tensors::check`] for a pass over channels. What it has no use for is left out.
-    fn check_channels(&self, computation: &Computation, shape: Shape, dtype: Dtype) -> Result<Checked, Failure> {
+    fn check_channels(
+        &self,
+        computation: &Computation,
+        shape: Shape,
+        dtype: Dtype,
+        workspace_bytes: usize,
+    ) -> Result<Checked, Failure> {
         let pass = &computation.pass;
         let (sums, backward) = (matches!(pass, Pass::FusedSums { .. }), matches!(pass, Pass::FusedBackward { .. }));
         let reads_x = sums && !self.mean.is_null() || backward && !self.beta.is_null();
@@ -198,10 +227,11 @@ impl dact_tensors {
             }
         }
         let mask = if self.len > 0 { self.mask_of(pass)? } else { None };
+        let workspace = (workspace_bytes > 0).then(|| self.workspace_of(workspace_bytes)).transpose()?;
 
         let read = [input, saved, residual].into_iter().chain(vectors);
         let read: Vec<Region> = read.chain([mask.filter(|_| pass.reads_mask())]).flatten().collect();
-        let written = [output, mask.filter(|_| pass.writes_mask()), results[0], results[1]];
+        let written = [output, mask.filter(|_| pass.writes_mask()), results[0], results[1], workspace];
         let written: Vec<Region> = written.into_iter().flatten().collect();
         for (i, region) in written.iter().enumerate() {
             for other in &read {
@@ -224,7 +254,18 @@ impl dact_tensors {
             residual: start(residual),
             vectors: vectors.map(start),
             results: results.map(start),
+            workspace: start(workspace),
         })
+    }
+
+    fn workspace_of(&self, bytes: usize) -> Result<Region, Failure> {
+        if self.workspace_bytes < bytes {
+            return Err(Failure::invalid(format!(
+                "tensors.workspace_bytes must be {bytes} or more, as dact_cuda_workspace_bytes says, got {}",
+                self.workspace_bytes
+            )));
+        }
+        Region::new("tensors.workspace", "intermediate sums", self.workspace.addr(), bytes, size_of::<f64>())
     }
 
     fn mask_of(&self, pass: &Pass) -> Result<Option<Region>, Failure> {
@@ -244,19 +285,6 @@ fn device_offset_apart(
 ) -> Result<(), Failure> {
     let Some(device_offset) = Region::device_offset(computation.device_offset.addr())? else { return Ok(()) };
     written.into_iter().flatten().try_for_each(|region| device_offset.apart(&region))
-}
-
-fn dtype(code: u32) -> Result<Dtype, Failure> {
-    match code {
-        DACT_DTYPE_F32 => Ok(Dtype::F32),
-        DACT_DTYPE_F16 => Ok(Dtype::F16),
-        DACT_DTYPE_BF16 => Ok(Dtype::Bf16),
-        DACT_DTYPE_F64 => Ok(Dtype::F64),
-        _ => Err(Failure::invalid(format!(
-            "tensors.dtype must be one of {DACT_DTYPE_F32} (f32), {DACT_DTYPE_F16} (f16), {DACT_DTYPE_BF16} (bf16), \
-             {DACT_DTYPE_F64} (f64), got {code}"
-        ))),
-    }
 }
 
 /// More than any machine's address space holds: a length beyond is a mistake.
@@ -352,7 +380,7 @@ mod tests {
     #[test]
     #[cfg(target_pointer_width = "64")]
     fn the_structure_of_version_1_stays_as_it_is() {
-        assert_eq!((size_of::<dact_tensors>(), dact_tensors::FIRST_SIZE), (120, 48));
+        assert_eq!((size_of::<dact_tensors>(), dact_tensors::FIRST_SIZE), (136, 48));
         let offsets = [
             std::mem::offset_of!(dact_tensors, struct_size),
             std::mem::offset_of!(dact_tensors, dtype),
@@ -369,7 +397,9 @@ mod tests {
             std::mem::offset_of!(dact_tensors, beta),
             std::mem::offset_of!(dact_tensors, gamma),
             std::mem::offset_of!(dact_tensors, results),
+            std::mem::offset_of!(dact_tensors, workspace),
+            std::mem::offset_of!(dact_tensors, workspace_bytes),
         ];
-        assert_eq!(offsets, [0, 4, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104]);
+        assert_eq!(offsets, [0, 4, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 120, 128]);
     }
 }

@@ -15,6 +15,14 @@ static void without_a_driver(void) {
   REFUSED(DACT_UNAVAILABLE, dact_cuda_available(NULL, out), "no CUDA driver");
   REFUSED(DACT_UNAVAILABLE, dact_cuda_open(0, &cuda, out), "no CUDA driver");
   CHECK(cuda == NULL);
+  dact_pass pass = DACT_PASS_INIT;
+  dact_tensors tensors = DACT_TENSORS_INIT;
+  pass.kind = DACT_PASS_STATISTICS;
+  pass.channels = pass.inner = 1;
+  tensors.dtype = DACT_DTYPE_F32;
+  size_t bytes = 1;
+  OK(dact_cuda_workspace_bytes(&pass, &tensors, &bytes, &error)); /* takes none */
+  CHECK(bytes == 0);
 }
 
 typedef int (*get_current)(void **);
@@ -80,6 +88,110 @@ static void offsets_in_device_memory(dact_cuda *cuda, get_log fake_log) {
   CHECK(strcmp(fake_log(), "") == 0 && base == 1008);
 }
 
+/* Of a pass over channels: kernels by their names, what they are given, and what is refused before any is launched. */
+static void channels(dact_cuda *cuda, get_log fake_log) {
+  enum { CHANNELS = 8, OUTER = 125 };
+  static float x[N], y[N], dy[N], vectors[6][CHANNELS], first[CHANNELS], second[CHANNELS];
+  static uint32_t mask[(N + 31) / 32];
+  static double workspace[2 * CHANNELS];
+  void *stream = (void *)0xABC;
+  dact_pass pass = DACT_PASS_INIT;
+  pass.kind = DACT_PASS_FUSED_FORWARD;
+  pass.channels = CHANNELS;
+  pass.inner = 1;
+  dact_tensors tensors = DACT_TENSORS_INIT;
+  tensors.dtype = DACT_DTYPE_F32;
+  tensors.len = N;
+  tensors.input = x;
+  tensors.output = y;
+  tensors.mask = mask;
+  tensors.scale = vectors[0];
+  tensors.shift = vectors[1];
+  size_t bytes = 1;
+  OK(dact_cuda_workspace_bytes(&pass, &tensors, &bytes, &error));
+  CHECK(bytes == 0);
+  fake_log();
+  OK(dact_cuda_run(cuda, stream, &pass, &tensors, &error));
+  const char *log = fake_log();
+  CHECK(strstr(log, "launch da_fused_forward_relu_f32 n 1000 ") == log && strstr(log, " on 0xabc\n"));
+  CHECK(strstr(log + 1, "launch ") == NULL);
+  uint64_t base = 1000;
+  pass.key.offset = 7;
+  pass.key.device_offset = &base;
+  OK(dact_cuda_run(cuda, stream, &pass, &tensors, &error));
+  CHECK(strstr(fake_log(), " draws at 1007\n"));
+
+  pass.kind = DACT_PASS_STATISTICS;
+  tensors.results[0] = first;
+  tensors.results[1] = second;
+  OK(dact_cuda_workspace_bytes(&pass, &tensors, &bytes, &error));
+  CHECK(bytes == 3 * CHANNELS * sizeof(float) && bytes <= sizeof workspace);
+  tensors.workspace = workspace;
+  tensors.workspace_bytes = bytes;
+  fake_log();
+  OK(dact_cuda_run(cuda, stream, &pass, &tensors, &error));
+  log = fake_log();
+  CHECK(strstr(log, "launch da_fused_moments_f32 n 1000 ") == log);
+  CHECK(strstr(log, "\nlaunch da_fused_moments_total_f32 n 1000 "));
+
+  pass.kind = DACT_PASS_FUSED_SUMS;
+  pass.dz = DACT_DZ_TRAINING;
+  tensors.input = dy;
+  tensors.saved = x;
+  tensors.mean = vectors[2];
+  OK(dact_cuda_run(cuda, stream, &pass, &tensors, &error));
+  CHECK(strstr(fake_log(), "launch da_fused_products_relu_f32 "));
+  pass.kind = DACT_PASS_FUSED_BACKWARD;
+  tensors.alpha = vectors[3];
+  tensors.beta = vectors[4];
+  tensors.gamma = vectors[5];
+  tensors.workspace = NULL;
+  OK(dact_cuda_run(cuda, stream, &pass, &tensors, &error));
+  log = fake_log();
+  CHECK(strstr(log, "launch da_fused_backward_relu_f32 ") == log && strstr(log + 1, "launch ") == NULL);
+
+  pass.kind = DACT_PASS_FUSED_SUMS;
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
+          "tensors.workspace (intermediate sums) must be the address of 64 bytes", "got NULL");
+  tensors.workspace = (char *)workspace + 4;
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
+          "tensors.workspace (intermediate sums) must be at a multiple of 8", "got 0x");
+  tensors.workspace = workspace;
+  tensors.workspace_bytes = 63;
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
+          "tensors.workspace_bytes must be 64 or more, as dact_cuda_workspace_bytes says, got 63");
+  tensors.workspace_bytes = 64;
+  tensors.workspace = y; /* which is dr here */
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out), "tensors.workspace",
+          "must not overlap tensors.output (dr)");
+  tensors.workspace = workspace;
+  tensors.mean = workspace;
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out), "tensors.workspace",
+          "must not overlap tensors.mean");
+  tensors.mean = vectors[2];
+  pass.channels = 3;
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out), "1000 elements", "channels = 3");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_workspace_bytes(&pass, &tensors, &bytes, out), "channels = 3");
+  pass.channels = CHANNELS;
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_workspace_bytes(&pass, &tensors, NULL, out), "bytes must be", "got NULL");
+  pass.kind = DACT_PASS_FUSED_BACKWARD;
+  tensors.gamma = NULL;
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out), "gamma must not be a null pointer");
+  CHECK(strcmp(fake_log(), "") == 0);
+
+  /* Sums of no elements: no tensor has an address, and no workspace is needed. */
+  dact_tensors none = DACT_TENSORS_INIT;
+  none.dtype = DACT_DTYPE_F32;
+  none.results[0] = first;
+  pass.kind = DACT_PASS_FUSED_SUMS;
+  OK(dact_cuda_run(cuda, stream, &pass, &none, &error));
+  log = fake_log();
+  CHECK(strstr(log, "launch da_fused_sums_total_f32 n 0 ") == log);
+  pass.kind = DACT_PASS_FUSED_BACKWARD;
+  OK(dact_cuda_run(cuda, stream, &pass, &none, &error));
+  CHECK(strcmp(fake_log(), "") == 0);
+}
+
 static void on_the_stand_in(const char *path) {
   void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
   CHECK(library);
@@ -133,6 +245,7 @@ static void on_the_stand_in(const char *path) {
           "tensors.output (y) must be at a multiple of 2", "got 0x");
   CHECK(strcmp(fake_log(), "") == 0);
   offsets_in_device_memory(cuda, fake_log);
+  channels(cuda, fake_log);
   CHECK((cuCtxGetCurrent(&current), current) == mine);
 
   dact_cuda_close(cuda);

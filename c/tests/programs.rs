@@ -1,6 +1,10 @@
 //! Programs in C and C++, compiled as strictly as a careful user does it, on both libraries and under valgrind.
 #![cfg(target_os = "linux")]
 
+#[cfg(feature = "cuda")]
+#[path = "../../tests/emulator/compile.rs"]
+mod compile;
+
 use std::env;
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -204,26 +208,39 @@ mod cuda {
         on_both_libraries("tests/cuda.c", "-std=c99");
     }
 
+    /// Runs a program on a stand-in for the driver, whose path is its argument, and which launches these kernels.
+    fn on_the_stand_in(source: &str, kernels: Option<&Path>) {
+        if there_is_a_driver() {
+            return skipped(&format!("{source} on a stand-in driver"), "there is a real one");
+        }
+        let Some(program) = program(source, "-std=c99", true) else { return };
+        let folder = compile::scratch_folder(&format!("stand-in-{}", source.replace('/', "-")));
+        let driver = folder.join("libcuda.so.1");
+        let mut command = Command::new(compiler(false).unwrap().get_program());
+        command.args(["-std=gnu11", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-I"]);
+        command.arg(compile::root().join("kernels")).arg("-o").arg(&driver);
+        run_quietly(command.arg(compile::root().join("tests/fake_driver/libcuda.c")));
+        let mut command = Command::new(&program);
+        command.env("LD_LIBRARY_PATH", &folder).arg(&driver);
+        command.env("FAKE_DRIVER_KERNELS", kernels.unwrap_or(Path::new("")));
+        run(command);
+        std::fs::remove_file(program).unwrap();
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
     #[test]
     fn passes_are_enqueued_on_the_stream_that_is_given() {
-        if there_is_a_driver() {
-            return skipped("CUDA on a stand-in driver, from C", "there is a real one");
-        }
-        let root = here().join("..");
-        let driver = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("libcuda-{}.so", std::process::id()));
-        for source in ["tests/cuda.c", "tests/tvm_ffi.c"] {
-            let Some(program) = program(source, "-std=c99", true) else { return };
-            let mut command = Command::new(compiler(false).unwrap().get_program());
-            command.args(["-std=gnu11", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-I"]);
-            command.arg(root.join("kernels")).arg("-o").arg(&driver);
-            run_quietly(command.arg(root.join("tests/fake_driver/libcuda.c")));
-            run({
-                let mut command = Command::new(&program);
-                command.arg(&driver);
-                command
-            });
-            std::fs::remove_file(program).unwrap();
-            std::fs::remove_file(&driver).unwrap();
+        on_the_stand_in("tests/cuda.c", None);
+        on_the_stand_in("tests/tvm_ffi.c", None);
+    }
+
+    /// By the kernels' sources, emulated.
+    #[test]
+    fn passes_over_channels_are_what_plain_c_computes_on_cuda_too() {
+        match compile::library(&compile::root().join("kernels")) {
+            Ok(kernels) => on_the_stand_in("tests/channels.c", Some(&kernels)),
+            Err(compile::BuildError::Unavailable(why)) => skipped("passes over channels on emulated kernels", &why),
+            Err(compile::BuildError::Failed(why)) => panic!("{why}"),
         }
     }
 

@@ -47,7 +47,7 @@ int main(void) {
           "pass must be at a multiple of 8 bytes");
   BUT(pass.struct_size = 0, "pass.struct_size must be sizeof(dact_pass), which is 88, got 0", "DACT_PASS_INIT");
   BUT(pass.struct_size = 0xFFFFFFFF, "got 4294967295");
-  BUT(tensors.struct_size = 47, "tensors.struct_size must be", "120, got 47");
+  BUT(tensors.struct_size = 47, "tensors.struct_size must be", "136, got 47");
 
   BUT(pass.kind = 0, "pass.kind must be in [1, 17]", "got 0");
   BUT(pass.kind = 18, "pass.kind must be", "got 18");

@@ -111,6 +111,8 @@ fuzz_target!(|bytes: &[u8]| {
         beta: beta.cast(),
         gamma: gamma.cast(),
         results: [first.cast(), second.cast()],
+        workspace: std::ptr::null_mut(), // of CUDA
+        workspace_bytes: 0,
     };
     let mut after = [0; 4096];
     match bytes.byte() {

@@ -22,7 +22,7 @@ FORMATS = [("rows", None), ("sequence", None), ("planes", None), ("images", torc
 
 def keep_of(key, x, p):
     """The keep bits, in x's shape: they are counted as the elements lie in memory."""
-    bits = torch.from_numpy(unpacked(da.keep_mask(x.numel(), p, int(key), 0), x.numel()))
+    bits = torch.from_numpy(unpacked(da.keep_mask(x.numel(), p, 0, int(key)), x.numel()))
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
         n, c, h, w = x.shape
         return bits.reshape(n, h, w, c).permute(0, 3, 1, 2)

@@ -25,14 +25,11 @@ mod run;
 #[allow(unsafe_code)] // vector instructions
 mod simd;
 mod smooth;
-mod uniform;
 
 pub use mask_words::MaskWords;
 #[doc(hidden)] // for the C interface, in PyTorch
 pub use part::as_part_of;
 pub use run::{run, run_fused, run_over_saved};
-#[doc(hidden)] // for the benches
-pub use uniform::uniform_words;
 
 pub(crate) use fused::run as run_on_channels;
 pub(crate) use run::{Mask, call_fused};

@@ -68,7 +68,7 @@ fn chunks(shape: &Shape) -> usize {
 /// Plans a pass over channels: at most two launches, to be made in this order.
 pub fn plan(pass: &Pass, shape: Shape, dtype: Dtype, n: usize, at: &FusedAddresses) -> Result<[Option<Launch>; 2]> {
     pass.check_without_tensors(n)?;
-    let given = Given::check(pass, dtype, at)?;
+    let given = Given::check(pass, dtype, n, at)?;
     let args = given.args(pass, dtype, &shape, at)?;
     Ok(match pass.results() {
         Some(_) => sums(pass, dtype, &shape, &given, args),
@@ -94,20 +94,23 @@ struct Given {
 }
 
 impl Given {
-    fn check(pass: &Pass, dtype: Dtype, at: &FusedAddresses) -> CudaResult<Self> {
+    fn check(pass: &Pass, dtype: Dtype, n: usize, at: &FusedAddresses) -> CudaResult<Self> {
         let (of_tensor, of_vector) = (dtype.size(), real_size(dtype));
-        let used = |used: bool, argument, address: u64, alignment| {
-            if used && address != 0 { checked(argument, address, alignment) } else { Ok(0) }
+        // Tensors without elements have no addresses, and no mask.
+        let tensor = |argument, address| if n == 0 { Ok(0) } else { checked(argument, address, of_tensor) };
+        let optional_tensor = |argument, address| if address == 0 { Ok(0) } else { tensor(argument, address) };
+        let used = |used: bool, argument, address: u64| {
+            if used && address != 0 { checked(argument, address, of_vector) } else { Ok(0) }
         };
         let (is_sums, is_backward) =
             (matches!(pass, Pass::FusedSums { .. }), matches!(pass, Pass::FusedBackward { .. }));
-        let input = checked(pass.input(), at.tensors.input, of_tensor)?;
+        let input = tensor(pass.input(), at.tensors.input)?;
         let output = match pass {
             Pass::Statistics { .. } => 0,
-            Pass::FusedSums { .. } => used(true, pass.output(), at.tensors.output, of_tensor)?,
-            _ => checked(pass.output(), at.tensors.output, of_tensor)?,
+            Pass::FusedSums { .. } => optional_tensor(pass.output(), at.tensors.output)?,
+            _ => tensor(pass.output(), at.tensors.output)?,
         };
-        let mask = match pass.writes_mask() || pass.reads_mask() {
+        let mask = match n > 0 && (pass.writes_mask() || pass.reads_mask()) {
             true => checked("mask", at.tensors.mask, size_of::<u32>())?,
             false => 0,
         };
@@ -115,9 +118,9 @@ impl Given {
         let rest = is_backward && [at.beta, at.gamma, at.mean].iter().any(|address| *address != 0);
         let of_rest = |argument, address| if rest { checked(argument, address, of_vector) } else { Ok(0) };
         let (beta, gamma) = (of_rest("beta", at.beta)?, of_rest("gamma", at.gamma)?);
-        let mean = if rest { of_rest("mean", at.mean)? } else { used(is_sums, "mean", at.mean, of_vector)? };
+        let mean = if rest { of_rest("mean", at.mean)? } else { used(is_sums, "mean", at.mean)? };
         let x = match pass.saved().is_some() || mean != 0 {
-            true => checked("x", at.tensors.saved, of_tensor)?,
+            true => tensor("x", at.tensors.saved)?,
             false => 0,
         };
         let z = pass.computes_z();
@@ -126,7 +129,7 @@ impl Given {
             results[0] = checked(first, at.results[0], of_vector)?;
             let wanted = matches!(pass, Pass::Statistics { .. }) || mean != 0;
             results[1] = if wanted { checked(second, at.results[1], of_vector)? } else { 0 };
-            if pass.shape().is_some_and(|shape| !shape.is_empty()) {
+            if n > 0 {
                 workspace = checked("workspace", at.workspace, of_vector)?;
             }
         }
@@ -135,11 +138,11 @@ impl Given {
             output,
             x,
             mask,
-            residual: used(z, "residual", at.residual, of_tensor)?,
-            scale: used(z, "scale", at.scale, of_vector)?,
-            shift: used(z, "shift", at.shift, of_vector)?,
+            residual: if z { optional_tensor("residual", at.residual)? } else { 0 },
+            scale: used(z, "scale", at.scale)?,
+            shift: used(z, "shift", at.shift)?,
             mean,
-            alpha: used(is_backward, "alpha", at.alpha, of_vector)?,
+            alpha: used(is_backward, "alpha", at.alpha)?,
             beta,
             gamma,
             results,
@@ -361,7 +364,10 @@ mod tests {
         let shape = Shape::new(0, 640, 1).unwrap();
         let error = planned(&Pass::Statistics { shape }, Dtype::F32, &at).unwrap_err();
         assert_eq!(error, Error::NoElements { outer: 0, channels: 640, inner: 1 });
-        assert!(planned(&forward(0, 3, 2), Dtype::F32, &at).unwrap().is_empty());
+        // Then there are no tensors to have an address.
+        let none = FusedAddresses { results: at.results, ..FusedAddresses::default() };
+        assert_eq!(planned(&pass, Dtype::Bf16, &none).unwrap().len(), 1);
+        assert!(planned(&forward(0, 3, 2), Dtype::F32, &none).unwrap().is_empty());
     }
 
     #[test]

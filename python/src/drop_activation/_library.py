@@ -90,6 +90,8 @@ class Tensors(ctypes.Structure):
         ("beta", c_void_p),
         ("gamma", c_void_p),
         ("results", c_void_p * 2),
+        ("workspace", c_void_p),
+        ("workspace_bytes", c_size_t),
     ]
 
     def __init__(self, dtype: int, length: int, input: int, output: int, saved: int = 0, mask: int = 0):
@@ -120,6 +122,7 @@ def _load() -> ctypes.CDLL:
         "dact_cuda_open": ([c_int32, POINTER(c_void_p), error_out], c_int32),
         "dact_cuda_close": ([c_void_p], None),
         "dact_cuda_preload": ([c_void_p, error_out], c_int32),
+        "dact_cuda_workspace_bytes": ([POINTER(Pass), POINTER(Tensors), POINTER(c_size_t), error_out], c_int32),
         "dact_cuda_run": ([c_void_p, c_void_p, POINTER(Pass), POINTER(Tensors), error_out], c_int32),
         "dact_torch_register": ([FIND, error_out], c_int32),
     }
@@ -181,6 +184,13 @@ class Cuda:
     def run(self, stream: int, pass_: Pass, tensors: Tensors) -> None:
         """Enqueues on the stream and returns."""
         _call(_c.dact_cuda_run, self._handle, stream, byref(pass_), byref(tensors))
+
+
+def cuda_workspace_bytes(pass_: Pass, tensors: Tensors) -> int:
+    """How much device memory `Cuda.run` needs at `tensors.workspace`."""
+    needed = c_size_t()
+    _call(_c.dact_cuda_workspace_bytes, byref(pass_), byref(tensors), byref(needed))
+    return needed.value
 
 
 def torch_register(find) -> None:

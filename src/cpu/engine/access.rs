@@ -5,7 +5,7 @@ pub(super) trait Access: Copy + Sync {
     /// Whether to ask for memory some time before it is read.
     const PREFETCH: bool;
 
-    /// Whether to write past the cache.
+    /// Whether to write by non-temporal stores.
     const NON_TEMPORAL: bool;
 }
 

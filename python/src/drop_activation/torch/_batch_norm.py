@@ -105,7 +105,7 @@ class BatchNormDropActivation2d(_BatchNormDropActivation):
     BatchNorm2d(x) + residual, with fewer passes over memory. Checkpoints of nn.BatchNorm2d load into it, and its own into
     nn.BatchNorm2d.
 
-    In evaluation mode it is made of PyTorch's own operations. It has no second derivatives. On the CPU alone, so far.
+    In evaluation mode it is made of PyTorch's own operations. It has no second derivatives.
 
     Args:
         num_features, eps, momentum, affine, track_running_stats: As for nn.BatchNorm2d.

@@ -7,6 +7,7 @@ layout of x: its memory format if it is dense, else contiguous.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -89,6 +90,8 @@ def _check_forward(x, residual, weight, bias, mean, variance, key, eps, p) -> No
         raise ValueError("mean and variance must be given both or not at all, got one of them")
     if key.dtype != torch.int64 or key.numel() != 1:
         raise ValueError(f"key must be one torch.int64, got dtype {key.dtype}, {key.numel()} elements")
+    if key.device.type != "cpu" and key.device != x.device:
+        raise ValueError(f"key must be on the CPU or on the device of x, {x.device}, got {key.device}")
     _check_numbers(eps, p)
 
 
@@ -128,7 +131,31 @@ def _run(pass_: Pass, input: Tensor, output: Tensor | None = None, results: tupl
             setattr(tensors, name, tensor.data_ptr())
     for i, result in enumerate(results):
         tensors.results[i] = result.data_ptr()
-    library.cpu_run(pass_, tensors)
+    if input.is_cuda:
+        _enqueue(pass_, tensors, input)
+    else:
+        library.cpu_run(pass_, tensors)
+
+
+@functools.cache
+def _kernels(device: int) -> library.Cuda:
+    return library.Cuda(device)
+
+
+def _enqueue(pass_: Pass, tensors: Tensors, x: Tensor) -> None:
+    """On the current stream of x's device. Nothing waits: PyTorch's allocator gives the memory for sums, which is free again
+    when this returns, to nothing but later work of that stream."""
+    tensors.workspace_bytes = library.cuda_workspace_bytes(pass_, tensors)
+    workspace = x.new_empty(tensors.workspace_bytes, dtype=torch.uint8)
+    tensors.workspace = workspace.data_ptr()
+    _kernels(x.get_device()).run(torch.cuda.current_stream(x.device).cuda_stream, pass_, tensors)
+
+
+def _key(key: Tensor) -> Key:
+    """In the memory of a GPU it is read by the kernel."""
+    if key.is_cuda:
+        return Key(0, 0, 0, key.data_ptr())
+    return Key(0, key.item() % 2**64, 0, None)
 
 
 def _vector(vector: Tensor | None, real: torch.dtype) -> Tensor | None:
@@ -147,7 +174,7 @@ def _shift(scale: Tensor, bias: Tensor | None, mean: Tensor) -> Tensor:
     return (shift if bias is None else shift + bias.double()).to(scale.dtype)
 
 
-def _batch_norm_on_cpu(x, residual, weight, bias, mean, variance, key, eps, p, activation):
+def _batch_norm(x, residual, weight, bias, mean, variance, key, eps, p, activation):
     _check_forward(x, residual, weight, bias, mean, variance, key, eps, p)
     layout, real = layout_of(x), real_of(x)
     x = dense(x, layout)
@@ -162,12 +189,12 @@ def _batch_norm_on_cpu(x, residual, weight, bias, mean, variance, key, eps, p, a
     scale = _scale(weight, variance, eps)[1].to(real)
     shift = _shift(scale, bias, mean)
     y, mask = empty_like(x, layout), empty_mask(x)
-    pass_ = Pass(library.FUSED_FORWARD, activation, p, key=Key(key.item() % 2**64, 0, 0, None))
+    pass_ = Pass(library.FUSED_FORWARD, activation, p, key=_key(key))
     _run(_on_channels(pass_, x, layout), x, y, residual=residual, scale=scale, shift=shift, mask=mask)
     return y, mask, mean, variance
 
 
-def _batch_norm_backward_on_cpu(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation):
+def _batch_norm_backward(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation):
     _check_backward(dy, mask, x, residual, weight, bias, mean, variance, eps, p)
     layout, real = layout_of(x), real_of(x)
     x, dy, mask = dense(x, layout), dense(dy, layout), mask.contiguous()
@@ -195,17 +222,9 @@ def _batch_norm_backward_on_cpu(dy, mask, x, residual, weight, bias, mean, varia
     return dx, dr, (inverse * product.double()).to(real), gradient
 
 
-def _not_on_cuda(x, *_):
-    raise NotImplementedError(
-        f"the operators with a batch normalisation run on the CPU, and x is on {x.device}: use nn.BatchNorm and "
-        "DropActivation there"
-    )
-
-
-LIBRARY.impl(batch_norm, _batch_norm_on_cpu, "CPU")
-LIBRARY.impl(batch_norm_backward, _batch_norm_backward_on_cpu, "CPU")
-LIBRARY.impl(batch_norm, _not_on_cuda, "CUDA")
-LIBRARY.impl(batch_norm_backward, _not_on_cuda, "CUDA")
+for device in ("CPU", "CUDA"):
+    LIBRARY.impl(batch_norm, _batch_norm, device)
+    LIBRARY.impl(batch_norm_backward, _batch_norm_backward, device)
 
 
 @torch.library.register_fake(batch_norm, lib=LIBRARY)

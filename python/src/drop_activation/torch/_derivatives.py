@@ -206,6 +206,7 @@ for operator, function in (
 
 def _over(x, mask, key, p, first, layout):
     if torch.is_grad_enabled() and x.requires_grad or forward_ad._current_level >= 0:
+        operators.check_mask("mask", mask, x)
         y, new_mask = Forward.apply(x, key, p, RELU, first, layout)
         x.copy_(y)
         mask.copy_(new_mask)

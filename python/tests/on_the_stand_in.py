@@ -1,0 +1,83 @@
+"""The operators with a batch normalisation as on CUDA tensors, where there is no GPU: on the stand-in for the driver, which
+runs the emulated kernels, and whose memory is the host's. test_stand_in.py runs this in a process of its own."""
+
+import ctypes
+from types import SimpleNamespace
+from unittest import mock
+
+import torch
+
+from drop_activation import _library as library
+from drop_activation.torch import _channel_operators as operators
+
+STREAM = 0xABC
+driver = ctypes.CDLL("libcuda.so.1")
+driver.fake_log.restype = ctypes.c_char_p
+
+
+def launched():
+    lines = driver.fake_log().decode().splitlines()
+    names = [line.split()[1] for line in lines if line.startswith("launch ")]
+    assert all(line.endswith(f" on {STREAM:#x}") for line in lines if line.startswith("launch ")), lines
+    return names
+
+
+def on_the_stand_in(call):
+    """What the operators' kernels make of the call, and the names of what was launched."""
+    kernels, real_run = library.Cuda(0), library.cpu_run
+
+    def enqueue(pass_, tensors):
+        of = operators.torch.empty(0)
+        with (
+            mock.patch.object(operators, "_kernels", lambda device: kernels),
+            mock.patch.object(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=STREAM)),
+        ):
+            operators._enqueue(pass_, tensors, of)
+
+    library.cpu_run = enqueue
+    try:
+        launched()
+        return call(), launched()
+    finally:
+        library.cpu_run = real_run
+
+
+def step(x, residual, weight, bias, mean, variance, dy, p, activation):
+    y, mask, mean_of, variance_of = operators.batch_norm(
+        x, residual, weight, bias, mean, variance, torch.tensor([7]), 1e-5, p, activation
+    )
+    gradients = operators.batch_norm_backward(
+        dy, mask, x, residual, weight, bias, mean_of, variance_of, mean is None, 1e-5, p, activation
+    )
+    return y, mask, mean_of, variance_of, *gradients
+
+
+def main():
+    torch.manual_seed(1)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        for shape, memory in (((67, 24), None), ((5, 6, 7, 7), None), ((5, 8, 8, 8), torch.channels_last)):
+            for activation, frozen, with_residual in ((0, False, False), (0, True, True), (3, False, True)):
+                make = lambda: torch.randn(shape, dtype=torch.float64).to(dtype)
+                x, r, dy = (t if memory is None else t.contiguous(memory_format=memory) for t in (make(), make(), make()))
+                real = operators.real_of(x)
+                weight, bias, mean, variance = (torch.rand(shape[1], dtype=real) + 0.5 for _ in range(4))
+                given = (mean, variance) if frozen else (None, None)
+                arguments = (x, r if with_residual else None, weight, bias, *given, dy, 0.7, activation)
+                expected = step(*arguments)
+                got, names = on_the_stand_in(lambda: step(*arguments))
+                of, end = ("gelu" if activation else "relu"), str(dtype).removeprefix("torch.").replace("float", "f")
+                statistics = [] if frozen else [f"da_fused_moments_{end}", "da_fused_moments_total"]
+                passes = [f"da_fused_forward_{of}_{end}", f"da_fused_products_{of}_{end}", "da_fused_products_total"]
+                wanted = [*statistics, *passes, f"da_fused_backward_{of}_{end}"]
+                assert [n.removesuffix("_f32").removesuffix("_f64") if "total" in n else n for n in names] == wanted, names
+                for a, b in zip(expected, got):
+                    assert a.stride() == b.stride() and a.dtype == b.dtype
+                    if activation:
+                        eps = torch.finfo(dtype).eps if a.is_floating_point() else 0
+                        torch.testing.assert_close(b, a, rtol=64 * eps, atol=64 * eps)
+                    else:
+                        assert torch.equal(a, b), (dtype, shape, frozen)
+    print("as on the CPU")
+
+
+main()
