@@ -3,13 +3,16 @@
 
     torch_relu_*   clamp_min(out=) and threshold_backward(grad_input=), the kernels of torch.relu
     relu_*, drop_* the library's, through its C interface
+    torch_mask     bernoulli_ into a tensor of bool, as native_dropout draws its mask
+    mask           the library's keep bits by themselves, through its C interface
 
-A step is a forward pass and the backward pass that goes with it. Both sides are called from Python, which takes about a
-microsecond a call for PyTorch and half of one for the C interface.
+A step is a forward pass and the backward pass that goes with it. A mask does not depend on the type of the elements, so
+it is drawn in the configurations of warm f32 alone. Both sides are called from Python, which takes about a microsecond a
+call for PyTorch and half of one for the C interface.
 
 They are measured with one thread, which is the calling one, and with all, in two ways each:
 
-    apart  in processes of their own, which take turns while the other waits for its next turn and does nothing
+    apart  in processes of their own, which take turns, the one when the other's threads are asleep
     one    in one process, on the very same tensors. Before each timed call all of PyTorch's threads have had something
            to do, as in a network, so that they may still wait for more of it, spinning
 
@@ -33,6 +36,11 @@ import time
 P = 0.95
 ROTATION_BYTES = 1 << 30
 MOST_SETS = 1024
+# Seconds after which threads that wait for more to do, spinning, have gone to sleep: before that, another process could
+# not use their cores.
+UNTIL_ASLEEP = 0.02
+# Seconds of calls before those that are timed, for threads that sleep to wake.
+UNTIL_AWAKE = 0.0005
 # Keys of the masks, one after the other: a processor learns by heart what is left of one to be drawn again.
 KEYS = 1024
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
@@ -64,11 +72,20 @@ def passes(kind):
     return itertools.cycle([ctypes.byref(pass_) for pass_ in made])
 
 
+@functools.cache
+def keys():
+    """The keys of masks drawn by themselves, over and over."""
+    from drop_activation import _library as library
+
+    made = [library.Key(1, offset) for offset in range(KEYS)]
+    return itertools.cycle([ctypes.byref(key) for key in made])
+
+
 class Cases:
     """The cases of these families on one set of tensors, by name. Calls of the library know no more of the tensors than
     their addresses: they are good as long as this is."""
 
-    def __init__(self, families, dtype, n):
+    def __init__(self, families, dtype, n, with_masks):
         import torch
 
         self.x, self.dy = (torch.randn(n).to(dtype) for _ in range(2))
@@ -80,6 +97,10 @@ class Cases:
             parts = make[family]()
             self.check(family, parts["step"])
             self.by_name.update((f"{family}_{part}", case) for part, case in parts.items())
+        if with_masks and "torch_relu" in families:
+            self.by_name["torch_mask"] = self.torch_mask()
+        if with_masks and "drop" in families:
+            self.by_name["mask"] = self.keep_mask()
 
     def torch_relu(self):
         import torch
@@ -99,6 +120,30 @@ class Cases:
 
         forward = self.library(library.FORWARD, self.x, self.y, mask=self.mask)
         return steps(forward, self.library(library.BACKWARD, self.dy, self.dx, mask=self.mask))
+
+    def torch_mask(self):
+        import torch
+
+        mask = torch.zeros(self.x.numel(), dtype=torch.bool)
+        case = lambda: mask.bernoulli_(P)
+        case()
+        self.check_share("torch_mask", int(mask.sum()), mask.numel())
+        return case
+
+    def keep_mask(self):
+        from drop_activation import _library as library
+
+        error, n, draw, turns = ctypes.c_void_p(), self.x.numel(), library._c.dact_cpu_keep_mask, keys()
+        words, error_at = self.mask.data_ptr(), ctypes.byref(error)
+
+        def case():
+            if draw(P, next(turns), n, words, error_at):
+                raise RuntimeError(library._c.dact_error_message(error).decode())
+
+        case()
+        bits = self.mask.numpy().view("uint8")
+        self.check_share("mask", int.from_bytes(bits.tobytes(), "little").bit_count(), n)
+        return case
 
     def library(self, kind, input, output, saved=None, mask=None):
         """A call of the C interface, with its structures ready."""
@@ -127,9 +172,13 @@ class Cases:
         negative, kept = int((x < 0).sum()), int(blocked.sum())
         # Of a zero the gradient tells whether it was kept, the result does not.
         wrong = int(((y != x) & ~blocked | (dx != dy.masked_fill(blocked, 0)) & (x != 0)).sum())
-        p = P if family == "drop" else 1
-        if wrong or abs(kept - p * negative) > 6 * math.sqrt(p * (1 - p) * negative):
-            raise AssertionError(f"{family}: {wrong} of {x.numel()} results are wrong, {kept} of {negative} were kept")
+        if wrong:
+            raise AssertionError(f"{family}: {wrong} of {x.numel()} results are wrong")
+        self.check_share(family, kept, negative, P if family == "drop" else 1)
+
+    def check_share(self, name, kept, of, p=P):
+        if abs(kept - p * of) > 6 * math.sqrt(p * (1 - p) * of):
+            raise AssertionError(f"{name}: {kept} of {of} were kept")
 
 
 class Worker:
@@ -149,14 +198,17 @@ class Worker:
         import torch
 
         self.rotation, self.turn = None, 0
-        self.rotation = [Cases(self.families, getattr(torch, DTYPES[dtype]), n) for _ in range(sets)]
+        with_masks = dtype == "f32" and sets == 1
+        self.rotation = [Cases(self.families, getattr(torch, DTYPES[dtype]), n, with_masks) for _ in range(sets)]
         return list(self.rotation[0].by_name)
 
     def seconds(self, case, calls):
         """Of one call, on average."""
-        turns = [self.rotation[(self.turn + call) % len(self.rotation)].by_name[case] for call in range(calls)]
-        self.turn += calls
         clock = time.perf_counter
+        awake = clock() + UNTIL_AWAKE
+        while clock() < awake:
+            self.next_turns(case, 1)[0]()
+        turns = self.next_turns(case, calls)
         if self.busy is None:
             start = clock()
             for call in turns:
@@ -169,6 +221,11 @@ class Worker:
             call()
             total += clock() - start
         return total / calls
+
+    def next_turns(self, case, calls):
+        turns = [self.rotation[(self.turn + call) % len(self.rotation)].by_name[case] for call in range(calls)]
+        self.turn += calls
+        return turns
 
     def serve(self):
         """Answers questions, one a line, until there are no more."""
@@ -205,17 +262,21 @@ def in_turns(processes, dtype, n, cold, rounds):
     """The seconds of each case, round by round, each round in another order."""
     size = {"f32": 4}.get(dtype, 2)
     sets = min(max(ROTATION_BYTES // (4 * n * size), 2), MOST_SETS) if cold else 1
-    cases = [(process, case) for process in processes for case in process.ask("configure", dtype=dtype, n=n, sets=sets)]
-    times = {case: [] for _, case in cases}
+    cases = [(process, process.ask("configure", dtype=dtype, n=n, sets=sets)) for process in processes]
+    times = {case: [] for _, of_process in cases for case in of_process}
     calls = max(1, min(1000, (1 << 22) // n))
     shuffled = random.Random(1)
     for round in range(rounds + 1):
         shuffled.shuffle(cases)
-        for process, case in cases:
-            seconds = process.ask("seconds", case=case, calls=calls)
-            # The first round warms up.
-            if round > 0:
-                times[case].append(seconds)
+        for process, of_process in cases:
+            shuffled.shuffle(of_process)
+            for case in of_process:
+                seconds = process.ask("seconds", case=case, calls=calls)
+                # The first round warms up.
+                if round > 0:
+                    times[case].append(seconds)
+            if len(cases) > 1:
+                time.sleep(UNTIL_ASLEEP)
     return dict(sorted(times.items()))
 
 

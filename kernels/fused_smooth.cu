@@ -1,5 +1,5 @@
-// The smooth activations with Drop-Activation, fused with what stands before them as fused.cu has it for ReLU. Each kernel
-// is for training and for inference: what differs are the bits and whether they choose a mixture (gradient.cuh).
+// The smooth activations with Drop-Activation, fused with what stands before them as fused.cu has it for ReLU. Each
+// kernel is for training and for inference: what differs are the bits and whether they choose a mixture (gradient.cuh).
 #include "activation.cuh"
 
 #include "fused_backward.cuh"
@@ -17,7 +17,7 @@ struct Smooth {
     }
 };
 
-// By the keep bit.
+// In training by the keep bit, at inference by the mixture.
 template <class Act>
 struct BySmooth {
     static constexpr bool kReadsZ = true;
@@ -37,15 +37,10 @@ struct Fused {
     template <class T> using Products = GradientSums<T, BySmooth<Act>, true>;
 };
 
-DA_FUSED_ENTRIES(da_fused_forward_sigmoid, Fused<Sigmoid>::Forward)
-DA_FUSED_ENTRIES(da_fused_forward_tanh, Fused<Tanh>::Forward)
-DA_FUSED_ENTRIES(da_fused_forward_gelu, Fused<Gelu>::Forward)
-DA_FUSED_ENTRIES(da_fused_forward_silu, Fused<Silu>::Forward)
-DA_FUSED_ENTRIES(da_fused_backward_sigmoid, Fused<Sigmoid>::Backward)
-DA_FUSED_ENTRIES(da_fused_backward_tanh, Fused<Tanh>::Backward)
-DA_FUSED_ENTRIES(da_fused_backward_gelu, Fused<Gelu>::Backward)
-DA_FUSED_ENTRIES(da_fused_backward_silu, Fused<Silu>::Backward)
-DA_FUSED_ENTRIES(da_fused_products_sigmoid, Fused<Sigmoid>::Products)
-DA_FUSED_ENTRIES(da_fused_products_tanh, Fused<Tanh>::Products)
-DA_FUSED_ENTRIES(da_fused_products_gelu, Fused<Gelu>::Products)
-DA_FUSED_ENTRIES(da_fused_products_silu, Fused<Silu>::Products)
+#define DA_FUSED_FORWARD(name, Act) DA_FUSED_ENTRIES(da_fused_forward_##name, Fused<Act>::Forward)
+#define DA_FUSED_BACKWARD(name, Act) DA_FUSED_ENTRIES(da_fused_backward_##name, Fused<Act>::Backward)
+#define DA_FUSED_PRODUCTS(name, Act) DA_FUSED_ENTRIES(da_fused_products_##name, Fused<Act>::Products)
+
+DA_SMOOTH_ACTIVATIONS(DA_FUSED_FORWARD)
+DA_SMOOTH_ACTIVATIONS(DA_FUSED_BACKWARD)
+DA_SMOOTH_ACTIVATIONS(DA_FUSED_PRODUCTS)

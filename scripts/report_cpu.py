@@ -74,8 +74,7 @@ def summary(rows, cache):
     """What the aims of the page speak of."""
     return table(
         ("", "step / ReLU's, large", "forward of copy, large", "backward of copy, large",
-         "forward of streamed copy, large", "step / ReLU's, in cache", "mask, one thread, Gbit/s",
-         "time of a per-element mask / time of ours"),
+         "forward of streamed copy, large", "step / ReLU's, in cache", "mask, one thread, Gbit/s"),
         (_summary(dtype, rows, cache) for dtype in DTYPES),
     )
 
@@ -83,7 +82,6 @@ def summary(rows, cache):
 def _summary(dtype, rows, cache):
     mine = [row for row in rows if row.dtype == dtype and row.p == P]
     large = [row for row in mine if is_large(row, cache)]
-    per_element = [row for row in mine if row.has("draw_uniform") and row.log >= 16]
     streamed = [row for row in large if row.has("streamed_copy")]
     # No more elements than one thread takes alone.
     one_thread = [row for row in mine if row.has("draw") and row.log == 16 and not row.cold]
@@ -94,7 +92,6 @@ def _summary(dtype, rows, cache):
         spread(streamed, lambda row: row.speed("drop_forward") / row.speed("streamed_copy")),
         spread(filter(is_cached, mine), lambda row: row.in_relus("drop_step", "step")),
         f"{one_thread[0].mask():.1f}" if one_thread else "",
-        spread(per_element, lambda row: row.ratio("draw_uniform", "draw")),
     )
 
 
@@ -116,18 +113,16 @@ def tables(rows):
         ),
     )
     yield ""
-    ratio = lambda row, case, other, digits=2: f"{row.ratio(case, other):.{digits}f}" if row.has(case, other) else ""
+    ratio = lambda row, case, other: f"{row.ratio(case, other):.2f}" if row.has(case, other) else ""
     yield from table(
         ("", "inference / ReLU's forward", "RReLU step / ReLU's step", "mask alone, Gbit/s",
-         "time of a per-element mask / time of ours", "one thread's step / the step", "ndarray's ReLU / ours, forward",
-         "ndarray's ReLU / ours, step"),
+         "one thread's step / the step", "ndarray's ReLU / ours, forward", "ndarray's ReLU / ours, step"),
         (
             (
                 row.name(),
                 f"{row.in_relus('drop_infer', 'forward'):.2f}",
                 f"{row.in_relus('rrelu_step', 'step'):.2f}",
                 f"{row.mask():.1f}" if row.has("draw") else "",
-                ratio(row, "draw_uniform", "draw", 1),
                 ratio(row, "drop_step_one_thread", "drop_step"),
                 *(ratio(row, f"ndarray_relu_{part}", f"relu_{part}") for part in ("forward", "step")),
             )

@@ -131,7 +131,6 @@ impl<T: Element> Rotation<T> {
                 cpu::rrelu_backward(rrelu, signs, (&*dy, dx))?;
             }
             Case::Draw => cpu::keep_words(op, key, x.len(), words)?,
-            Case::DrawUniform => cpu::uniform_words(op, key, x.len(), words)?,
             Case::NdarrayReluForward => ndarray_relu(x, y),
             Case::NdarrayReluBackward => ndarray_relu_backward(x, dy, dx),
             Case::NdarrayReluStep => {

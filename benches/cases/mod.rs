@@ -31,9 +31,6 @@ pub enum Case {
     RreluStep,
     /// The mask alone.
     Draw,
-    /// A per-element mask alone, from one 32-bit number for each element: how others draw it, with RReLU's code for its
-    /// numbers.
-    DrawUniform,
     /// A plain ReLU by an outsider. The faster of this and ours is the baseline.
     NdarrayReluForward,
     NdarrayReluBackward,
@@ -42,7 +39,7 @@ pub enum Case {
 }
 
 impl Case {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 19] = [
         Self::Copy,
         Self::StreamedCopy,
         Self::ReluForward,
@@ -58,7 +55,6 @@ impl Case {
         Self::RreluBackward,
         Self::RreluStep,
         Self::Draw,
-        Self::DrawUniform,
         Self::NdarrayReluForward,
         Self::NdarrayReluBackward,
         Self::NdarrayReluStep,
@@ -82,7 +78,6 @@ impl Case {
             Self::RreluBackward => "rrelu_backward",
             Self::RreluStep => "rrelu_step",
             Self::Draw => "draw",
-            Self::DrawUniform => "draw_uniform",
             Self::NdarrayReluForward => "ndarray_relu_forward",
             Self::NdarrayReluBackward => "ndarray_relu_backward",
             Self::NdarrayReluStep => "ndarray_relu_step",

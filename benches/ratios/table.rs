@@ -60,15 +60,15 @@ impl Results {
     }
 
     /// Times as ratios: to the baseline's of the same kind, and bytes a second as a part of the copy's. How much longer
-    /// a per-element mask takes, and a step by one thread.
+    /// a step by one thread takes.
     pub fn print(&self) {
         println!(
             "\nbaseline: the faster of our plain ReLU and ndarray's; step: forward + backward; relu: ours / baseline"
         );
-        println!("of copy: bytes/s / the copy's bytes/s; per elem.: time of a per-element mask / time of ours");
+        println!("of copy: bytes/s / the copy's bytes/s");
         println!("1 thread: the step on the calling thread alone, / the step, / the baseline's on one thread");
         println!(
-            "{:<5}{:>6}{:>6} {:<5}{:>8}{:>9}{:>7}{:>7}{:>7}{:>8}  {:>10}{:>9}{:>9}{:>10}{:>10}{:>12}{:>10}{:>10}{:>10}",
+            "{:<5}{:>6}{:>6} {:<5}{:>8}{:>9}{:>7}{:>7}{:>7}{:>8}  {:>10}{:>9}{:>9}{:>10}{:>10}{:>12}{:>10}{:>10}",
             "type",
             "n",
             "p",
@@ -85,14 +85,13 @@ impl Results {
             "relu fwd",
             "relu bwd",
             "draw",
-            "per elem.",
             "1 thread",
             "/ base"
         );
         for row in &self.rows {
             let Config { dtype, n, p, cold } = row.config;
             println!(
-                "{:<5}{:>6}{:>6} {:<5}{:>8}{:>9}{:>7}{:>7}{:>7}{:>8}  {:>10}{:>9}{:>9}{:>10}{:>10}{:>12}{:>10}{:>10}{:>10}",
+                "{:<5}{:>6}{:>6} {:<5}{:>8}{:>9}{:>7}{:>7}{:>7}{:>8}  {:>10}{:>9}{:>9}{:>10}{:>10}{:>12}{:>10}{:>10}",
                 dtype.name(),
                 format!("2^{}", n.ilog2()),
                 p,
@@ -109,7 +108,6 @@ impl Results {
                 shown(row.of_copy(Case::ReluForward)),
                 shown(row.of_copy(Case::ReluBackward)),
                 row.mask_bits().map_or("-".to_owned(), |bits| format!("{bits:.1}Gb/s")),
-                shown(row.ratio(Case::DrawUniform, &[Case::Draw])),
                 shown(row.ratio(Case::DropStepOneThread, &[Case::DropStep])),
                 shown(row.ratio(Case::DropStepOneThread, &[Case::ReluStepOneThread, Case::NdarrayReluStepOneThread])),
             );
@@ -120,8 +118,8 @@ impl Results {
     /// last-level cache, or 2^26 elements where that is not known; those in cache are warm ones of 2^16 to 2^20. The
     /// mask's bits are one thread's.
     pub fn print_summary(&self) {
-        println!("\nin short    large tensors                               in cache      mask of   per-element");
-        println!("type        step        forward/copy  backward/copy     step          2^16 Gb/s mask / ours");
+        println!("\nin short    large tensors                               in cache      mask of");
+        println!("type        step        forward/copy  backward/copy     step          2^16 Gb/s");
         for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
             let large = |c: &Config| match self.cache {
                 Some(bytes) => c.n * c.dtype.size() >= 4 * bytes,
@@ -140,7 +138,7 @@ impl Results {
                 }
             };
             println!(
-                "{:<12}{:<12}{:<14}{:<18}{:<14}{:<10}{}",
+                "{:<12}{:<12}{:<14}{:<18}{:<14}{}",
                 dtype.name(),
                 range(&large, &|row| row.ratio(Case::DropStep, &STEP)),
                 range(&large, &|row| row.of_copy(Case::DropForward)),
@@ -148,7 +146,6 @@ impl Results {
                 range(&cached, &|row| row.ratio(Case::DropStep, &STEP)),
                 // No more elements than one thread takes alone.
                 range(&|c| !c.cold && c.n == 1 << 16, &Row::mask_bits),
-                range(&|c| c.n >= 1 << 16, &|row| row.ratio(Case::DrawUniform, &[Case::Draw])),
             );
         }
     }

@@ -1,5 +1,5 @@
-//! A batch normalisation with Drop-Activation on CUDA tensors: the library's passes on the tensors, and candle's operations on
-//! the vectors, which have a value for each channel. Nothing comes to the host, and nothing is waited for.
+//! A batch normalisation with Drop-Activation on CUDA tensors: the library's passes on the tensors, and candle's
+//! operations on the vectors, which have a value for each channel. Nothing comes to the host or is waited for.
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda::CudaDType;
@@ -41,7 +41,8 @@ pub(crate) fn forward(
         let [mean, variance] = if training.frozen {
             training.running.clone()
         } else {
-            let [mut mean, mut variance] = [allocate::<Real>(device, shape.channels())?, allocate(device, shape.channels())?];
+            let channels = shape.channels();
+            let [mut mean, mut variance] = [allocate::<Real>(device, channels)?, allocate(device, channels)?];
             let to = (mean.as_view_mut(), variance.as_view_mut());
             kernels.statistics(&stream, shape, &x, to.0, to.1, &mut Workspace::new()).map_err(Error::wrap)?;
             [mean, variance].map(|vector| of_slice(vector, device.clone()))
@@ -56,7 +57,8 @@ pub(crate) fn forward(
         } else {
             let (count, momentum) = (shape.count() as f64, training.momentum);
             let moved = |i: usize, new: &Tensor, factor: f64| {
-                ((wide(&training.running[i])? * (1.0 - momentum))? + (wide(new)? * (momentum * factor))?)?.to_dtype(real)
+                let running = (wide(&training.running[i])? * (1.0 - momentum))?;
+                (running + (wide(new)? * (momentum * factor))?)?.to_dtype(real)
             };
             [moved(0, &mean, 1.0)?, moved(1, &variance, count / (count - 1.0))?]
         };
@@ -66,7 +68,8 @@ pub(crate) fn forward(
             let [scale, shift] = [vector::<Real>(&vectors[0])?, vector(&vectors[1])?];
             let residual = residual.as_ref().map(|residual| residual as _);
             let slices = FusedSlices { scale: Some(&scale), shift: Some(&shift), residual, ..FusedSlices::default() };
-            kernels.fused_forward(&stream, &training.op, training.key, shape, &slices, (&x, &mut y)).map_err(Error::wrap)?
+            let io = (&x, &mut y);
+            kernels.fused_forward(&stream, &training.op, training.key, shape, &slices, io).map_err(Error::wrap)?
         };
         let y = CudaStorage::wrap_cuda_slice(y, device.clone());
         Ok((y, Normalised { mask, scale, shift, mean, inverse, frozen: training.frozen }, moved))
@@ -90,7 +93,8 @@ pub(crate) fn backward(
         let kernels = kernels(stream.context())?;
         let (x, dy, residual) = (elements::<T>(x)?, elements::<T>(dy)?, residual.map(elements::<T>).transpose()?);
         let dz = Dz::Training(*op);
-        let [mut first, mut second] = [allocate::<Real>(device, shape.channels())?, allocate(device, shape.channels())?];
+        let channels = shape.channels();
+        let [mut first, mut second] = [allocate::<Real>(device, channels)?, allocate(device, channels)?];
         let mut dr = residual.is_some().then(|| allocate::<T>(device, x.len())).transpose()?;
         let vectors = [scale, shift, mean].map(Tensor::storage_and_layout);
         let [scale_of, shift_of, mean_of] =

@@ -48,7 +48,7 @@ def test_cuda_is_the_cpu(dtype, activation, training):
 @pytest.mark.parametrize("with_residual", [False, True])
 def test_batch_norm_on_cuda_is_the_cpu_s(dtype, shape, memory, activation, frozen, with_residual):
     kind = dt.BatchNormDropActivation2d if len(shape) == 4 else dt.BatchNormDropActivation1d
-    make = lambda: torch.randn(shape).to(dtype) if memory is None else torch.randn(shape).to(dtype).to(memory_format=memory)
+    make = lambda: torch.randn(shape).to(dtype).contiguous(memory_format=memory or torch.contiguous_format)
     x, r, dy, key = make(), make(), make(), torch.tensor([7])
     results = []
     for device in ("cpu", "cuda"):

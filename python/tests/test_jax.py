@@ -181,6 +181,14 @@ def test_a_key_that_ends_within_the_array_is_refused_when_it_runs():
         jax.block_until_ready(ours.forward(normal(64), 0, seed=1, first=2**64 - 32))
 
 
+def test_an_older_jax_is_refused_before_anything_is_registered(monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", (0, 9, 0, 1))
+    monkeypatch.setattr(jax, "__version__", "0.9.0.1")
+    monkeypatch.setattr("jax_tvm_ffi.register_ffi_target", None)
+    with pytest.raises(ImportError, match="JAX must be 0.9.1 or newer, got 0.9.0.1"):
+        ours._register()
+
+
 def test_forward_mode_and_second_derivatives_are_refused():
     x = jnp.ones(3)
     training = lambda x: ours.drop_activation(x, 0, p=0.5, seed=1)  # noqa: E731

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import drop_activation as da
 import drop_activation.torch as dt
-from drop_activation._activations import CODES
+from drop_activation._activations import CODES, curvature, derived_curvature
 from drop_activation.torch import _operators as operators
 from drop_activation.torch._fused import composition_moves_less
 from drop_activation.torch._keys import draw_key
@@ -73,6 +73,12 @@ def test_derivatives_of_both_orders_and_directions_are_central_differences(name,
     both = {"check_batched_grad": True, "check_fwd_over_rev": True}
     assert torch.autograd.gradcheck(function, x, check_forward_ad=True, check_batched_forward_grad=True)
     assert torch.autograd.gradgradcheck(function, x, **both)
+
+
+@pytest.mark.parametrize("activation", da.ACTIVATIONS[1:])
+def test_curvatures_are_those_that_pytorch_derives(activation):
+    x = torch.linspace(-6, 6, 101, dtype=torch.float64)
+    torch.testing.assert_close(curvature(activation)(x), derived_curvature(activation)(x))
 
 
 @pytest.mark.parametrize("activation", da.ACTIVATIONS)
@@ -359,6 +365,48 @@ def test_in_place_means_over_x_whatever_its_strides(name, training):
                 leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
                 (expected_dx,) = torch.autograd.grad(function(leaf, p, training=training).sum(), leaf)
                 assert torch.equal(dx, expected_dx)
+
+
+COPIES = {
+    "hooks": lambda: torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda saved: saved),
+    "a mode": torch.autograd.graph.allow_mutation_on_saved_tensors,
+}
+
+
+@pytest.mark.parametrize("view", [lambda z: z, lambda z: z.view(64, 64), lambda z: z.t().t()[:]])
+@pytest.mark.parametrize("name", COPIES)
+def test_in_place_a_copy_of_the_mask_is_one_of_what_was_written(name, view):
+    """Hooks copy what is saved when it is saved."""
+    x = -torch.ones(64, 64, requires_grad=True)
+    (expected,) = torch.autograd.grad(dt.drop_activation(x, 0.5, key=key_tensor()).sum(), x)
+    with COPIES[name]():
+        z = x * 1
+        dt.drop_activation(view(z), 0.5, inplace=True, key=key_tensor())
+        (dx,) = torch.autograd.grad(z.sum(), x)
+    assert torch.equal(dx, expected) and 0.4 < dx.mean() < 0.6
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_a_selective_checkpoint_saves_is_not_computed_again(inplace):
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+    block = nn.Sequential(nn.Linear(64, 64), dt.DropActivation(0.5, inplace=inplace), nn.Linear(64, 64), nn.Tanh())
+    x = torch.randn(32, 64)
+    for policy in (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_RECOMPUTE):
+        calls = []
+
+        def choose(context, operator, *args, policy=policy, calls=calls, **kwargs):
+            ours = str(operator).startswith("drop_activation.")
+            calls += [operator] * ours
+            return policy if ours else CheckpointPolicy.PREFER_RECOMPUTE
+
+        contexts = functools.partial(create_selective_checkpoint_contexts, choose)
+        gradients = []
+        for run in (block, lambda x, contexts=contexts: checkpoint(block, x, use_reentrant=False, context_fn=contexts)):
+            torch.manual_seed(3)
+            leaf = x.clone().requires_grad_()
+            gradients.append(torch.autograd.grad(run(leaf).sum(), [leaf, *block.parameters()]))
+        assert calls and all(map(torch.equal, *gradients))
 
 
 @pytest.mark.parametrize("training", [True, False])

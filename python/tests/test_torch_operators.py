@@ -94,6 +94,18 @@ def test_an_operator_over_its_argument_counts_as_a_write():
     assert torch.equal(y, X.exp())
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [SHORT, MASK.repeat(2, 1), MASK.long(), MASK.float(), MASK.repeat(2)[::2], MASK.to("meta")],
+    ids=["short", "shape", "int64", "float32", "strided", "meta"],
+)
+def test_with_gradients_too_an_operator_refuses_before_it_writes(mask):
+    x, before = X.clone().requires_grad_() * 1, mask.clone()
+    with pytest.raises(ValueError, match=r"mask must be torch.int32, shape \(4,\), contiguous, on cpu"):
+        operators.forward_(x, mask, KEY, 0.5, 0, 0)
+    assert torch.equal(x, X) and (mask.is_meta or torch.equal(mask, before))
+
+
 @pytest.mark.parametrize("device", ["meta", "cuda:0"])
 @pytest.mark.parametrize("training", [True, False])
 def test_tensors_without_numbers(device, training):

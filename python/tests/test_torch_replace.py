@@ -436,6 +436,11 @@ def test_what_is_relu_under_another_name_is_named():
     replaced = dt.replace_relu(model, 0.5)
     model(torch.randn(8))
     assert {reason.partition(":")[0] for _, reason in replaced.left} == set(names)
+    thresholds = [lambda x: torch.threshold(x, 0, 0), lambda x: F.threshold_(x, 0, value=0)]
+    model = Calls(lambda module, x: [call(x + 0) for call in thresholds])
+    replaced = dt.replace_relu(model, 0.5)
+    model(torch.randn(8))
+    assert [reason.partition(":")[0] for _, reason in replaced.left] == ["threshold", "threshold_"]
     # And nothing else that these functions do.
     others = [lambda x: x.clamp(0, 1), lambda x: x.clamp(-1), lambda x: x.clamp(max=0), lambda x: x.long().clamp(0)]
     model = Calls(lambda module, x: [call(x) for call in [*others, lambda x: x.clamp(x, x + 1)]])
@@ -804,6 +809,219 @@ def test_scripting_is_refused_with_the_reason():
     x = torch.randn(8, 8)
     layer = dt.DropActivation(0.9).eval()
     assert torch.equal(torch.jit.script(layer)(x), layer(x))
+
+
+class OwnDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return F.relu(x)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved_tensors
+        return dy * (x > 0)
+
+
+class OwnDerivativeOfItsResult(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x.relu()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (y,) = ctx.saved_tensors
+        return dy * (y > 0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("function", [OwnDerivative, OwnDerivativeOfItsResult])
+def test_what_computes_relu_s_derivative_by_itself_keeps_relu_and_is_named(function, compiled):
+    x, model = torch.randn(8, 8), Calls(lambda module, x: function.apply(x) + F.relu(x - 1))
+    replaced = dt.replace_relu(model, 0.0)
+    torch._dynamo.reset()
+    y, dx = results(torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model, x)
+    expected = F.relu(x) + (x - 1)
+    assert torch.equal(y, expected) and torch.equal(dx, 2 * expected * ((x > 0) + 1.0))
+    if not compiled:
+        assert replaced.left == (dt.Left("", "relu: an autograd.Function computes its derivative"),)
+        assert replaced.functional == ("",)
+
+
+def test_modules_that_an_autograd_function_calls_are_swapped():
+    """As reversible networks do, which call them again in the backward pass."""
+
+    class Reversible(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, module):
+            ctx.x, ctx.module = x.detach(), module
+            return module(x)
+
+        @staticmethod
+        def backward(ctx, dy):
+            with torch.enable_grad():
+                x = ctx.x.requires_grad_()
+                return *torch.autograd.grad(ctx.module(x), x, dy), None
+
+    part, x = Calls(lambda module, x: F.relu(x)), torch.randn(8, 8)
+    model = nn.ModuleList([part])
+    model.forward = lambda x: Reversible.apply(x, part)
+    replaced = dt.replace_relu(model, 0.0)
+    assert all(map(torch.equal, results(model, x), [x, 2 * x])) and not replaced.left
+
+
+@pytest.mark.parametrize("operator", [torch.ops.aten.relu, torch.ops.aten.relu.out])
+def test_what_writes_its_result_elsewhere_keeps_relu_and_is_named(operator):
+    def into(module, x):
+        out = torch.empty_like(x)
+        operator(x, out=out)
+        return out
+
+    model, x = Calls(into), torch.randn(8, 8)
+    replaced = dt.replace_relu(model, 0.0)
+    assert torch.equal(model(x), F.relu(x)) and torch.equal(torch.compile(model, backend="eager")(x), F.relu(x))
+    assert len(replaced.left) == 1 and "given as `out`" in replaced.left[0].reason
+
+
+def test_operations_with_relu_in_them_are_named():
+    model = Calls(lambda module, x: torch._addmm_activation(x[0], x, x))
+    replaced = dt.replace_relu(model, 0.0)
+    model(torch.randn(8, 8))
+    assert replaced.left == (dt.Left("", "addmm_activation: it computes ReLU inside of another operation"),)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_parametrizations_come_and_go(first):
+    from torch.nn.utils import parametrize
+
+    class Weighted(nn.Linear):
+        def forward(self, x):
+            return F.relu(super().forward(x))
+
+    def parametrized(module):
+        parametrize.register_parametrization(module, "weight", Doubled())
+
+    model, x = nn.Sequential(Weighted(8, 8), nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))), torch.randn(8, 8)
+    if first:
+        parametrized(model[0])
+    dt.replace_relu(model, 0.0)
+    if not first:
+        parametrized(model[0])
+    linear = lambda: F.linear(F.linear(x, model[0].weight, model[0].bias), model[1].weight, model[1].bias)
+    assert torch.equal(model(x), linear()) and torch.equal(copy.deepcopy(model)(x), linear())
+    for module in model:
+        parametrize.remove_parametrizations(module, "weight")
+    assert torch.equal(model(x), linear())
+    dt.restore_relu(model)
+    assert torch.equal(model[0](x), F.relu(F.linear(x, model[0].weight, model[0].bias)))
+
+
+class WhenInitialised(nn.Module):
+    def forward(self, x):
+        return F.relu(F.linear(x, self.weight))
+
+
+class Lazy(nn.modules.lazy.LazyModuleMixin, WhenInitialised):
+    cls_to_become = WhenInitialised
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.parameter.UninitializedParameter()
+
+    def initialize_parameters(self, x):
+        if self.has_uninitialized_params():
+            with torch.no_grad():
+                self.weight.materialize((4, x.shape[-1]))
+                self.weight.fill_(-1.0)
+
+
+def test_a_lazy_module_stays_swapped_when_it_becomes_another():
+    model, x = Lazy(), torch.ones(2, 8)
+    dt.replace_relu(model, 0.0)
+    for other in (model, model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert isinstance(other, WhenInitialised) and torch.equal(other(x), torch.full((2, 4), -8.0))
+    dt.restore_relu(model)
+    assert type(model) is WhenInitialised and torch.equal(model(x), torch.zeros(2, 4))
+
+
+def test_classes_that_guard_their_subclasses_or_attributes_are_swapped():
+    class Registered(nn.Module):
+        registry = {}
+
+        def __init_subclass__(cls, name):
+            assert name not in cls.registry
+            cls.registry[name] = cls
+
+    class Net(Registered, name="net"):
+        def __setattr__(self, name, value):
+            raise AttributeError(f"{name} may not be set")
+
+        def forward(self, x):
+            return F.relu(x)
+
+    model, x = Net.__new__(Net), -torch.ones(8)
+    vars(model).update(vars(nn.Module()))
+    dt.replace_relu(model, 0.0)
+    assert torch.equal(model(x), x) and Registered.registry == {"net": Net}
+    dt.restore_relu(model)
+    assert torch.equal(model(x), torch.zeros(8)) and type(model) is Net
+
+
+def test_compiled_before_it_was_restored_it_is_restored():
+    model, x = nn.Sequential(nn.ReLU(), Calls(SPELLINGS["F.relu"])).eval(), -torch.ones(8)
+    dt.replace_relu(model, 0.5)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(compiled(x), x / 4)
+    dt.restore_relu(model)
+    assert torch.equal(compiled(x), x * 0)
+    dt.replace_relu(model, 0.25)
+    assert torch.equal(compiled(x), x * 9 / 16)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_functions_that_pytorch_s_operators_call_are_caught(p, compiled):
+    from torch._higher_order_ops.map import map as mapped
+    from torch._higher_order_ops.scan import scan
+    from torch._higher_order_ops.while_loop import while_loop
+
+    class Region(nn.Module):
+        @torch.compiler.nested_compile_region
+        def part(self, x):
+            return F.relu(x) - 1
+
+        def forward(self, x):
+            return self.part(self.part(x))
+
+    def loop(module, x):
+        return while_loop(lambda i, x: i < 2, lambda i, x: (i + 1, F.relu(x) - 1), (torch.tensor(0), x))[1]
+
+    def scanned(module, x):
+        return scan(lambda carry, row: (carry + row, F.relu(row) - 1), torch.zeros(8), x)[1]
+
+    x = torch.randn(8, 8)
+    once = (F.relu(x) if p else x) - 1
+    twice = (F.relu(once) if p else once) - 1
+    for model, expected in (
+        (Region(), twice),
+        (Calls(loop), twice),
+        (Calls(lambda module, x: mapped(lambda row: F.relu(row) - 1, x)), once),
+        (Calls(scanned), once),
+    ):
+        dt.replace_relu(model, p)
+        torch._dynamo.reset()
+        got = (torch.compile(model, backend="eager") if compiled else model)(x)
+        assert torch.equal(got, expected), type(model)
 
 
 def test_mistakes_are_named():

@@ -54,13 +54,13 @@ fn compute<T: Lane>(pass: &Pass, Tensors { io, saved }: Tensors<'_, T>, mask: Ma
     match *pass {
         Pass::Forward { op, key } => {
             run_over_tensor(
-                &DropSigma(op.activation()),
+                &DropSmooth(op.activation()),
                 Tensors { io, saved: None },
                 drawn(&KeepStream::new(&op, key), mask),
             );
         }
         Pass::Backward { op } => {
-            run_over_tensor(&DropSigmaBackward(op.activation()), Tensors { io, saved }, mask.into())
+            run_over_tensor(&DropSmoothBackward(op.activation()), Tensors { io, saved }, mask.into())
         }
         Pass::Infer { op } => match (op.mixture::<T::Real>(), op.activation()) {
             (Mixture::Sigma, Activation::Relu) => run_over_tensor(&Relu, Tensors { io, saved: None }, Words::None),
@@ -172,8 +172,7 @@ impl<T: Lane> BlockPass<T> for DropRelu {
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
-        let pass = !simd.at_most_zero(keep, x);
-        (select(simd, x, pass), pass)
+        simd.clear_among_at_most_zero(keep, x)
     }
 }
 
@@ -232,9 +231,9 @@ impl<T: Lane> BlockPass<T> for ReluBackward {
 }
 
 /// Drop-Activation with another nonlinearity, training forward: keep bits in and out.
-struct DropSigma(Activation);
+struct DropSmooth(Activation);
 
-impl<T: Lane> BlockPass<T> for DropSigma {
+impl<T: Lane> BlockPass<T> for DropSmooth {
     const BITS: Bits = Bits::Draw;
 
     #[inline(always)]
@@ -243,10 +242,10 @@ impl<T: Lane> BlockPass<T> for DropSigma {
     }
 }
 
-/// Its backward: keep bits in, x second.
-struct DropSigmaBackward(Activation);
+/// Its backward: keep bits in, x saved.
+struct DropSmoothBackward(Activation);
 
-impl<T: Lane> BlockPass<T> for DropSigmaBackward {
+impl<T: Lane> BlockPass<T> for DropSmoothBackward {
     const BITS: Bits = Bits::Read;
     const READS_SAVED: bool = true;
 

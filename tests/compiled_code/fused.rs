@@ -1,5 +1,5 @@
-//! What a warp issues in the passes of a block with a batch normalisation, in training and without a residual, on sm_90: for a
-//! full tile of an elementwise pass, and for full chunks of sums. Of each layout that goes by packs.
+//! What a warp issues in the passes of a block with a batch normalisation, in training and without a residual, on
+//! sm_90: for a full tile of an elementwise pass, and for full chunks of sums. Of each layout that goes by packs.
 
 use crate::{
     path::{self, Marks, Wanted},
@@ -28,7 +28,8 @@ const PASSES: [(&str, &str); 5] = [
     ("backward", "fused_backward_relu"),
 ];
 
-/// The path that is meant, with this many calls of Philox where keep bits are drawn, and how many elements of a lane it is of.
+/// The path that is meant, with this many calls of Philox where keep bits are drawn, and how many elements of a lane it
+/// is of.
 fn wanted(stem: &str, layout: Layout, size: u32, calls: u32) -> (Wanted, u32) {
     let (pack, rows) = (16 / size, layout == Layout::Rows);
     // Values of a vector for a pack, by 16 bytes: once in a tile of rows. One value for each pack in planes.
@@ -65,7 +66,8 @@ fn wanted(stem: &str, layout: Layout, size: u32, calls: u32) -> (Wanted, u32) {
 /// The facts of these kernels, by the compiler of that version, or what was not found.
 pub fn record(kernels: &[&Kernel], version: &str) -> Result<String, String> {
     let mut text = format!(
-        "# What the passes over channels with ReLU come to on sm_{CAPABILITY} (tests/compiled_code), from code by nvcc {version}.\n\
+        "# What the passes over channels with ReLU come to on sm_{CAPABILITY} (tests/compiled_code), from code by nvcc \
+         {version}.\n\
          # Instructions are for each element: all, and those of each pipe. forward_plain is forward with p = 1.\n\
          # BLESS=1 cargo test --test compiled_code writes this file; scripts/report makes tables of it.\n\
          pass,layout,dtype,instructions,alu,fma,mufu,lsu,registers,warps\n"

@@ -2,8 +2,8 @@
 //! machine code where there was an nvcc to make it, and PTX always.
 //!
 //! `cargo test --test compiled_code -- --nocapture` prints registers and instruction counts.
-//! `BLESS=1` rewrites `tests/data/instruction-counts.csv` and `compiled-passes.csv`, after a change of the kernels that is
-//! meant; `scripts/report` then makes the tables of `docs/gpu-prediction.md` anew.
+//! `BLESS=1` rewrites `tests/data/instruction-counts.csv` and `compiled-passes.csv`, after a change of the kernels that
+//! is meant; `scripts/report` then makes the tables of `docs/gpu-prediction.md` anew.
 #![cfg(feature = "cuda")]
 
 mod fused;
@@ -25,7 +25,10 @@ use std::{
     sync::OnceLock,
 };
 
-use drop_activation::cuda::{device_code, launch::Entry};
+use drop_activation::{
+    Activation,
+    cuda::{device_code, launch::Entry},
+};
 use sass::Kernel;
 use shape::{FIRST_VOTE, Kind, Shape, mean_calls};
 
@@ -83,8 +86,7 @@ fn none_of(mut complaints: Vec<String>) {
 }
 
 fn is_of_fused_smooth(name: &str) -> bool {
-    name.starts_with("da_fused_")
-        && ["sigmoid", "tanh", "gelu", "silu"].iter().any(|activation| name.contains(activation))
+    name.starts_with("da_fused_") && Activation::ALL[1..].iter().any(|activation| name.contains(activation.name()))
 }
 
 /// Whether there is, for a capability, no machine code of passes that are fused with a smooth activation.
@@ -125,8 +127,8 @@ const WARPS_OF_A_BLOCK: u32 = 8;
 /// and the smooth activations are bound by arithmetic, whose latency 24 and 32 warps hide; in f64 by the number of
 /// double-precision units, which 16 warps keep busy.
 ///
-/// Sums over channels have a lane's accumulators in registers, and what is fused with a nonlinearity the vectors' values for
-/// a pack: so that 16 warps find room.
+/// Sums over channels have a lane's accumulators in registers, and what is fused with a nonlinearity the vectors'
+/// values for a pack: so that 16 warps find room.
 fn most_registers(shape: &Shape) -> u32 {
     if shape.fused {
         return 65536 / 32 / 16;
@@ -363,8 +365,8 @@ fn instructions_of_a_full_tile() {
     );
 }
 
-/// How much code the passes over channels are, and their registers. Of those with ReLU `fused.rs` has the paths through it;
-/// what the smooth ones issue for a tile is not looked at.
+/// How much code the passes over channels are, and their registers. Of those with ReLU `fused.rs` has the paths
+/// through it; what the smooth ones issue for a tile is not looked at.
 #[test]
 fn code_of_fused_passes() {
     const RECORD: &str = include_str!("../data/fused-code.csv");

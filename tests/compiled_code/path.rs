@@ -1,6 +1,6 @@
 //! How many instructions a warp issues for a full tile of aligned tensors.
 //!
-//! Counting all of an entry's instructions would count much that such a tile never meets: the walk by
+//! Counting all of an entry's instructions would count much that such a tile never meets: the way by
 //! elements, and code for warps that have diverged. So the paths through the code are followed, and those
 //! are of a full tile that load and store each pack once by 16 bytes, access the mask as often as the entry
 //! does, and draw the random numbers as often as said; a warp's lanes stay together (`BRA.DIV` is never taken).
@@ -31,8 +31,8 @@ pub struct Marks {
     pub votes: u32,
     /// Multiplications by Philox' two constants.
     pub products: u32,
-    /// Loads of vectors, which alone may be kept in the first-level cache: of 16 bytes and of one value, those that hang on
-    /// a predicate left out.
+    /// Loads of vectors, which alone may be kept in the first-level cache: of 16 bytes and of one value, without those
+    /// that hang on a predicate.
     pub wide_vectors: u32,
     pub narrow_vectors: u32,
     /// Packs loaded before the first is stored.
@@ -189,8 +189,8 @@ fn begins_a_tile(kernel: &Kernel, at: usize, to: usize) -> bool {
     kernel.code[to..at].iter().any(|i| i.base() == "STG" && !i.has("128"))
 }
 
-/// How many instructions pipes execute that have a rate of their own. What else is issued goes to the uniform datapath, the
-/// units for branches and constants, or the f64 pipe.
+/// How many instructions pipes execute that have a rate of their own. What else is issued goes to the uniform datapath,
+/// the units for branches and constants, or the f64 pipe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pipes {
     pub alu: u32,
@@ -214,9 +214,9 @@ impl Pipes {
     }
 }
 
-/// Whether the ALU pipe executes it: logic, shifts, byte permutes, integer additions, comparisons, selections and votes,
-/// 64 results a clock for a multiprocessor of 9.0, half of what is issued (CUDA C++ Programming Guide, "Arithmetic
-/// Instructions"). Multiplications, also of integers, go to another.
+/// Whether the ALU pipe executes it: logic, shifts, byte permutes, integer additions, comparisons, selections and
+/// votes, 64 results a clock for a multiprocessor of 9.0, half of what is issued (CUDA C++ Programming Guide,
+/// "Arithmetic Instructions"). Multiplications, also of integers, go to another.
 fn is_of_alu(instruction: &Instruction) -> bool {
     const ALU: [&str; 16] = [
         "FMNMX", "FSET", "FSETP", "IADD3", "IMNMX", "ISETP", "LEA", "LOP3", "PLOP3", "PRMT", "SEL", "SHF", "VIADD",
@@ -233,7 +233,7 @@ fn path(kernel: &Kernel, wanted: &Wanted, start: usize, back: (usize, usize), to
 
     let mut found = None;
     let mut longest = HashMap::new();
-    // The last number: what had been met at the last jump backwards, since another turn that meets nothing leads nowhere.
+    // The last: what had been met at the last jump backwards, since another turn that meets nothing leads nowhere.
     let mut pending = vec![(start, Marks::default(), 0, Pipes::default(), None)];
     while let Some((mut at, mut marks, mut length, mut pipes, mut back_at)) = pending.pop() {
         loop {

@@ -43,7 +43,14 @@ _TARGETS = {
 }
 
 
+#: An older one refuses the functions that jax-tvm-ffi makes, and with them its whole CPU backend.
+_OLDEST_JAX = (0, 9, 1)
+
+
 def _register() -> None:
+    if jax.__version_info__ < _OLDEST_JAX:
+        oldest = ".".join(map(str, _OLDEST_JAX))
+        raise ImportError(f"drop_activation.jax: JAX must be {oldest} or newer, got {jax.__version__}")
     module = tvm_ffi.load_module(library.path())
     for name, numbers in _TARGETS.items():
         order = ["args", "rets", *(f"attrs.{number}" for number in numbers)]

@@ -9,12 +9,14 @@ use crate::cpu::mask_words::MaskWords;
 use crate::cpu::passes::drawn;
 use crate::cpu::simd::{Simd, Task};
 use crate::cpu::smooth::{self, Smooth};
+use crate::dz::Dz;
 use crate::error::Result;
-use crate::fused::{Dz, Operands, Shape};
 use crate::io::{InOut, Tensors};
 use crate::key::MaskKey;
+use crate::operands::Operands;
 use crate::operation::{DropActivation, Mixture};
 use crate::real::Real;
+use crate::shape::Shape;
 
 /// [`Pass::FusedForward`](crate::Pass::FusedForward).
 pub(super) fn forward<T: Lane<Real: Lane>>(
@@ -27,7 +29,7 @@ pub(super) fn forward<T: Lane<Real: Lane>>(
 ) {
     let y = match op.activation() {
         Activation::Relu => Y::DropRelu,
-        activation => Y::DropSigma(activation),
+        activation => Y::DropSmooth(activation),
     };
     Forward::new(shape, operands, y).run(io, drawn(&KeepStream::new(op, key), mask));
 }
@@ -81,7 +83,7 @@ enum Y {
     /// In training, with ReLU: keep bits in, pass bits out.
     DropRelu,
     /// In training, with another nonlinearity: keep bits in and out.
-    DropSigma(Activation),
+    DropSmooth(Activation),
     /// At inference.
     Infer(Activation, Mixture),
 }
@@ -136,7 +138,7 @@ impl<R: Lane + Real> Task for Evaluate<'_, R> {
         let Self { y, keep, z } = self;
         match y {
             Y::DropRelu | Y::Infer(_, Mixture::Identity) => {}
-            Y::DropSigma(activation) => {
+            Y::DropSmooth(activation) => {
                 let mut sigma = *z;
                 smooth::evaluate(simd, Smooth::Value(activation), &mut sigma);
                 *z = simd.blend(keep, &sigma, z);
@@ -232,7 +234,8 @@ mod tests {
         }
     }
 
-    /// Out of place and in place, as a part of a tensor that is written past the cache too, where lines begin elsewhere.
+    /// Out of place and in place; and as a part of a tensor so large that it is written by non-temporal stores, with cache
+    /// lines that begin elsewhere.
     fn everywhere<T: Lane>(what: &str, input: &[T], expected: &[T], run: impl Fn(InOut<'_, T>)) {
         let mut both = input.to_vec();
         run(InOut::InPlace(&mut both));
@@ -243,7 +246,7 @@ mod tests {
             same(&format!("{what}, out of place"), &output[ahead..], expected);
             output.fill(T::default());
             as_part_of(1 << 30, || run(InOut::OutOfPlace(input, &mut output[ahead..])));
-            same(&format!("{what}, past the cache"), &output[ahead..], expected);
+            same(&format!("{what}, by non-temporal stores"), &output[ahead..], expected);
         }
     }
 

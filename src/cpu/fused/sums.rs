@@ -19,11 +19,13 @@ use crate::cpu::engine::{Pool, TASK, share};
 use crate::cpu::lane::Lane;
 use crate::cpu::mask_words::MaskWords;
 use crate::cpu::simd::{self, Simd, Task};
+use crate::dz::Dz;
 use crate::error::{Error, Result};
-use crate::fused::order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
-use crate::fused::{Dz, Operands, Shape};
 use crate::io::InOut;
+use crate::operands::Operands;
 use crate::real::Real;
+use crate::shape::Shape;
+use crate::sum_order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
 
 /// Channels whose chunks are summed together, where a tensor has more and a channel's elements are next to each other:
 /// their accumulators fit the first cache.
@@ -604,7 +606,7 @@ fn sum<T: Lane, const N: usize>(
         Some(Part { channels: c..c_end, chunks: k..k_end, out })
     });
     let count = channels.div_ceil(group) * chunks.div_ceil(together);
-    let run = |part| simd::dispatch(Walk::<T, _, N> { shape, summand, vectors, part });
+    let run = |part| simd::dispatch(SumOfPart::<T, _, N> { shape, summand, vectors, part });
     if shape.len() <= TASK {
         parts.for_each(run);
     } else {
@@ -622,15 +624,15 @@ fn sum<T: Lane, const N: usize>(
     Ok(())
 }
 
-/// The way through a part.
-struct Walk<'a, T: Lane, P, const N: usize> {
+/// The sums of a part, on an instruction set.
+struct SumOfPart<'a, T: Lane, P, const N: usize> {
     shape: Shape,
     summand: &'a P,
     vectors: &'a Vectors<'a, T::Real>,
     part: Part<'a, T::Real, N>,
 }
 
-impl<T: Lane, P: Summand<T, N>, const N: usize> Task for Walk<'_, T, P, N> {
+impl<T: Lane, P: Summand<T, N>, const N: usize> Task for SumOfPart<'_, T, P, N> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { shape, summand, vectors, part: Part { channels, chunks, out } } = self;
@@ -655,9 +657,9 @@ impl<T: Lane, P: Summand<T, N>, const N: usize> Task for Walk<'_, T, P, N> {
                 accumulators: &mut accumulators,
             };
             if rows {
-                chunk_of.rows(simd, chunk.clone(), &values);
+                chunk_of.channels_last(simd, chunk.clone(), &values);
             } else {
-                chunk_of.planes(simd, chunk.clone());
+                chunk_of.channels_first(simd, chunk.clone());
             }
             summand.finish(&mut accumulators, chunk.len(), out);
         }
@@ -678,7 +680,7 @@ struct Chunk<'a, R, P, const N: usize> {
 impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
     /// Where a row of the tensor has the channels next to each other.
     #[inline(always)]
-    fn rows<T: Lane<Real = R>, S: Simd>(&mut self, simd: S, chunk: Range<usize>, values: &OfRows<R>)
+    fn channels_last<T: Lane<Real = R>, S: Simd>(&mut self, simd: S, chunk: Range<usize>, values: &OfRows<R>)
     where
         P: Summand<T, N>,
     {
@@ -701,7 +703,7 @@ impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
 
     /// Where a row of the tensor has the elements of a channel next to each other.
     #[inline(always)]
-    fn planes<T: Lane<Real = R>, S: Simd>(&mut self, simd: S, chunk: Range<usize>)
+    fn channels_first<T: Lane<Real = R>, S: Simd>(&mut self, simd: S, chunk: Range<usize>)
     where
         P: Summand<T, N>,
     {

@@ -72,7 +72,8 @@ class _BatchNormDropActivation(_NormBase):
     def _move(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """The running statistics, by those of a batch."""
         self.num_batches_tracked.add_(1)
-        for running, of_batch, factor in ((self.running_mean, mean, 1), (self.running_var, variance, count / (count - 1))):
+        unbiased = count / (count - 1)
+        for running, of_batch, factor in ((self.running_mean, mean, 1), (self.running_var, variance, unbiased)):
             if self.momentum is None:
                 share = 1 / self.num_batches_tracked.to(mean.dtype)
                 running.copy_((1 - share) * running + share * factor * of_batch)

@@ -145,8 +145,8 @@ def _kernels(device: int) -> library.Cuda:
 
 
 def _enqueue(pass_: Pass, tensors: Tensors, x: Tensor) -> None:
-    """On the current stream of x's device. Nothing waits: PyTorch's allocator gives the memory for sums, which is free again
-    when this returns, to nothing but later work of that stream."""
+    """On the current stream of x's device. Nothing waits: PyTorch's allocator gives the memory for sums, which is free
+    again when this returns, to nothing but later work of that stream."""
     tensors.workspace_bytes = library.cuda_workspace_bytes(pass_, tensors)
     workspace = x.new_empty(tensors.workspace_bytes, dtype=torch.uint8)
     tensors.workspace = workspace.data_ptr()
@@ -228,7 +228,8 @@ def _batch_norm_backward(dy, mask, x, residual, weight, bias, mean, variance, of
     if of_x and x.numel():
         count, alpha = x.numel() // x.shape[1], _wide(scale)
         beta = torch.div((alpha * inverse).mul_(inverse).mul_(product), -count, out=torch.empty_like(scale))
-        rest = {"beta": beta, "gamma": torch.div(alpha.mul_(gradient), -count, out=torch.empty_like(scale)), "mean": mean}
+        gamma = torch.div(alpha.mul_(gradient), -count, out=torch.empty_like(scale))
+        rest = {"beta": beta, "gamma": gamma, "mean": mean}
     dx = empty_like(x, layout)
     pass_ = _on_channels(Pass(library.FUSED_BACKWARD, activation, p), x, layout)
     pass_.dz = library.DZ_TRAINING

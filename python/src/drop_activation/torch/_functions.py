@@ -11,7 +11,7 @@ from .._operations import LOWER, UPPER, index, real
 from . import _composed
 from . import _operators as operators
 from . import _quick as quick
-from ._derivatives import Forward, RReluForward, below_autograd
+from ._derivatives import Forward, RReluForward
 from ._fused import Fused, check_fused, composition_moves_less
 from ._keys import draw_key
 from ._layout import is_dense, layout_of
@@ -99,16 +99,19 @@ def _composes(x: Tensor) -> bool:
 
 def _over(x: Tensor, key: Tensor, p: float, activation: int, first: int, layout: int) -> Tensor:
     arguments = x, key, p, activation, first, layout
-    if not is_plain(x) or x.is_inference() or not is_dense(x, layout):
+    differentiated = torch.is_grad_enabled() and x.requires_grad
+    if (
+        not is_plain(x)
+        or x.is_inference()
+        or not is_dense(x, layout)
+        or differentiated and (x.is_leaf or x._is_view())
+        or torch._C._len_torch_dispatch_stack()  # what it sees is kept, and may not change afterwards
+    ):
         return x.copy_(Forward.apply(*arguments)[0])  # with PyTorch's rules for whatever x is
-    mask = operators.empty_mask(x)
-    if not (torch.is_grad_enabled() and x.requires_grad):
-        operators.forward_(x, mask, key, p, first, layout)
-        return x
-    y = quick.ForwardInPlace.apply(x, mask, layout)
-    with below_autograd():
-        operators.forward_(x, mask, key, p, first, layout)
-    return y
+    if differentiated:
+        return quick.ForwardInPlace.apply(x, key, p, first, layout)
+    operators.forward_(x, operators.empty_mask(x), key, p, first, layout)
+    return x
 
 
 def rrelu(

@@ -22,19 +22,29 @@ from ._functions import drop_activation
 from ._fused import Fused
 from ._modules import DropActivation
 from ._operators import DTYPES
+from ._own_derivative import REASON as _OWN_DERIVATIVE
+from ._own_derivative import inside_function
 
 _aten = torch.ops.aten
 _RELU = {F.relu, torch.relu, torch.Tensor.relu, _aten.relu, _aten.relu.default}
 _RELU_IN_PLACE = {torch.relu_, torch.Tensor.relu_, _aten.relu_, _aten.relu_.default}
 
 _FUSED = "it computes ReLU inside of another operation"
+_FUSED_NAMES = (
+    "rnn_relu",
+    "rnn_relu_cell",
+    "_transformer_encoder_layer_fwd",
+    "_addmm_activation",
+    "cudnn_convolution_relu",
+    "cudnn_convolution_add_relu",
+    "miopen_convolution_relu",
+    "miopen_convolution_add_relu",
+)
 #: What is ReLU, or nearly, and is left as it is. Found out when it is called.
-_LEFT = {
-    torch.rnn_relu: _FUSED,
-    torch.rnn_relu_cell: _FUSED,
-    torch._transformer_encoder_layer_fwd: _FUSED,
+_LEFT = {getattr(torch, name): _FUSED for name in _FUSED_NAMES if hasattr(torch, name)} | {
     F.relu6: "it is bounded above, and so another function than ReLU",
 }
+_WRITES_OUT = "it writes to a tensor that was given as `out`"
 _QUANTIZED = "it computes ReLU on integers, inside of another operation"
 _OTHER_NAME = "with these arguments it is ReLU under another name; call relu to have it replaced"
 _CLAMPS = {
@@ -42,6 +52,7 @@ _CLAMPS = {
     for owner in (torch, torch.Tensor)
     for name in ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_")
 }
+_THRESHOLDS = {F.threshold, F.threshold_, torch.threshold, torch.threshold_}
 
 
 class Record:
@@ -71,8 +82,10 @@ def _reason_left(function, args, kwargs) -> str | None:
         return _LEFT[function]
     if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         name = str(function)
+        if name.startswith("aten.relu") and "out" in kwargs:
+            return _WRITES_OUT
         return _QUANTIZED if name.startswith("quantized.") and "relu" in name else None
-    if function is F.threshold:
+    if function in _THRESHOLDS:
         given = (*args[1:], *(kwargs[name] for name in ("threshold", "value") if name in kwargs))
         return _OTHER_NAME if given[:2] == (0, 0) else None
     if function in _CLAMPS:
@@ -119,9 +132,11 @@ class Intercept(TorchFunctionMode):
     def _compiled(self, function, args, kwargs):
         if function in _RELU or function in _RELU_IN_PLACE:
             x, inplace = _arguments(function, args, kwargs)
-            if x.dtype in DTYPES:
+            if x.dtype in DTYPES and "out" not in kwargs and not _inside_function_when_compiled():
                 return _replacement(self.owner, x, inplace)
         if function is checkpoint or isinstance(function, torch._ops.HigherOrderOperator):
+            if args and _is_region(args[0]):
+                return resumed(self.owner, args[0])(*args[1:], **kwargs)
             args = [resumed(self.owner, a) if isinstance(a, _FUNCTIONS) else a for a in args]
             with Intercept(self.owner):
                 pass  # torch.compile lets a branch enter a mode if one was entered before it
@@ -131,12 +146,15 @@ class Intercept(TorchFunctionMode):
         """Whether it was called here, and the result."""
         owner = self.owner
         record = owner._drop_activation
-        if function in _RELU or function in _RELU_IN_PLACE:
+        if (function in _RELU or function in _RELU_IN_PLACE) and "out" not in kwargs:
             x, inplace = _arguments(function, args, kwargs)
             if isinstance(x, torch.fx.Proxy):
                 return True, _traced_by_fx(owner, x, inplace)
             if isinstance(x, torch.Tensor) and x.dtype not in DTYPES:
                 record.left.setdefault("relu", _QUANTIZED if x.is_quantized else f"x has dtype {x.dtype}")
+                return False, None
+            if not torch.is_grad_enabled() and inside_function(running.__code__):
+                record.left.setdefault("relu", _OWN_DERIVATIVE)
                 return False, None
             record.called = True
             return True, _replacement(owner, x, inplace)
@@ -151,7 +169,7 @@ class Intercept(TorchFunctionMode):
 
 
 #: What has to be looked at, and the types of functions of which nothing else has.
-_NOTABLE = _RELU | _RELU_IN_PLACE | _CLAMPS | set(_LEFT) | {F.threshold}
+_NOTABLE = _RELU | _RELU_IN_PLACE | _CLAMPS | _THRESHOLDS | set(_LEFT)
 _ORDINARY = set(map(type, (F.softmax, torch.add, torch.Tensor.add, torch.Tensor.shape.__get__)))
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, nn.Module)
 
@@ -166,7 +184,7 @@ _thread = _Thread()
 
 def running(owner: nn.Module, function, args, kwargs):
     """Calls `function`, a part of the owner's code."""
-    if owner._drop_activation is None:
+    if getattr(owner, "_drop_activation", None) is None:
         return function(*args, **kwargs)
     if torch.compiler.is_compiling():
         with Intercept(owner):
@@ -187,13 +205,25 @@ def running(owner: nn.Module, function, args, kwargs):
         mode.owner = outer
 
 
+@torch._dynamo.assume_constant_result
+def _inside_function_when_compiled() -> bool:
+    return inside_function(running.__code__)
+
+
 def resumed(owner: nn.Module, function):
     """`function`, for a time when the owner's call is over or suspended."""
+    if isinstance(function, functools.partial):  # some ask for one
+        return functools.partial(resumed(owner, function.func), *function.args, **function.keywords)
 
     def call(*args, **kwargs):
         return running(owner, function, args, kwargs)
 
     return call
+
+
+def _is_region(function) -> bool:
+    """Whether it is one of torch.compiler.nested_compile_region: without this mode torch.compile would look into it."""
+    return hasattr(function, "__marked_compile_region_config__")
 
 
 def current_owner() -> nn.Module | None:

@@ -51,6 +51,15 @@ def empty_mask(x: Tensor) -> Tensor:
     return torch.empty((x.numel() + 31) // 32, dtype=torch.int32, device=x.device)
 
 
+def check_mask(name: str, mask: Tensor, x: Tensor) -> None:
+    words = ((x.numel() + 31) // 32,)
+    if mask.dtype != torch.int32 or mask.shape != words or not mask.is_contiguous() or mask.device != x.device:
+        raise ValueError(
+            f"{name} must be torch.int32, shape {words}, contiguous, on {x.device}, for the {x.numel()} elements of x, "
+            f"got dtype {mask.dtype}, shape {tuple(mask.shape)}, device {mask.device}"
+        )
+
+
 # What they return for fake and meta tensors, whose shapes may be symbols.
 
 

@@ -33,18 +33,20 @@ class Forward(Function):
 
 
 class ForwardInPlace(Function):
-    """Marks x as overwritten, after PyTorch's own checks that it may be. Whoever calls it writes then: a refusal comes
-    before anything is written."""
+    """Over an x that PyTorch lets be overwritten: that is asked after this is done."""
 
     @staticmethod
-    def forward(ctx, x, mask, layout):
+    def forward(ctx, x, key, p, first, layout):
+        mask = operators.empty_mask(x)
+        with below_autograd():
+            operators.forward_(x, mask, key, p, first, layout)
         ctx.mark_dirty(x)
         _keep(ctx, mask, x, None, None, RELU, None, layout)
         return x
 
     @staticmethod
     def backward(ctx, dy):
-        return _gradient(ctx, dy), None, None
+        return _gradient(ctx, dy), None, None, None, None
 
 
 def _keep(ctx, mask, *arguments):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import functools
 import inspect
 
 from torch import fx, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrize import is_parametrized
 
 from ._intercept import Record, running
 
@@ -16,22 +19,25 @@ def is_watched(module: nn.Module) -> bool:
 
 
 def watch(module: nn.Module, record: Record) -> None:
-    module._drop_activation = record
+    vars(module)["_drop_activation"] = record  # a class may refuse attributes
     if isinstance(module, fx.GraphModule):
         _watch_graph(type(module))
         module.recompile()
         return
     if not hasattr(type(module), "_watched_class"):
-        module.__class__ = _subclass(type(module))
+        if is_parametrized(module):  # a class of its own, below which the module's class is expected
+            type(module).__bases__ = tuple(map(_subclass, type(module).__bases__))
+        else:
+            _become(module, _subclass(type(module)))
     if "forward" in vars(module):
         record.changed["forward"] = vars(module)["forward"]
-        module.forward = functools.partial(_run_kept_forward, module)
+        vars(module)["forward"] = functools.partial(_run_kept_forward, module)
 
 
 def unwatch(module: nn.Module) -> None:
     for name, value in module._drop_activation.changed.items():
-        setattr(module, name, value)
-    del module._drop_activation
+        vars(module)[name] = value
+    del vars(module)["_drop_activation"]
     for name in ("drop_activation", "drop_activation_"):
         module._modules.pop(name, None)
     if isinstance(module, fx.GraphModule):
@@ -39,7 +45,18 @@ def unwatch(module: nn.Module) -> None:
             delattr(type(module), name)
         module.recompile()
     elif "_watched_class" in vars(type(module)):  # else somebody made a subclass in turn: it stays, and watches nothing
-        module.__class__ = type(module)._watched_class
+        _become(module, type(module)._watched_class)
+
+
+def _become(module: nn.Module, cls: type) -> None:
+    object.__setattr__(module, "__class__", cls)
+
+
+class _Silent:
+    """Above a class, so that this one does not learn of the subclass: it may keep a list of them."""
+
+    def __init_subclass__(cls, **kwargs):
+        pass
 
 
 def _run_kept_forward(module, *args, **kwargs):
@@ -83,7 +100,10 @@ def _subclass(plain: type) -> type:
         "__doc__": plain.__doc__,
         "_watched_class": plain,
     }
-    return type(plain)(plain.__name__, (plain,), members)
+    if issubclass(plain, LazyModuleMixin) and plain.cls_to_become is not None:
+        members["cls_to_become"] = _subclass(plain.cls_to_become)
+    make = abc.ABCMeta.__new__ if issubclass(type(plain), abc.ABCMeta) else type.__new__
+    return make(type(plain), plain.__name__, (_Silent, plain), members)
 
 
 def _with_signature_of(plain, call):
