@@ -100,6 +100,35 @@ class Report(unittest.TestCase):
         self.assertIn("| f32 | 0.812 | 0.91 | 0.91 |", table)
         self.assertIn("| k/16 | 1 | 10.0 |", table)
 
+    def test_blocks_follow_from_instructions(self):
+        # Of 4 bytes an H200 leaves time for 31.07 slots. Statistics issue half of them, and the accesses among these
+        # keep their pipe busy for 1.2 times as long; the other passes issue nothing.
+        passes = [(name, layout, 15.535 if name == "statistics" else 0) for name in report_prediction.FUSED_PASSES
+                  for layout in report_prediction.LAYOUTS]
+        record = [f"{name},{layout},{dtype},{count},0,0,0,{0.6 * count},40,48"
+                  for name, layout, count in passes for dtype in ("f32", "f16", "bf16")]
+        head = "pass,layout,dtype,instructions,alu,fma,mufu,lsu,registers,warps"
+        prediction = report_prediction.FusedPrediction(["# a comment", head, *record])
+        row = prediction.rows["statistics", "rows", "f32"]
+        self.assertEqual(row.bytes, 4)
+        self.assertAlmostEqual(row.at_worst("H200"), 6, 3)
+        self.assertAlmostEqual(row.at_best("H200"), 4.8, 3)
+        text = list(prediction.tables())
+        # 32.375 bytes, and the time of 0.8 more, or of 2 if nothing overlaps; of 52 and of 32.
+        block = self.row(text, "channels last | f32 | H200")
+        self.assertEqual(block[1:], ["32.375", "0.64 to 0.66", "1.04 to 1.07", "1.00 to 1.00"])
+
+    def test_recorded_blocks_are_plausible(self):
+        prediction = report_prediction.fused()
+        names = report_prediction.FUSED_PASSES
+        self.assertEqual(len(prediction.rows), 6 * len(names))
+        for row in prediction.rows.values():
+            self.assertTrue(0 < row.busy("issue", "H200") < 3, (row.title, row.layout, row.dtype))
+        for layout in report_prediction.LAYOUTS:
+            for dtype in ("f32", "bf16"):
+                plain, drops = (prediction.rows[name, layout, dtype].facts for name in ("forward_plain", "forward"))
+                self.assertLess(float(plain["instructions"]), float(drops["instructions"]))
+
     def test_measured_stands_beside_predicted(self):
         text = lines()
         forward = self.row(text, "training forward, of the copy's bytes a second")
@@ -208,7 +237,8 @@ class Report(unittest.TestCase):
                 shutil.copytree(ROOT / name, root / name)
             (root / "benches/results").mkdir(parents=True)
             (root / "tests/data").mkdir(parents=True)
-            for name in ("README.md", "benches/bytes.json", "tests/data/compiled-passes.csv"):
+            records = ("tests/data/compiled-passes.csv", "tests/data/fused-passes.csv")
+            for name in ("README.md", "benches/bytes.json", *records):
                 shutil.copy(ROOT / name, root / name)
             report = lambda *options: subprocess.run(
                 [sys.executable, str(root / "scripts/report"), *options], capture_output=True, text=True

@@ -62,15 +62,19 @@ def step(model, x, labels):
     return gradients, {name: buffer.clone() for name, buffer in model.named_buffers()}
 
 
-@pytest.mark.parametrize("name", ["written", "resnet18", "wide_resnet50_2", "resnext50_32x4d", "densenet121", "timm"])
+MODELS = ["written", "resnet18", "wide_resnet50_2", "resnext50_32x4d", "densenet121", "timm", "timm_preact"]
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_a_training_step_with_p_of_one_is_the_model_s(name):
     torch.manual_seed(1)
     if name == "written":
         model = Written()
         del model.sync
         model = nn.Sequential(model, nn.Linear(4, 3))
-    elif name == "timm":
-        model = pytest.importorskip("timm", reason="SKIPPED: timm is not installed").create_model("resnet18", num_classes=3)
+    elif name.startswith("timm"):
+        timm = pytest.importorskip("timm", reason="SKIPPED: timm is not installed")
+        model = timm.create_model({"timm": "resnet18", "timm_preact": "resnetv2_50"}[name], num_classes=3)
     else:
         models = pytest.importorskip("torchvision", reason="SKIPPED: torchvision is not installed").models
         model = getattr(models, name)(num_classes=3)
@@ -79,14 +83,43 @@ def test_a_training_step_with_p_of_one_is_the_model_s(name):
     state = {key: value.clone() for key, value in model.state_dict().items()}
     expected = step(model, x, labels)
     model.load_state_dict(state)
-    result = dt.fuse_batch_norm(model, p=1.0)
+    result = dt.replace_relu(model, p=1.0, fuse=True)
     least = {"written": 4, "resnet18": 17, "wide_resnet50_2": 49, "resnext50_32x4d": 49, "densenet121": 120, "timm": 17}
+    least["timm_preact"] = 49
     assert len(result.fused) >= least[name], result.left
     given = step(result.model, x, labels)
     for ours, theirs in zip(given, expected):
         assert ours.keys() == theirs.keys()
         for of in ours:
             assert torch.allclose(ours[of], theirs[of], rtol=1e-7, atol=1e-9), of
+
+
+def test_batch_normalisations_of_timm_with_another_activation_stay():
+    timm = pytest.importorskip("timm", reason="SKIPPED: timm is not installed")
+    BatchNormAct2d = timm.layers.BatchNormAct2d
+    relu, silu, none = BatchNormAct2d(3), BatchNormAct2d(3, act_layer=nn.SiLU), BatchNormAct2d(3, apply_act=False)
+    dropped = BatchNormAct2d(3, drop_layer=nn.Dropout)
+    model = nn.Sequential(relu, silu, none, dropped)
+    x, state = torch.randn(2, 3, 4, 4), {key: value.clone() for key, value in model.state_dict().items()}
+    torch.manual_seed(1)
+    expected = model(x)
+    model.load_state_dict(state)
+    result = dt.replace_relu(model, p=1.0, fuse=True)
+    assert result.fused == ["0"] and not result.with_residual
+    torch.manual_seed(1)
+    assert torch.allclose(result.model(x), expected, atol=1e-6)
+
+
+def test_one_of_timm_that_is_called_twice_stays():
+    timm = pytest.importorskip("timm", reason="SKIPPED: timm is not installed")
+    norm = timm.layers.BatchNormAct2d(3)
+    result = dt.replace_relu(nn.Sequential(norm, norm), fuse=True)
+    assert not result.fused and "0 is called 2 times" in [left.reason for left in result.left]
+
+
+def test_fusing_takes_no_composition():
+    with pytest.raises(ValueError, match="fused must be True where fuse is, got 'auto'"):
+        dt.replace_relu(nn.Sequential(nn.ReLU()), fused="auto", fuse=True)
 
 
 def test_what_cannot_be_traced_is_refused():

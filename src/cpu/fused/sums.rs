@@ -19,11 +19,13 @@ use crate::cpu::engine::{Pool, TASK, share};
 use crate::cpu::lane::Lane;
 use crate::cpu::mask_words::MaskWords;
 use crate::cpu::simd::{self, Simd, Task};
+use crate::dz::Dz;
 use crate::error::{Error, Result};
-use crate::fused::order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
-use crate::fused::{Dz, Operands, Shape};
 use crate::io::InOut;
+use crate::operands::Operands;
 use crate::real::Real;
+use crate::shape::Shape;
+use crate::sum_order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
 
 /// Channels whose chunks are summed together, where a tensor has more and a channel's elements are next to each other:
 /// their accumulators fit the first cache.

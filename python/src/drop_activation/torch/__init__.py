@@ -34,7 +34,8 @@ from ._fold import fold
 from ._functions import drop_activation, rrelu
 from ._fuse_batch_norm import FusedModel, fuse_batch_norm
 from ._modules import DropActivation, RReLU
-from ._replace import Left, Replaced, replace_relu, restore_relu
+from ._left import Left
+from ._replace import Replaced, replace_relu, restore_relu
 
 __all__ = [
     "BatchNormDropActivation1d",

@@ -12,7 +12,7 @@ from torch import fx, nn
 from ._batch_norm import BatchNormDropActivation1d, BatchNormDropActivation2d, _BatchNormDropActivation
 from ._functions import check_parameters
 from ._modules import DropActivation
-from ._replace import Left
+from ._left import Left
 
 _KINDS: dict[type, type[_BatchNormDropActivation]] = {
     nn.BatchNorm1d: BatchNormDropActivation1d,
@@ -48,7 +48,8 @@ def fuse_batch_norm(model: nn.Module, p: float = 0.95) -> FusedModel:
     """
     check_parameters(p, "relu")
     try:
-        graph_module = fx.symbolic_trace(model)
+        tracer = _Tracer()
+        graph_module = fx.GraphModule(model, tracer.trace(model), type(model).__name__)
     except Exception as error:
         raise ValueError(
             f"model must be one that torch.fx can trace, got a {type(model).__name__}: {error}; "
@@ -61,6 +62,14 @@ def fuse_batch_norm(model: nn.Module, p: float = 0.95) -> FusedModel:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     for relu in list(graph.nodes):
+        if relu.op == "call_module" and _has_relu(modules[relu.target]):
+            if (calls := _calls_of(relu)) > 1:
+                left.append(Left(relu.target, f"{relu.target} is called {calls} times"))
+            else:
+                graph_module.set_submodule(relu.target, _fused_of(modules[relu.target], p))
+                modules = dict(graph_module.named_modules())
+                fused.append(relu.target)
+            continue
         if not _is_relu(relu, modules):
             continue
         z, residual = relu.args[0] if relu.args else relu.kwargs["input"], None
@@ -97,6 +106,21 @@ def fuse_batch_norm(model: nn.Module, p: float = 0.95) -> FusedModel:
     return FusedModel(graph_module, fused, with_residual, left)
 
 
+class _Tracer(fx.Tracer):
+    """It takes timm's batch normalisations with an activation in them, as its pre-activation ResNets have, for one call."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return _has_relu(module) or super().is_leaf_module(module, name)
+
+
+def _has_relu(module: nn.Module) -> bool:
+    """Whether it is timm's BatchNormAct2d with a ReLU, and nothing between the two."""
+    kind = type(module)
+    if not (isinstance(module, nn.BatchNorm2d) and kind.__module__.startswith("timm.") and kind.__name__ == "BatchNormAct2d"):
+        return False
+    return type(module.act) is nn.ReLU and type(module.drop) is nn.Identity
+
+
 _NO_NORM = "no batch normalisation before it"
 
 
@@ -128,10 +152,14 @@ def _norm_of(node, modules: dict[str, nn.Module]) -> tuple[fx.Node | None, str]:
         return None, _other_kind(module)
     if len(node.users) > 1:
         return None, f"{node.target} has other users too"
-    calls = sum(other.op == "call_module" and other.target == node.target for other in node.graph.nodes)
-    if calls > 1:
+    if (calls := _calls_of(node)) > 1:
         return None, f"{node.target} is called {calls} times"
     return node, ""
+
+
+def _calls_of(node: fx.Node) -> int:
+    """How many calls there are of the module that the node calls."""
+    return sum(other.op == "call_module" and other.target == node.target for other in node.graph.nodes)
 
 
 def _other_kind(module: nn.Module) -> str:
@@ -140,7 +168,8 @@ def _other_kind(module: nn.Module) -> str:
 
 def _fused_of(norm: nn.Module, p: float) -> _BatchNormDropActivation:
     """With the parameters and buffers themselves."""
-    fused = _KINDS[type(norm)](norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, p)
+    kind = _KINDS.get(type(norm), BatchNormDropActivation2d)  # timm's is one of nn.BatchNorm2d
+    fused = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, p)
     fused.weight, fused.bias = norm.weight, norm.bias
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         setattr(fused, name, getattr(norm, name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple
+from typing import Iterator, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -12,20 +12,14 @@ from . import _recompute as _recompute
 from . import _script as _script
 from ._children import is_compiled, put_child
 from ._functions import check_parameters
+from ._fuse_batch_norm import FusedModel, fuse_batch_norm
 from ._fused import Fused, check_fused
 from ._intercept import Record
+from ._left import Left
 from ._modules import DropActivation, ReplacedReLU, RReLU
 from ._quantization import FUSED_WITH_RELU, is_fused_with_relu
 from ._transformer import FLAG, computes_relu
 from ._watched import is_watched, unwatch, watch
-
-
-class Left(NamedTuple):
-    """What was found and not replaced."""
-
-    #: The name of the module, or of the module whose code made the call.
-    name: str
-    reason: str
 
 
 class Replaced:
@@ -61,7 +55,15 @@ class Replaced:
         return f"Replaced(modules={self.modules}, functional={self.functional}, left={self.left})"
 
 
-def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True) -> Replaced:
+@overload
+def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True, *, fuse: Literal[False] = False) -> Replaced: ...
+
+
+@overload
+def replace_relu(model: nn.Module, p: float = 0.95, fused: Literal[True] = True, *, fuse: Literal[True]) -> FusedModel: ...
+
+
+def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True, *, fuse: bool = False) -> Replaced | FusedModel:
     """Puts Drop-Activation in the place of every ReLU of a model: nn.ReLU modules, and what the model's code calls as a
     function, method or operator while the model or one of its modules runs.
 
@@ -79,12 +81,18 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True) -> Repl
         p: The probability of keeping ReLU, 0 <= p <= 1.
         fused: False for training made of PyTorch's own operations, "auto" for what moves less, as in
             `drop_activation`.
+        fuse: Whether a ReLU behind a batch normalisation, with or without a sum between the two, is to become one module
+            with it: then this is `fuse_batch_norm(model, p)`, which traces the model and leaves it as it is.
 
     Returns:
-        What was replaced, and what was found and left, by name.
+        What was replaced, and what was found and left, by name; with `fuse`, the new model too.
     """
     check_parameters(p, "relu")
     check_fused(fused)
+    if fuse:
+        if fused is not True:
+            raise ValueError(f"fused must be True where fuse is, got {fused!r}")
+        return fuse_batch_norm(model, p)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, got a {type(model).__name__}")
     if type(model) is nn.ReLU:
