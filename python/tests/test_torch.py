@@ -680,3 +680,12 @@ def test_inference_mode(inplace):
             assert (y is x) == inplace and 0.4 < (y == 0).float().mean() < 0.6
             assert torch.equal(layer.eval()(torch.full((4,), -1.0)), torch.full((4,), -0.5))
         layer.train()
+
+
+def test_what_inference_mode_has_made_is_not_overwritten_outside_of_it():
+    with torch.inference_mode():
+        x = -torch.ones(64)
+    for training in (True, False):
+        with pytest.raises(RuntimeError, match="[Ii]nference"):
+            dt.DropActivation(0.5, inplace=True).train(training)(x)
+        assert (x == -1).all()

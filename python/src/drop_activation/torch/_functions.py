@@ -68,6 +68,8 @@ def _drop_activation(x, p, activation, training, inplace, key, first, fused):
             rest = {"inplace": inplace, "key": key, "first": first, "fused": fused}
             return x.tracer.create_proxy("call_function", drop_activation, (x, p, activation, training), rest)
         check_tensor(x)
+    if inplace and not torch.compiler.is_compiling() and x.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError("x must be overwritten in inference mode alone, in which it was made")  # as PyTorch, but first
     p = float(p)
     if not training or p in (0, 1):  # nothing is drawn, so that other random numbers stay what they are
         if is_dtensor(x):
