@@ -126,6 +126,23 @@ pub unsafe extern "C" fn dact_cuda_run(
     tensors: *const dact_tensors,
     error: *mut *mut dact_error,
 ) -> dact_status {
+    // SAFETY: by this function's contract.
+    unsafe { run_storing_offset(cuda, stream, pass, tensors, std::ptr::null_mut(), error) }
+}
+
+/// `dact_cuda_run`, where RReLU's forward pass stores the offset that it drew with, unless `offset_out` is null.
+///
+/// # Safety
+/// As for `dact_cuda_run`. `offset_out` is null or the device address of 8 bytes, at a multiple of 8, to which that
+/// contract applies as to what the pass writes, and which overlap with nothing else of the pass.
+pub(crate) unsafe fn run_storing_offset(
+    cuda: *const dact_cuda,
+    stream: *mut c_void,
+    pass: *const dact_pass,
+    tensors: *const dact_tensors,
+    offset_out: *mut u64,
+    error: *mut *mut dact_error,
+) -> dact_status {
     let run = || {
         // SAFETY: as `opened` and `read` ask, by this function's contract.
         let (device, pass, tensors) = unsafe { (opened(cuda)?, read(pass)?, read(tensors)?) };
@@ -133,7 +150,7 @@ pub unsafe extern "C" fn dact_cuda_run(
         let workspace_bytes = backend::workspace_bytes(&computation, tensors.dtype()?)?;
         let tensors = tensors.check(&computation, workspace_bytes)?;
         // SAFETY: the tensors are checked, and what is there is as this function's contract says.
-        unsafe { device.run(stream, &computation, &tensors) }
+        unsafe { device.run(stream, &computation, &tensors, offset_out) }
     };
     // SAFETY: `error` is as `guarded` asks, by this function's contract.
     unsafe { guarded(error, run) }
@@ -255,6 +272,7 @@ mod backend {
             stream: *mut c_void,
             computation: &Computation,
             tensors: &Checked,
+            offset_out: *mut u64,
         ) -> Result<(), Failure> {
             let _current = Current::keep();
             let [scale, shift, mean, alpha, beta, gamma] = tensors.vectors.map(|vector| vector as u64);
@@ -265,7 +283,7 @@ mod backend {
                     output: tensors.output as u64,
                     mask: tensors.mask as u64,
                     offset_at: computation.device_offset.addr() as u64,
-                    offset_out: 0,
+                    offset_out: offset_out.addr() as u64,
                 },
                 residual: tensors.residual as u64,
                 scale,
@@ -346,7 +364,13 @@ mod backend {
 
         /// # Safety
         /// None.
-        pub(super) unsafe fn run(&self, _: *mut c_void, _: &Computation, _: &Checked) -> Result<(), Failure> {
+        pub(super) unsafe fn run(
+            &self,
+            _: *mut c_void,
+            _: &Computation,
+            _: &Checked,
+            _: *mut u64,
+        ) -> Result<(), Failure> {
             match *self {}
         }
 

@@ -5,6 +5,7 @@
 //! this, and one build serves every version that has these functions. Schemas, derivatives and what a tensor without
 //! numbers gives are Python's part.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +16,7 @@ use std::{ptr, slice};
 use drop_activation::cpu::as_part_of;
 use drop_activation::reference::philox4x32_10;
 
+use crate::cuda::run_storing_offset;
 use crate::error::{Failure, guarded, taken};
 use crate::opened::kernels;
 use crate::*;
@@ -110,6 +112,7 @@ functions! {
         aoti_torch_dtype_complex128: Code,
     }
     optional {
+        aoti_torch_cpu_randint_low_out: unsafe extern "C" fn(Handle, i64, i64, *const i64, i64) -> Status,
         // In a PyTorch that is built for CUDA.
         aoti_torch_get_current_cuda_stream: unsafe extern "C" fn(i32, *mut *mut c_void) -> Status,
     }
@@ -213,10 +216,20 @@ impl Torch {
                 // of that name.
                 done(unsafe { (f.aoti_torch_library_impl)(library, name.as_ptr(), kernel) }, "a kernel")?;
             }
-            if device == c"CPU" {
-                // SAFETY: as above. On CUDA it is Python that knows the generator.
-                let status = unsafe { (f.aoti_torch_library_impl)(library, c"draw_forward".as_ptr(), draw_forward) };
-                done(status, "a kernel")?;
+            let of_device: &[(&CStr, Kernel)] = match device == c"CPU" {
+                true => &[
+                    (c"draw_forward", draw_forward),
+                    (c"draw_rrelu_forward", draw_rrelu_forward),
+                    (c"_draw", draw),
+                    (c"_draw_without_mask", draw_without_mask),
+                    (c"_backward", backward),
+                ],
+                // Here it is Python that knows the generator.
+                false => &[(c"_rrelu_forward_storing_key", rrelu_forward_storing_key)],
+            };
+            for (name, kernel) in of_device {
+                // SAFETY: as above.
+                done(unsafe { (f.aoti_torch_library_impl)(library, name.as_ptr(), *kernel) }, "a kernel")?;
             }
         }
         Ok(())
@@ -302,6 +315,31 @@ impl Tensor {
     fn empty_mask(&self) -> Outcome<Self> {
         let words = dact_mask_words(self.len) as i64;
         Self::empty(self.torch, &[words], &[1], self.torch.int32, self.device)
+    }
+
+    /// The number of a key, drawn by PyTorch's generator for the CPU.
+    fn draw_offset(torch: &'static Torch) -> Outcome<u64> {
+        thread_local! {
+            /// Where PyTorch writes what it draws: one integer, which is never freed.
+            static DRAWN: Cell<Option<(Handle, *mut u64)>> = const { Cell::new(None) };
+        }
+        let Some(randint_out) = torch.functions.aoti_torch_cpu_randint_low_out else {
+            return Self::draw_key(torch)?.integer("key");
+        };
+        let (handle, address) = match DRAWN.get() {
+            Some(drawn) => drawn,
+            None => {
+                let key = Self::empty(torch, &[1], &[1], torch.int64, (torch.cpu, -1))?;
+                let drawn = (key.handle, key.address()?.cast());
+                std::mem::forget(key);
+                DRAWN.set(Some(drawn));
+                drawn
+            }
+        };
+        // SAFETY: a handle that is ours, and one size.
+        ok(unsafe { randint_out(handle, 0, i64::MAX, [1].as_ptr(), 1) }, "randint")?;
+        // SAFETY: the address of one integer of 64 bits, which PyTorch has written.
+        Ok(unsafe { address.read() })
     }
 
     /// A key, drawn by PyTorch's generator for the CPU.
@@ -470,7 +508,20 @@ fn run(
     input: &Tensor,
     output: &Tensor,
     saved: Option<&Tensor>,
-    mask: &Tensor,
+    mask: Option<&Tensor>,
+) -> Outcome<()> {
+    run_storing_key(pass, element, input, output, saved, mask, None)
+}
+
+/// On a GPU RReLU's forward pass stores its key in `key_out`, if there is one.
+fn run_storing_key(
+    pass: &dact_pass,
+    element: u32,
+    input: &Tensor,
+    output: &Tensor,
+    saved: Option<&Tensor>,
+    mask: Option<&Tensor>,
+    key_out: Option<&Tensor>,
 ) -> Outcome<()> {
     let tensors = dact_tensors {
         dtype: element,
@@ -478,14 +529,14 @@ fn run(
         input: input.address()?,
         saved: saved.map_or(Ok(ptr::null_mut()), Tensor::address)?,
         output: output.address()?,
-        mask: mask.address()?.cast(),
+        mask: mask.map_or(Ok(ptr::null_mut()), Tensor::address)?.cast(),
         ..dact_tensors::INIT
     };
     let torch = input.torch;
     if input.device.0 == torch.cpu {
         run_on_cpu(torch, pass, &tensors)
     } else {
-        run_on_cuda(torch, pass, &tensors, input)
+        run_on_cuda(torch, pass, &tensors, input, key_out.map_or(Ok(ptr::null_mut()), Tensor::address)?.cast())
     }
 }
 
@@ -509,7 +560,7 @@ fn run_on_cpu(torch: &Torch, pass: &dact_pass, tensors: &dact_tensors) -> Outcom
             input: at(tensors.input),
             saved: at(tensors.saved),
             output: at(tensors.output),
-            mask: tensors.mask.wrapping_add(begin / 32),
+            mask: if tensors.mask.is_null() { tensors.mask } else { tensors.mask.wrapping_add(begin / 32) },
             ..*tensors
         };
         let mut error = ptr::null_mut();
@@ -557,7 +608,13 @@ fn bytes(element: u32) -> usize {
     }
 }
 
-fn run_on_cuda(torch: &Torch, pass: &dact_pass, tensors: &dact_tensors, input: &Tensor) -> Outcome<()> {
+fn run_on_cuda(
+    torch: &Torch,
+    pass: &dact_pass,
+    tensors: &dact_tensors,
+    input: &Tensor,
+    key_out: *mut u64,
+) -> Outcome<()> {
     let index = input.device.1;
     let stream_of = torch.functions.aoti_torch_get_current_cuda_stream;
     let stream_of = stream_of.ok_or_else(|| "this PyTorch says nothing of CUDA's streams".to_string())?;
@@ -567,8 +624,9 @@ fn run_on_cuda(torch: &Torch, pass: &dact_pass, tensors: &dact_tensors, input: &
     let kernels = kernels(index).map_err(|failure| failure.message)?;
     let mut error = ptr::null_mut();
     // SAFETY: the kernels are never closed; the stream is one of the device, whose primary context PyTorch uses; the
-    // tensors hold what their lengths say, and PyTorch's allocator keeps them until the stream is done with them.
-    let status = unsafe { dact_cuda_run(kernels.0, stream, pass, tensors, &mut error) };
+    // tensors hold what their lengths say, and PyTorch's allocator keeps them until the stream is done with them, as it
+    // does a key, which is a tensor of its own.
+    let status = unsafe { run_storing_offset(kernels.0, stream, pass, tensors, key_out, &mut error) };
     outcome(status, error)
 }
 
@@ -661,29 +719,65 @@ macro_rules! kernel {
 kernel! {
     /// forward(Tensor x, Tensor key, float p, int activation, SymInt first, int layout) -> (Tensor, Tensor)
     forward(arguments; x, key) {
-        forward_with(arguments, x, Some(key))
+        let (p, activation) = (arguments.float(), arguments.integer());
+        let (first, layout) = (arguments.integer() as u64, arguments.integer());
+        forward_with(arguments, x, p, activation, layout, |x| key.key(x, first))
     }
 }
 
 kernel! {
     /// draw_forward(Tensor x, float p, int activation, SymInt first, int layout) -> (Tensor, Tensor), on a CPU
     draw_forward(arguments; x) {
-        forward_with(arguments, x, None)
+        let (p, activation) = (arguments.float(), arguments.integer());
+        let (first, layout) = (arguments.integer() as u64, arguments.integer());
+        forward_with(arguments, x, p, activation, layout, |x| drawn_key(x, first))
     }
 }
 
-fn forward_with(arguments: &mut Arguments, x: Tensor, key: Option<Tensor>) -> Outcome<()> {
-    let (p, activation) = (arguments.float(), arguments.integer());
-    let (first, layout) = (arguments.integer() as u64, arguments.integer());
+kernel! {
+    /// _draw(Tensor x, float p, int activation, int layout) -> (Tensor, Tensor), on a CPU
+    draw(arguments; x) {
+        let (p, activation, layout) = (arguments.float(), arguments.integer(), arguments.integer());
+        forward_with(arguments, x, p, activation, layout, |x| drawn_key(x, 0))
+    }
+}
+
+fn drawn_key(x: &Tensor, first: u64) -> Outcome<dact_key> {
+    Ok(dact_key { seed: 0, offset: Tensor::draw_offset(x.torch)?, first, device_offset: ptr::null() })
+}
+
+fn forward_with(
+    arguments: &Arguments,
+    x: Tensor,
+    p: f64,
+    activation: i64,
+    layout: i64,
+    key: impl FnOnce(&Tensor) -> Outcome<dact_key>,
+) -> Outcome<()> {
     let element = x.element("x")?;
     let strides = x.strides_of("x", layout)?;
-    let key = key.map_or_else(|| Tensor::draw_key(x.torch), Ok)?;
-    let pass = dact_pass { p, activation: code(activation)?, key: key.key(&x, first)?, ..pass(DACT_PASS_FORWARD) };
+    let activation = code(activation)?;
+    let pass = dact_pass { p, activation, key: key(&x)?, ..pass(DACT_PASS_FORWARD) };
     let x = x.dense(strides.of())?;
     let (y, mask) = (x.empty_like(strides.of())?, x.empty_mask()?);
-    run(&pass, element, &x, &y, None, &mask)?;
+    run(&pass, element, &x, &y, None, Some(&mask))?;
     arguments.give([y, mask]);
     Ok(())
+}
+
+kernel! {
+    /// _draw_without_mask(Tensor x, float p, int layout) -> Tensor, on a CPU
+    draw_without_mask(arguments; x) {
+        let (p, layout) = (arguments.float(), arguments.integer());
+        let element = x.element("x")?;
+        let strides = x.strides_of("x", layout)?;
+        let pass = dact_pass { p, key: drawn_key(&x, 0)?, ..pass(DACT_PASS_FORWARD_WITHOUT_MASK) };
+        let x = x.dense(strides.of())?;
+        let y = x.empty_like(strides.of())?;
+        run(&pass, element, &x, &y, None, None)?;
+        arguments.give([y]);
+        Ok(())
+    }
 }
 
 kernel! {
@@ -701,7 +795,7 @@ kernel! {
             ));
         }
         let pass = dact_pass { p, key: key.key(&x, first)?, ..pass(DACT_PASS_FORWARD) };
-        run(&pass, element, &x, &x, None, &mask)
+        run(&pass, element, &x, &x, None, Some(&mask))
     }
 }
 
@@ -714,7 +808,7 @@ kernel! {
         mask.check_mask(&dy, "dy")?;
         let dy = dy.dense(strides.of())?;
         let dx = dy.empty_like(strides.of())?;
-        run(&pass(DACT_PASS_BACKWARD), element, &dy, &dx, None, &mask)?;
+        run(&pass(DACT_PASS_BACKWARD), element, &dy, &dx, None, Some(&mask))?;
         arguments.give([dx]);
         Ok(())
     }
@@ -733,7 +827,7 @@ kernel! {
         let pass = dact_pass { activation: code(activation)?, ..pass(DACT_PASS_BACKWARD) };
         let (dy, x) = (dy.dense(strides.of())?, x.dense(strides.of())?);
         let dx = dy.empty_like(strides.of())?;
-        run(&pass, element, &dy, &dx, Some(&x), &mask)?;
+        run(&pass, element, &dy, &dx, Some(&x), Some(&mask))?;
         arguments.give([dx]);
         Ok(())
     }
@@ -742,17 +836,49 @@ kernel! {
 kernel! {
     /// rrelu_forward(Tensor x, Tensor key, float lower, float upper, SymInt first, int layout) -> (Tensor, Tensor)
     rrelu_forward(arguments; x, key) {
-        let (lower, upper) = (arguments.float() as f32, arguments.float() as f32);
-        let (first, layout) = (arguments.integer() as u64, arguments.integer());
-        let element = x.element("x")?;
-        let strides = x.strides_of("x", layout)?;
-        let pass = dact_pass { lower, upper, key: key.key(&x, first)?, ..pass(DACT_PASS_RRELU_FORWARD) };
-        let x = x.dense(strides.of())?;
-        let (y, mask) = (x.empty_like(strides.of())?, x.empty_mask()?);
-        run(&pass, element, &x, &y, None, &mask)?;
+        let (y, mask) = rrelu_forward_with(arguments, x, &key, None)?;
         arguments.give([y, mask]);
         Ok(())
     }
+}
+
+kernel! {
+    /// draw_rrelu_forward(Tensor x, float lower, float upper, SymInt first, int layout) -> (Tensor, Tensor, Tensor), on
+    /// a CPU
+    draw_rrelu_forward(arguments; x) {
+        let key = Tensor::draw_key(x.torch)?;
+        let (y, mask) = rrelu_forward_with(arguments, x, &key, None)?;
+        arguments.give([y, mask, key]);
+        Ok(())
+    }
+}
+
+kernel! {
+    /// _rrelu_forward_storing_key(Tensor x, Tensor key, float lower, float upper, SymInt first, int layout) ->
+    /// (Tensor, Tensor, Tensor), on a GPU, where the third is the key then
+    rrelu_forward_storing_key(arguments; x, key) {
+        let stored = Tensor::empty(x.torch, &[1], &[1], x.torch.int64, x.device)?;
+        let (y, mask) = rrelu_forward_with(arguments, x, &key, Some(&stored))?;
+        arguments.give([y, mask, stored]);
+        Ok(())
+    }
+}
+
+fn rrelu_forward_with(
+    arguments: &mut Arguments,
+    x: Tensor,
+    key: &Tensor,
+    key_out: Option<&Tensor>,
+) -> Outcome<(Tensor, Tensor)> {
+    let (lower, upper) = (arguments.float() as f32, arguments.float() as f32);
+    let (first, layout) = (arguments.integer() as u64, arguments.integer());
+    let element = x.element("x")?;
+    let strides = x.strides_of("x", layout)?;
+    let pass = dact_pass { lower, upper, key: key.key(&x, first)?, ..pass(DACT_PASS_RRELU_FORWARD) };
+    let x = x.dense(strides.of())?;
+    let (y, mask) = (x.empty_like(strides.of())?, x.empty_mask()?);
+    run_storing_key(&pass, element, &x, &y, None, Some(&mask), key_out)?;
+    Ok((y, mask))
 }
 
 kernel! {
@@ -766,7 +892,7 @@ kernel! {
         let pass = dact_pass { lower, upper, key: key.key(&dy, first)?, ..pass(DACT_PASS_RRELU_BACKWARD) };
         let dy = dy.dense(strides.of())?;
         let dx = dy.empty_like(strides.of())?;
-        run(&pass, element, &dy, &dx, None, &mask)?;
+        run(&pass, element, &dy, &dx, None, Some(&mask))?;
         arguments.give([dx]);
         Ok(())
     }

@@ -100,6 +100,7 @@ def test_the_operators_keep_pytorch_s_rules(activation):
             (operators.draw_forward, (x, 1.0, code, 0, 0)),  # they are compared, so nothing may depend on the key
             (operators.forward_, (x.detach().clone(), torch.zeros_like(mask), key, 0.7, 0, 0)),
             (operators.rrelu_forward, (x, key, 0.2, 0.4, 0, 0)),
+            (operators.draw_rrelu_forward, (x.detach().abs(), 0.2, 0.4, 0, 0)),
             (operators.rrelu_backward, (dy, signs, key, 0.2, 0.4, 0, 0)),
             (operators.philox_key, (key, key)),
         ]
@@ -127,6 +128,73 @@ def test_seeds_follow_manual_seed_and_calls_differ():
         ys = [function(x, key=key) for key in keys]
         assert not torch.equal(ys[0], ys[1])
         assert all(torch.equal(y, function(x, key=torch.tensor([key]))) for y, key in zip(ys, keys.tolist()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", da.ACTIVATIONS)
+def test_a_call_that_draws_its_key_is_the_call_with_that_key(activation, dtype):
+    layer = dt.DropActivation(0.5, activation)
+    shapes = [torch.randn(()), torch.randn(0, 3), torch.randn(3, 5, 7), torch.randn(2, 5, 4, 3)]
+    shapes += [shapes[-1].to(memory_format=torch.channels_last), torch.randn(6, 8)[:, ::2], torch.randn(1, 7).expand(5, 7)]
+    for x in (x.to(dtype) for x in shapes):
+        dy = torch.randn(x.shape).to(dtype)
+        for call in (layer, functools.partial(dt.drop_activation, p=0.5, activation=activation)):
+            torch.manual_seed(3)
+            without = call(x)
+            torch.manual_seed(3)
+            leaf = x.detach().requires_grad_()
+            y = call(leaf)
+            (dx,) = torch.autograd.grad(y, leaf, dy)
+            torch.manual_seed(3)
+            expected = dt.drop_activation(leaf, 0.5, activation, key=torch.randint(2**63 - 1, (1,)))
+            assert torch.equal(without, expected) and torch.equal(y, expected)
+            assert without.stride() == y.stride() == expected.stride()
+            assert torch.equal(dx, torch.autograd.grad(expected, leaf, dy)[0])
+
+
+class Seen(torch.utils._python_dispatch.TorchDispatchMode):
+    """The names of the operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.append(str(operator))
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_who_looks_on_sees_operators_that_have_derivatives(activation):
+    """A graph of others would have no gradients."""
+    layer, leaf = dt.DropActivation(0.5, activation), torch.randn(64, requires_grad=True)
+    before = layer(leaf)
+    with Seen() as seen:
+        layer(leaf.detach()), torch.autograd.grad((before + layer(leaf)).sum(), leaf)
+    ours = [name for name in seen.names if name.startswith("drop_activation.")]
+    backward = "drop_activation.backward.default" if activation == "relu" else "drop_activation.backward_saved.default"
+    assert ours == ["drop_activation.forward.default"] * 2 + [backward] * 2
+    graph = make_fx(layer)(leaf.detach())
+    (dx,) = torch.autograd.grad(graph(leaf).sum(), leaf)
+    assert dx.count_nonzero() > 0
+
+
+def test_a_mode_is_not_asked_for_each_attribute_of_x():
+    """Of PyTorch's own tensors; in a swapped model such a mode is in force."""
+
+    class Asked(torch.overrides.TorchFunctionMode):
+        count = 0
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            self.count += 1
+            return function(*args, **(kwargs or {}))
+
+    x, key = torch.randn(64), key_tensor()
+    for layer in (dt.DropActivation(0.5), dt.DropActivation(0.5, "gelu"), dt.DropActivation(0.5, inplace=True).eval()):
+        x.requires_grad_(layer.training)
+        with Asked() as asked:
+            layer(x), dt.drop_activation(x, key=key)
+        assert asked.count == 0
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
@@ -199,12 +267,38 @@ def targets_when_compiled(function, x):
     return targets
 
 
-@pytest.mark.parametrize("inplace", [False, True])
-def test_compiled_a_pass_is_one_operator_and_nothing_draws_its_key_before_it(inplace):
-    layer = dt.DropActivation(0.5, inplace=inplace)
+@pytest.mark.parametrize(
+    "layer, forward, backward",
+    [
+        (dt.DropActivation(0.5), "draw_forward", "backward"),
+        (dt.DropActivation(0.5, inplace=True), "draw_forward", "backward"),
+        (dt.DropActivation(0.5, "gelu"), "draw_forward", "backward_saved"),
+        (dt.RReLU(), "draw_rrelu_forward", "rrelu_backward"),
+    ],
+)
+def test_compiled_a_pass_is_one_operator_and_nothing_draws_its_key_before_it(layer, forward, backward):
     targets = targets_when_compiled(lambda x: layer(layer(x * 1)), tensor(64).requires_grad_())
-    assert targets.count("drop_activation.draw_forward.default") == targets.count("drop_activation.backward.default") == 2
+    for operator in (forward, backward):
+        assert targets.count(f"drop_activation.{operator}.default") == 2
     assert not [target for target in targets if "rand" in target]
+
+
+def test_compiled_rrelu_has_the_slopes_that_it_would_have_without():
+    layer, x = dt.RReLU(), -torch.ones(64, 64)
+    results = []
+    torch._dynamo.reset()
+    for function in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+        torch.manual_seed(3)
+        leaf = x.clone().requires_grad_()
+        y = function(leaf)
+        results.append((y.detach(), *torch.autograd.grad(y.sum(), leaf)))
+    assert all(map(torch.equal, *results)) and torch.equal(results[0][1], -results[0][0])
+    # And so by its name.
+    for randomness, same in (("same", True), ("different", False)):
+        draw = lambda x: operators.draw_rrelu_forward(x, 0.2, 0.4, 0, 0)
+        y, signs, key = torch.vmap(draw, randomness=randomness)(x)
+        again = torch.vmap(lambda x, key: operators.rrelu_forward(x, key, 0.2, 0.4, 0, 0))(x, key.expand(64, 1))
+        assert torch.equal(again[0], y) and torch.equal(y[0], y[1]) == same and torch.equal(signs, again[1])
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -592,3 +686,12 @@ def test_inference_mode(inplace):
             assert (y is x) == inplace and 0.4 < (y == 0).float().mean() < 0.6
             assert torch.equal(layer.eval()(torch.full((4,), -1.0)), torch.full((4,), -0.5))
         layer.train()
+
+
+def test_what_inference_mode_has_made_is_not_overwritten_outside_of_it():
+    with torch.inference_mode():
+        x = -torch.ones(64)
+    for training in (True, False):
+        with pytest.raises(RuntimeError, match="[Ii]nference"):
+            dt.DropActivation(0.5, inplace=True).train(training)(x)
+        assert (x == -1).all()

@@ -165,6 +165,22 @@ def test_compiled_code_draws_its_key_as_python_does(gpu, monkeypatch):
         assert keys._draw_forward_on_cuda(gpu.x, 0.5, 3, 32, 0) == (philox(SEED, offset), "cpu", (0.5, 3, 32, 0))
 
 
+def test_compiled_rrelu_has_its_key_stored_on_the_gpu_by_its_kernel(gpu, monkeypatch):
+    """Where the key was drawn there by a kernel it is returned as it is."""
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("drop_activation::draw_rrelu_forward", "CUDA")
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("drop_activation::_rrelu_forward_storing_key", "CUDA")
+    monkeypatch.setattr(torch, "randint", None)  # would launch
+    stored = lambda x, key, *rest: ("y", "signs", (key.item(), key.device.type, rest))
+    monkeypatch.setattr(keys.operators, "rrelu_forward_storing_key", stored)
+    for offset in (0, 4):
+        expected = ("y", "signs", (philox(SEED, offset), "cpu", (0.25, 0.5, 32, 0)))
+        assert keys._draw_rrelu_forward_on_cuda(gpu.x, 0.25, 0.5, 32, 0) == expected
+    drawn = types.SimpleNamespace(device=OnGpu.device)
+    monkeypatch.setattr(keys, "draw_key", lambda x: drawn)
+    monkeypatch.setattr(keys.operators, "rrelu_forward", lambda x, key, *rest: ("y", "signs"))
+    assert keys._draw_rrelu_forward_on_cuda(gpu.x, 0.25, 0.5, 32, 0) == ("y", "signs", drawn)
+
+
 def jvp(function):
     return lambda x: torch.func.jvp(function, (x,), (x,))
 

@@ -93,6 +93,7 @@ def test_a_training_step_of_a_model_is_that_of_the_composition(make, monkeypatch
         calls.append(x.numel())
         return unfused(x, p, torch.randint(2**63 - 1, (1,), dtype=torch.int64))
 
+    monkeypatch.setattr("drop_activation.torch._modules.drawn", lambda *arguments: None)
     monkeypatch.setattr("drop_activation.torch._modules.drop_activation", composed)
     monkeypatch.setattr("drop_activation.torch._intercept.drop_activation", composed)
     expected_loss, expected = step()

@@ -1009,6 +1009,12 @@ def test_functions_that_pytorch_s_operators_call_are_caught(p, compiled):
     def scanned(module, x):
         return scan(lambda carry, row: (carry + row, F.relu(row) - 1), torch.zeros(8), x)[1]
 
+    def marked(x):
+        return x
+
+    torch.compiler.nested_compile_region(marked)
+    if not hasattr(marked, "__marked_compile_region_config__"):  # an older PyTorch, which refuses it
+        Region.forward = lambda self, x: F.relu(F.relu(x) - 1) - 1
     x = torch.randn(8, 8)
     once = (F.relu(x) if p else x) - 1
     twice = (F.relu(once) if p else once) - 1

@@ -10,8 +10,7 @@ key of its mask from PyTorch's generator for the tensor's device: so masks follo
 recomputes the same mask. The generators of the CPU and of CUDA draw different keys; a key that is given names the same
 mask on both. On CUDA the work is enqueued on PyTorch's current stream, and only the first call waits for the device.
 
-A pass is one launch, eager or compiled, with PyTorch 2.15 (an older one, and RReLU where it is compiled, draw the key by
-a kernel of its own). It may be captured into a CUDA graph (`torch.cuda.graph`, after a first call without one), whose
+A pass is one launch, eager or compiled, with PyTorch 2.15 (an older one draws the key by a kernel of its own). It may be captured into a CUDA graph (`torch.cuda.graph`, after a first call without one), whose
 replays draw the masks that the calls would draw without it. While a graph is captured, by `mode="reduce-overhead"` too,
 each key is drawn by a kernel of its own, since PyTorch's generator then is on the GPU. Where that counts, draw the keys
 of all calls at once, as a part of the graph, and give each call its own:

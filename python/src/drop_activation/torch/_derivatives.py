@@ -65,8 +65,8 @@ def _linear(operator, tensors: int):
 
 
 def _drawing(operator, gradient):
-    """The Function of an operator that draws a mask and returns y and that. `gradient` returns, for the mask and the
-    arguments, what `forward_gradient` does."""
+    """The Function of an operator that draws a mask and returns y, that, and what else it draws. `gradient` returns, for
+    what was drawn and the arguments, what `forward_gradient` does."""
 
     class Drawing(_Mapped):
         @staticmethod
@@ -76,20 +76,21 @@ def _drawing(operator, gradient):
 
         @staticmethod
         def setup_context(ctx, inputs, output):
-            mask = output[1]
-            ctx.mark_non_differentiable(mask)
-            ctx.gradient, saved, ctx.parameters = gradient(mask, *inputs)
+            _, *drawn = output
+            ctx.mark_non_differentiable(*drawn)
+            ctx.gradient, saved, ctx.parameters = gradient(*drawn, *inputs)
+            ctx.drawn = (None,) * len(drawn)
             ctx.others = (None,) * (len(inputs) - 1)
             ctx.save_for_backward(*saved)
             ctx.save_for_forward(*saved)
 
         @staticmethod
-        def backward(ctx, dy, _):
+        def backward(ctx, dy, *_):
             return ctx.gradient.apply(dy, *ctx.saved_tensors, *ctx.parameters), *ctx.others
 
         @staticmethod
         def jvp(ctx, x_tangent, *_):
-            return ctx.gradient.apply(x_tangent, *ctx.saved_tensors, *ctx.parameters), None
+            return ctx.gradient.apply(x_tangent, *ctx.saved_tensors, *ctx.parameters), *ctx.drawn
 
     return Drawing
 
@@ -166,9 +167,14 @@ def _draw_gradient(mask, x, *parameters):
     return forward_gradient(mask, x, None, *parameters)
 
 
+def _draw_rrelu_gradient(mask, key, x, *parameters):
+    return RReluBackward, (mask, key), parameters
+
+
 Forward = _drawing(operators.forward, forward_gradient)
 DrawForward = _drawing(operators.draw_forward, _draw_gradient)
 RReluForward = _drawing(operators.rrelu_forward, _rrelu_gradient)
+DrawRReluForward = _drawing(operators.draw_rrelu_forward, _draw_rrelu_gradient)
 
 
 def _where_needed(operator, function):
@@ -184,10 +190,19 @@ def _where_needed(operator, function):
     return kernel
 
 
+# With a key drawn apart, for which vmap's `randomness` decides.
+
+
 def _drawn_forward(x, *parameters):
-    """With a key drawn apart, for which vmap's `randomness` decides."""
     return Forward.apply(x, draw_key(x), *parameters)
 
+
+def _drawn_rrelu_forward(x, *parameters):
+    key = draw_key(x)
+    return *RReluForward.apply(x, key, *parameters), key
+
+
+_TRANSFORMED = {operators.draw_forward: _drawn_forward, operators.draw_rrelu_forward: _drawn_rrelu_forward}
 
 for operator, function in (
     (operators.forward, Forward.apply),
@@ -195,13 +210,13 @@ for operator, function in (
     (operators.backward, Backward.apply),
     (operators.backward_saved, BackwardSaved.apply),
     (operators.rrelu_forward, RReluForward.apply),
+    (operators.draw_rrelu_forward, DrawRReluForward.apply),
     (operators.rrelu_backward, RReluBackward.apply),
 ):
     operators.LIBRARY.impl(operator, _where_needed(operator, function), "Autograd")
     # Where torch.func's transforms begin: what their interpreters would do with an operator of C++, whose derivatives
     # they take apart themselves, is not for a `Function`.
-    transformed = _drawn_forward if operator is operators.draw_forward else function
-    operators.LIBRARY.impl(operator, transformed, "FuncTorchDynamicLayerFrontMode")
+    operators.LIBRARY.impl(operator, _TRANSFORMED.get(operator, function), "FuncTorchDynamicLayerFrontMode")
 
 
 def _over(x, mask, key, p, first, layout):

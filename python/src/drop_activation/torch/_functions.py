@@ -15,7 +15,7 @@ from ._derivatives import Forward, RReluForward
 from ._fused import Fused, check_fused, composition_moves_less
 from ._keys import draw_key
 from ._layout import is_dense, layout_of
-from ._plain import is_plain
+from ._plain import PLAIN, is_plain
 from ._sharded import by_element, is_dtensor, over_shards
 
 
@@ -48,6 +48,17 @@ def drop_activation(
             keeps a byte for each element instead of a bit, and its mask is another on each device: no key names it.
             "auto" is False on CUDA under torch.compile, unless `key` or `first` is given, and else True.
     """
+    if training and key is None and fused is True and not inplace and type(first) is int and first == 0:
+        y = quick.drawn(x, p, activation)
+        if y is not None:
+            return y
+    if type(x) in PLAIN and not torch.compiler.is_compiling() and torch._C._len_torch_function_stack():
+        with torch._C.DisableTorchFunction():  # a mode would see each question
+            return _drop_activation(x, p, activation, training, inplace, key, first, fused)
+    return _drop_activation(x, p, activation, training, inplace, key, first, fused)
+
+
+def _drop_activation(x, p, activation, training, inplace, key, first, fused):
     known = type(activation) is str and activation in CODES
     if type(p) is not float or not 0 <= p <= 1 or inplace or not known or fused is not True:
         check_parameters(p, activation, inplace)
@@ -57,6 +68,8 @@ def drop_activation(
             rest = {"inplace": inplace, "key": key, "first": first, "fused": fused}
             return x.tracer.create_proxy("call_function", drop_activation, (x, p, activation, training), rest)
         check_tensor(x)
+    if inplace and not torch.compiler.is_compiling() and x.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError("x must be overwritten in inference mode alone, in which it was made")  # as PyTorch, but first
     p = float(p)
     if not training or p in (0, 1):  # nothing is drawn, so that other random numbers stay what they are
         if is_dtensor(x):
@@ -101,11 +114,10 @@ def _over(x: Tensor, key: Tensor, p: float, activation: int, first: int, layout:
     arguments = x, key, p, activation, first, layout
     differentiated = torch.is_grad_enabled() and x.requires_grad
     if (
-        not is_plain(x)
+        not is_plain(x)  # what a dispatch mode sees may be kept, and not change afterwards
         or x.is_inference()
         or not is_dense(x, layout)
         or differentiated and (x.is_leaf or x._is_view())
-        or torch._C._len_torch_dispatch_stack()  # what it sees is kept, and may not change afterwards
     ):
         return x.copy_(Forward.apply(*arguments)[0])  # with PyTorch's rules for whatever x is
     if differentiated:
@@ -143,11 +155,14 @@ def rrelu(
         return _composed.rrelu_evaluation(x, lower, upper)
     if is_dtensor(x):
         return over_shards(x, key, lambda x, key, at: rrelu(x, lower, upper, key=key, first=first + at))
+    parameters = lower, upper, _first(first), layout_of(x)
+    if key is None and torch.compiler.is_compiling():
+        return operators.draw_rrelu_forward(x, *parameters)[0]
     if key is None:
         key = draw_key(x)
     else:
         check_key(key, x)
-    arguments = x, key, lower, upper, _first(first), layout_of(x)
+    arguments = x, key, *parameters
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return operators.rrelu_forward(*arguments)[0]
     return RReluForward.apply(*arguments)[0]

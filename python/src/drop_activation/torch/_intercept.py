@@ -207,7 +207,7 @@ def running(owner: nn.Module, function, args, kwargs):
 
 @torch._dynamo.assume_constant_result
 def _inside_function_when_compiled() -> bool:
-    return inside_function(running.__code__)
+    return inside_function(running.__code__, compiled=True)
 
 
 def resumed(owner: nn.Module, function):

@@ -36,7 +36,16 @@ def _draw_forward_on_cuda(x, *parameters):
     return operators.forward(x, draw_key(x), *parameters)
 
 
+def _draw_rrelu_forward_on_cuda(x, *parameters):
+    """It returns the key on the GPU, where a graph's backward pass finds it: the kernel stores it there."""
+    key = draw_key(x)
+    if key.device == x.device:
+        return *operators.rrelu_forward(x, key, *parameters), key
+    return operators.rrelu_forward_storing_key(x, key, *parameters)
+
+
 operators.LIBRARY.impl(operators.draw_forward, _draw_forward_on_cuda, "CUDA")
+operators.LIBRARY.impl(operators.draw_rrelu_forward, _draw_rrelu_forward_on_cuda, "CUDA")
 
 
 def key_on_cpu(x: Tensor) -> Tensor | None:

@@ -8,6 +8,7 @@ from torch.fx import Proxy
 from .._operations import LOWER, UPPER
 from ._functions import check_parameters, check_slopes, drop_activation, rrelu
 from ._fused import Fused, check_fused
+from ._quick import drawn
 from ._standard import standard
 
 
@@ -35,6 +36,10 @@ class DropActivation(nn.Module):
         self.p, self.activation, self.inplace, self.fused = float(p), activation, inplace, fused
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.fused is True and not self.inplace:
+            y = drawn(x, self.p, self.activation)
+            if y is not None:
+                return y
         if isinstance(x, Proxy):
             return _leaf(self, x)
         return drop_activation(x, self.p, self.activation, self.training, self.inplace, fused=self.fused)

@@ -21,12 +21,26 @@ _SCHEMAS = (
     "backward(Tensor dy, Tensor mask, int layout) -> Tensor",
     "backward_saved(Tensor dy, Tensor mask, Tensor x, int activation, int layout) -> Tensor",
     "rrelu_forward(Tensor x, Tensor key, float lower, float upper, SymInt first, int layout) -> (Tensor, Tensor)",
+    "draw_rrelu_forward(Tensor x, float lower, float upper, SymInt first, int layout) -> (Tensor, Tensor, Tensor)",
     "rrelu_backward(Tensor dy, Tensor mask, Tensor key, float lower, float upper, SymInt first, int layout) -> Tensor",
     "philox_key(Tensor seed, Tensor offset) -> Tensor",
 )
-for schema in _SCHEMAS:
-    random = (torch.Tag.nondeterministic_seeded,) if schema.startswith("draw_") else ()
+#: For `_quick` alone: on the CPU, and without derivatives or what else a tensor may ask of an operator.
+_QUICK_SCHEMAS = (
+    "_draw(Tensor x, float p, int activation, int layout) -> (Tensor, Tensor)",
+    "_draw_without_mask(Tensor x, float p, int layout) -> Tensor",
+    "_backward(Tensor dy, Tensor mask, int layout) -> Tensor",
+)
+#: For `_keys` alone, on CUDA: with a key on the CPU, and the third result is that key on the GPU.
+_STORING_SCHEMA = (
+    "_rrelu_forward_storing_key(Tensor x, Tensor key, float lower, float upper, SymInt first, int layout) -> "
+    "(Tensor, Tensor, Tensor)"
+)
+for schema in (*_SCHEMAS, *_QUICK_SCHEMAS, _STORING_SCHEMA):
+    random = (torch.Tag.nondeterministic_seeded,) if schema.startswith(("draw_", "_draw")) else ()
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *random))
+for name in ("_draw", "_draw_without_mask", "_backward"):
+    LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
 register_kernels()
 
 forward = torch.ops.drop_activation.forward.default
@@ -39,10 +53,23 @@ forward_ = torch.ops.drop_activation.forward_.default
 backward = torch.ops.drop_activation.backward.default
 backward_saved = torch.ops.drop_activation.backward_saved.default
 rrelu_forward = torch.ops.drop_activation.rrelu_forward.default
+#: With a key drawn as by `draw_forward`, which is the third result, on x's device.
+draw_rrelu_forward = torch.ops.drop_activation.draw_rrelu_forward.default
+rrelu_forward_storing_key = torch.ops.drop_activation._rrelu_forward_storing_key.default
 rrelu_backward = torch.ops.drop_activation.rrelu_backward.default
 #: The key that a GPU's generator of this seed and offset draws, on the CPU.
 philox_key = torch.ops.drop_activation.philox_key.default
-ALL = (forward, draw_forward, forward_, backward, backward_saved, rrelu_forward, rrelu_backward, philox_key)
+ALL = (
+    forward,
+    draw_forward,
+    forward_,
+    backward,
+    backward_saved,
+    rrelu_forward,
+    draw_rrelu_forward,
+    rrelu_backward,
+    philox_key,
+)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -99,6 +126,11 @@ def _(dy, mask, x, activation, layout):
 @torch.library.register_fake(rrelu_forward, lib=LIBRARY)
 def _(x, key, lower, upper, first, layout):
     return empty_like(x, layout), empty_mask(x)
+
+
+@torch.library.register_fake(draw_rrelu_forward, lib=LIBRARY)
+def _(x, lower, upper, first, layout):
+    return empty_like(x, layout), empty_mask(x), torch.empty(1, dtype=torch.int64, device=x.device)
 
 
 @torch.library.register_fake(rrelu_backward, lib=LIBRARY)

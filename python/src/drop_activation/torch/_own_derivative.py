@@ -13,9 +13,10 @@ import torch
 REASON = "an autograd.Function computes its derivative"
 
 
-def inside_function(end: CodeType) -> bool:
-    """Looks through the calls that are in progress, up to one of the code `end`."""
-    for code in _codes_in_compiled_code() if torch.compiler.is_compiling() else _codes():
+def inside_function(end: CodeType, compiled: bool = False) -> bool:
+    """Looks through the calls that are in progress, or those that torch.compile looks through, up to one of the code
+    `end`."""
+    for code in _codes_in_compiled_code() if compiled else _codes():
         if code is end:
             return False
         if _is_forward(code):

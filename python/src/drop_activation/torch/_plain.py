@@ -10,9 +10,11 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether x is a tensor of PyTorch's own that no transformation of torch.func and no forward mode looks at."""
+    """Whether x is a tensor of PyTorch's own that no transformation of torch.func, forward mode or dispatch mode looks
+    at."""
     return (
         type(x) in PLAIN
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
     )
