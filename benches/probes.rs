@@ -4,7 +4,7 @@
 //!     cargo bench --bench probes -- [--log 28] [--json FILE]
 //!
 //! `p` varies what is drawn: 0.95 takes about three calls of Philox for a word, 243/256 two, 15/16 and 0.5 one, and 1
-//! none, though the mask is written. `identity` is a copy by the kernels' own walk: inference of p = 0. A wave is as
+//! none, though the mask is written. `identity` is a copy by the kernels' own loop: inference of p = 0. A wave is as
 //! many blocks as are resident at once; by default each warp has one tile. All probes of a type take turns, round after
 //! round in another order; the figures are medians. FILE gets a row for each probe.
 

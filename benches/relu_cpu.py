@@ -6,13 +6,13 @@
     torch_mask     bernoulli_ into a tensor of bool, as native_dropout draws its mask
     mask           the library's keep bits by themselves, through its C interface
 
-A step is a forward pass and the backward pass that goes with it. A mask does not depend on the type of the elements, so it is
-drawn in the configurations of warm f32 alone. Both sides are called from Python, which takes about a microsecond a call
-for PyTorch and half of one for the C interface.
+A step is a forward pass and the backward pass that goes with it. A mask does not depend on the type of the elements, so
+it is drawn in the configurations of warm f32 alone. Both sides are called from Python, which takes about a microsecond a
+call for PyTorch and half of one for the C interface.
 
 They are measured with one thread, which is the calling one, and with all, in two ways each:
 
-    apart  in processes of their own, which take turns while the other waits for its next turn and does nothing
+    apart  in processes of their own, which take turns, the one when the other's threads are asleep
     one    in one process, on the very same tensors. Before each timed call all of PyTorch's threads have had something
            to do, as in a network, so that they may still wait for more of it, spinning
 
@@ -36,6 +36,11 @@ import time
 P = 0.95
 ROTATION_BYTES = 1 << 30
 MOST_SETS = 1024
+# Seconds after which threads that wait for more to do, spinning, have gone to sleep: before that, another process could
+# not use their cores.
+UNTIL_ASLEEP = 0.02
+# Seconds of calls before those that are timed, for threads that sleep to wake.
+UNTIL_AWAKE = 0.0005
 # Keys of the masks, one after the other: a processor learns by heart what is left of one to be drawn again.
 KEYS = 1024
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
@@ -199,9 +204,11 @@ class Worker:
 
     def seconds(self, case, calls):
         """Of one call, on average."""
-        turns = [self.rotation[(self.turn + call) % len(self.rotation)].by_name[case] for call in range(calls)]
-        self.turn += calls
         clock = time.perf_counter
+        awake = clock() + UNTIL_AWAKE
+        while clock() < awake:
+            self.next_turns(case, 1)[0]()
+        turns = self.next_turns(case, calls)
         if self.busy is None:
             start = clock()
             for call in turns:
@@ -214,6 +221,11 @@ class Worker:
             call()
             total += clock() - start
         return total / calls
+
+    def next_turns(self, case, calls):
+        turns = [self.rotation[(self.turn + call) % len(self.rotation)].by_name[case] for call in range(calls)]
+        self.turn += calls
+        return turns
 
     def serve(self):
         """Answers questions, one a line, until there are no more."""
@@ -250,17 +262,21 @@ def in_turns(processes, dtype, n, cold, rounds):
     """The seconds of each case, round by round, each round in another order."""
     size = {"f32": 4}.get(dtype, 2)
     sets = min(max(ROTATION_BYTES // (4 * n * size), 2), MOST_SETS) if cold else 1
-    cases = [(process, case) for process in processes for case in process.ask("configure", dtype=dtype, n=n, sets=sets)]
-    times = {case: [] for _, case in cases}
+    cases = [(process, process.ask("configure", dtype=dtype, n=n, sets=sets)) for process in processes]
+    times = {case: [] for _, of_process in cases for case in of_process}
     calls = max(1, min(1000, (1 << 22) // n))
     shuffled = random.Random(1)
     for round in range(rounds + 1):
         shuffled.shuffle(cases)
-        for process, case in cases:
-            seconds = process.ask("seconds", case=case, calls=calls)
-            # The first round warms up.
-            if round > 0:
-                times[case].append(seconds)
+        for process, of_process in cases:
+            shuffled.shuffle(of_process)
+            for case in of_process:
+                seconds = process.ask("seconds", case=case, calls=calls)
+                # The first round warms up.
+                if round > 0:
+                    times[case].append(seconds)
+            if len(cases) > 1:
+                time.sleep(UNTIL_ASLEEP)
     return dict(sorted(times.items()))
 
 

@@ -10,8 +10,8 @@
 //! unsafe { kernels.launch_raw(stream, &pass, Dtype::F32, n, at) }?;               // stream: a CUstream
 //! ```
 //!
-//! It is `unsafe`, because nobody but the caller knows what is at an address; its documentation lists what to promise. It
-//! returns before the work is done, allocates nothing and waits for nothing.
+//! It is `unsafe`, because nobody but the caller knows what is at an address; its documentation lists what to promise.
+//! It returns before the work is done, allocates nothing and waits for nothing.
 
 use drop_activation::{DropActivation, Error, MaskKey, Pass, Result, cpu};
 

@@ -125,7 +125,7 @@ def _load(name: str, folder: str, train: bool) -> Images:
     try:
         return load(folder, train)
     except (OSError, RuntimeError) as why:
-        raise FileNotFoundError(f"--data is {folder}; {name} needs a folder with {contents} ({why})") from why
+        raise FileNotFoundError(f"--data must be a folder with {contents} for {name}, got {folder} ({why})") from why
 
 
 def parts(run: Run, folder: str) -> Parts:
@@ -138,7 +138,7 @@ def parts(run: Run, folder: str) -> Parts:
     elif run.train_images <= drawable:
         train = whole.part(torch.randperm(drawable, generator=seeds.generator(run.seed, "images"))[: run.train_images])
     else:
-        raise ValueError(f"train_images is {run.train_images}; {run.data} allows up to {drawable}")
+        raise ValueError(f"train_images must be at most {drawable} of {run.data}, got {run.train_images}")
     classes = int(whole.y.max()) + 1
     test = _load(run.data, folder, False) if run.measured_on == "test" else whole.part(slice(drawable, None))
     if run.data == "svhn":  # scaled to [0, 1], as in the paper

@@ -41,7 +41,7 @@ def _content(name, folder, rungs) -> str:
         part = {"theory": theory, "regression": regression}[name]
         return part.report(part.read(folder)) if _measured(name, folder) else "No results yet.\n"
     if name not in rungs:
-        raise ValueError(f"block {name} of the page is no rung; there are {', '.join(rungs)}")
+        raise ValueError(f"each block of the page must be one of {', '.join(rungs)}, got {name}")
     rung = rungs[name]
     stored = Results(folder, name)
     if rung.level in SEARCHES:

@@ -51,7 +51,7 @@ def pairs_needed(deviation: float, difference: float, level: float = 0.95, power
         found = stats.nct.sf(critical, count - 1, shift) + stats.nct.cdf(-critical, count - 1, shift)
         if found >= power:
             return count
-    raise ValueError(f"deviation is {deviation}; more than 10,000 pairs for a difference of {difference}")
+    raise ValueError(f"deviation must be one for which 10,000 pairs show {difference}, got {deviation}")
 
 
 def deviation_bound(deviation: float, freedom: int, level: float = 0.8) -> float:

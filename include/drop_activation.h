@@ -4,7 +4,7 @@
  * stays as it is; c/examples/ shows the use.
  *
  * A call is two structures: dact_pass says what is computed, dact_tensors on what. Begin with DACT_PASS_INIT and
- * DACT_TENSORS_INIT and set what differs. Functions that can fail give a dact_status, and where the caller wants
+ * DACT_TENSORS_INIT and set what differs. Functions that can fail return a dact_status, and where the caller wants
  * it a dact_error with a message that names the argument, what was given and what is allowed. Nothing was written
  * then. Any function may be called from any number of threads at once. */
 
@@ -353,14 +353,14 @@ dact_status dact_cuda_run(const struct dact_cuda *cuda,
                           struct dact_error **error);
 
 // How much memory dact_cuda_run needs at `tensors.workspace` for a pass: `bytes` is set to 0 but for
-// DACT_PASS_STATISTICS and DACT_PASS_FUSED_SUMS. It looks at the type and the length of the tensors alone, and takes no
-// device.
+// DACT_PASS_STATISTICS and DACT_PASS_FUSED_SUMS. It looks at the type and the length of the tensors alone, and takes
+// no device.
 //
 // `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
 //
 // # Safety
-// `pass` and `tensors` are NULL or the addresses of such structures. `bytes` is NULL or the address of a size. `error` is
-// NULL or the address of a pointer.
+// `pass` and `tensors` are NULL or the addresses of such structures. `bytes` is NULL or the address of a size. `error`
+// is NULL or the address of a pointer.
 dact_status dact_cuda_workspace_bytes(const struct dact_pass *pass,
                                       const struct dact_tensors *tensors,
                                       size_t *bytes,
@@ -399,6 +399,9 @@ void dact_error_free(struct dact_error *error);
 // What a status means, in a few words that are never freed.
 const char *dact_status_name(dact_status status);
 
+// The name of an activation, as "gelu", which is never freed, by its code; NULL for what is no code. Codes count from 0.
+const char *dact_activation_name(uint32_t activation);
+
 // Words of 32 bits in a mask of `len` elements.
 size_t dact_mask_words(size_t len);
 
@@ -409,7 +412,7 @@ const char *dact_version(void);
 uint32_t dact_abi_version(void);
 
 // Whether the library that is loaded has the binary interface of a header: call it once with DACT_ABI_VERSION,
-// before anything else. Gives DACT_UNSUPPORTED if not.
+// before anything else. Returns DACT_UNSUPPORTED if not.
 //
 // `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
 //

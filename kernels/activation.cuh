@@ -98,11 +98,14 @@ template <> struct Constants<double> {
     static constexpr double kExpLimit = 760.0, kGeluLimit = 39.0;
     // 1.5 * 2^52, and 1023 + 128 for the exponent field of 2^(k + 128).
     static constexpr double kRound = 6755399441055744.0 + 1151.0, kUndo = 0x1p-128;
-    static constexpr double kLog2E = 1.4426950408889634, kLn2High = 0.6931471803691238, kLn2Low = 1.9082149292705877e-10;
+    static constexpr double kLog2E = 1.4426950408889634,
+                            kLn2High = 0.6931471803691238, kLn2Low = 1.9082149292705877e-10;
     static constexpr double kInvSqrt2Pi = 0.3989422804014327;
     static constexpr double kTailCentre = 5.5;
-    static constexpr double kSiluRoot = -1.2784645427610737, kSiluRootLow = -1.0946994183093437e-16, kSiluHalfWidth = 0.5;
-    static constexpr double kGeluRoot = -0.7517915246935645, kGeluRootLow = 1.4956759177009883e-17, kGeluHalfWidth = 0.45;
+    static constexpr double kSiluRoot = -1.2784645427610737,
+                            kSiluRootLow = -1.0946994183093437e-16, kSiluHalfWidth = 0.5;
+    static constexpr double kGeluRoot = -0.7517915246935645,
+                            kGeluRootLow = 1.4956759177009883e-17, kGeluHalfWidth = 0.45;
     static DA_FN double power(double shifted) { return __longlong_as_double(__double_as_longlong(shifted) << 52); }
     static DA_FN double exp_rest(double r) {
         return polynomial(r, 0.5000000000000001, 0.16666666666666644, 0.04166666666662431, 0.008333333333356343,

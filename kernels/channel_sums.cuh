@@ -4,17 +4,18 @@
 //
 // A warp takes chunks, grid-stride. Which of them, and where their accumulators are, the layout decides:
 //
-//   rows      Channels are next to each other in memory and come in packs of E. A warp takes one chunk of kAcross packs of
-//             channels. Lane l has pack l % kAcross, and in it the accumulators l / kAcross + m * (32 / kAcross) for all m.
-//   planes    The elements of a channel are next to each other and come in packs of E. A warp takes E neighbouring
+//   rows      Channels are next to each other in memory and come in packs of E. A warp takes one chunk of kAcross packs
+//             of channels. Lane l has pack l % kAcross, and in it the accumulators l / kAcross + m * (32 / kAcross) for
+//             all m.
+//   images    The elements of a channel are next to each other and come in packs of E. A warp takes E neighbouring
 //             chunks of a channel. Of the 32 / E lanes of a chunk, lane l has accumulators E * l to E * l + E - 1.
-//   elements  Anything else, and addresses that are no multiple of a pack: planes with E = 1.
+//   elements  Anything else, and addresses that are no multiple of a pack: images with E = 1.
 //
-// With kAcross == 1, rows and planes have the same way through memory, and only the halving differs.
+// With kAcross == 1, rows and images have the same way through memory, and only the halving differs.
 //
 // In the first two, 16-byte accesses fill whole sectors.
 //
-// What a sum gives to the walk:
+// What a sum has to define:
 //   D                  its element type
 //   kSums              how many sums go together
 //   kInputs            how many tensors it reads
@@ -41,8 +42,8 @@ struct ChunkSums {
     using Real = typename D::Real;
     static constexpr int kSums = Sum::kSums;
     static constexpr int kPack = Pack<D>::kElements;
-    // Two packs next to each other fill a sector of 32 bytes. Where arithmetic takes longer than memory, one alone: each
-    // has its own copy of that.
+    // Two packs next to each other fill a sector of 32 bytes. Where arithmetic takes longer than memory, one alone:
+    // each has its own copy of that.
     static constexpr int kAcross = Sum::kLong ? 1 : 2;
     static constexpr int kAccesses = Sum::kLong ? Sum::kInputs : 4;  // in flight, of a lane, as a rule
 
@@ -90,20 +91,20 @@ struct ChunkSums {
     }
 
     // Value i of a chunk takes up value i + s, which `others` is.
-    __device__ __forceinline__ void combine(Real (&sums)[kSums], const Real (&others)[kSums], uint32_t length, uint32_t i,
-                                            uint32_t s) const {
+    __device__ __forceinline__ void combine(Real (&sums)[kSums], const Real (&others)[kSums], uint32_t length,
+                                            uint32_t i, uint32_t s) const {
         const uint32_t n_others = share_of(length, i + s, 2 * s);
         if (n_others != 0) {
             sum.combine(sums, others, static_cast<Real>(share_of(length, i, 2 * s)), static_cast<Real>(n_others));
         }
     }
 
-    // Halves N values that each lane has against the N values of the lane at this distance, of which the upper one's are s
-    // behind: value e is number i + e * kBetween. Of the N results, the lower lane keeps the first half, the upper lane the
-    // other, so that both have work; a single result is the lower lane's.
+    // Halves N values that each lane has against the N values of the lane at this distance, of which the upper one's
+    // are s behind: value e is number i + e * kBetween. Of the N results, the lower lane keeps the first half, the
+    // upper lane the other, so that both have work; a single result is the lower lane's.
     template <int N, int kBetween, int kMost>
-    __device__ __forceinline__ void halve_lanes(Real (&sums)[kMost][kSums], unsigned distance, uint32_t length, uint32_t i,
-                                                uint32_t s) const {
+    __device__ __forceinline__ void halve_lanes(Real (&sums)[kMost][kSums], unsigned distance, uint32_t length,
+                                                uint32_t i, uint32_t s) const {
         constexpr int kKept = (N + 1) / 2;
         const bool upper = (lane & distance) != 0;
 #pragma unroll
@@ -193,10 +194,11 @@ struct ChunkSums {
         if (own % (kApart / kPack) == 0 && length != 0) store(sums[0], chunk, channel + kept);
     }
 
-    // Those of a lane's accumulators that are S and less apart. (A loop is not always unrolled, and then all accumulators
-    // are in memory.)
+    // Those of a lane's accumulators that are S and less apart. (A loop is not always unrolled, and then all
+    // accumulators are in memory.)
     template <int S>
-    __device__ __forceinline__ void halve_own(Real (&sums)[kAcross][kPack][kSums], uint32_t length, uint32_t own) const {
+    __device__ __forceinline__ void halve_own(Real (&sums)[kAcross][kPack][kSums], uint32_t length,
+                                              uint32_t own) const {
         constexpr int kApart = 32 / kAcross;
         if constexpr (S >= kApart) {
 #pragma unroll
@@ -218,7 +220,8 @@ struct ChunkSums {
         const uint64_t chunk = in_rows ? first_chunk : first_chunk + lane / kLanes;
         const uint32_t length = length_of(chunk);
         const uint32_t own = in_rows ? lane : E * (lane % kLanes);
-        const auto values = sum.template values<E>(in_rows ? PackChannels<E>::of_row(channel) : PackChannels<E>::of_one(channel));
+        using Channels = PackChannels<E>;
+        const auto values = sum.template values<E>(in_rows ? Channels::of_row(channel) : Channels::of_one(channel));
 
         // The element at which the lane is, and its place in the row of its channel.
         const uint64_t t = chunk * DA_CHUNK_ELEMENTS + own;
@@ -255,19 +258,19 @@ struct ChunkSums {
         if (in_rows) {
             if constexpr (kAcross == 1 && E > 1) store_row<32>(sums, chunk, channel, length, own);
         } else {
-            halve_planes<E, E, 16>(sums, kLanes / 2, length, own);
+            halve_images<E, E, 16>(sums, kLanes / 2, length, own);
             if (own == 0 && length != 0) store(sums[0], chunk, channel);
         }
     }
 
     // A lane has accumulators i to i + N - 1. The lanes of a chunk take turns in which bit of the lane they differ.
     template <int E, int N, int S>
-    __device__ __forceinline__ void halve_planes(Real (&sums)[E][kSums], unsigned distance, uint32_t length,
+    __device__ __forceinline__ void halve_images(Real (&sums)[E][kSums], unsigned distance, uint32_t length,
                                                  uint32_t i) const {
         if constexpr (S > 0) {
             halve_lanes<N, 1>(sums, distance, length, i, S);
             if ((lane & distance) != 0) i += N / 2;
-            halve_planes<E, (N + 1) / 2, S / 2>(sums, distance > 1 ? distance / 2 : 16 / E, length, i);
+            halve_images<E, (N + 1) / 2, S / 2>(sums, distance > 1 ? distance / 2 : 16 / E, length, i);
         }
     }
 };

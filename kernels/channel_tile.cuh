@@ -9,8 +9,8 @@
 //     out[i] = operation.apply(tensors[i], vectors[c], bit);
 //     if (kDraws && mask) set_bit_of(mask, i, bit);              // as it was drawn, or as apply() left it
 //
-// As in tile.cuh, which says why, a warp takes tiles of 1024 elements, each 32 words of the mask, and every lane owns one
-// of these words. A tile has 32 / E segments of 32 packs of E elements, a pack of each segment for every lane:
+// As in tile.cuh, which says why, a warp takes tiles of 1024 elements, each 32 words of the mask, and every lane owns
+// one of these words. A tile has 32 / E segments of 32 packs of E elements, a pack of each segment for every lane:
 //
 //     load the first kStep packs of each tensor
 //     own = draw the mask word that this lane owns, or load it
@@ -19,14 +19,15 @@
 //     store transpose(collected bits) as the mask word that this lane owns
 //
 // The vectors' values for a pack come from the first-level cache, where vectors find room. In rows of channels
-// (inner == 1) they stay in registers for the whole tile, wherever that can be: after `columns` segments the channels begin
-// anew, so a tile takes segments that are so far apart, and each lane has packs of the same channels only. With three
-// columns and four segments to a tile (16 bits), the first three tiles have these segments, and the next three those after:
+// (inner == 1) they stay in registers for the whole tile, wherever that can be: after `columns` segments the channels
+// begin anew, so a tile takes segments that are so far apart, and each lane has packs of the same channels only. With
+// three columns and four segments to a tile (16 bits), the first three tiles have these segments, and the next three
+// those after:
 //
 //     tile 0: 0 3 6 9        tile 1: 1 4 7 10       tile 2: 2 5 8 11
 //
-// The tiles behind the last such group (column_tiles) have neighbouring segments again, and each pack its own values. In
-// planes (inner > 1) a pack's elements are of one channel, or of two if inner is no multiple of E but as large.
+// The tiles behind the last such group (column_tiles) have neighbouring segments again, and each pack its own values.
+// In images (inner > 1) a pack's elements are of one channel, or of two if inner is no multiple of E but as large.
 //
 // By elements, for the last, partial tile, for other shapes and for tensors at any address: lane l takes elements
 // 32 * j + l of the tile, and owns word l.
@@ -43,7 +44,7 @@ struct ChannelTiles {
     static constexpr int kPack = Pack<D>::kElements;
     static constexpr int kPacks = 32 / kPack;  // of a lane in a tile, and segments of it
     static constexpr uint32_t kSegment = 32 * kPack;
-    // A lane works on so many packs, and has as many ahead.
+    // Packs that a lane works on at once. As many more are loaded ahead of their use.
     static constexpr int kStep = Op::kPacksAtOnce;
 
     const da_args& a;
@@ -102,8 +103,8 @@ struct ChannelTiles {
         for (int k = 0; k < kStep; ++k) packs[k] = op.template load<kPack>(at + apart * k);
     }
 
-    __device__ __forceinline__ void all_packs(uint64_t at, uint64_t apart, bool down_a_column, uint64_t word, uint32_t own,
-                                              Packs& ahead) const {
+    __device__ __forceinline__ void all_packs(uint64_t at, uint64_t apart, bool down_a_column, uint64_t word,
+                                              uint32_t own, Packs& ahead) const {
         const TileBits<kPack> tile_bits(lane);
         if constexpr (Op::kDraws && !Op::kStoresOutcome) {
             if (a.mask != nullptr) __stcs(a.mask + word, own);
@@ -125,7 +126,7 @@ struct ChannelTiles {
                 if (step + k == 0 || !down_a_column) {
                     using Channels = PackChannels<kPack>;
                     values = op.template values<kPack>(in_rows ? Channels::of_row(place.channel)
-                                                               : Channels::of_plane(a, place));
+                                                               : Channels::of_image(a, place));
                     place.advance(a, a.step_channels, a.step_within);
                 }
                 const uint32_t field = kPack * (step + k);
@@ -171,7 +172,7 @@ struct ChannelTiles {
             bool bit = (__shfl_sync(kFullWarp, own, j) >> lane & 1) != 0;
             if (inside) {
                 const auto loaded = op.template load<1>(base + i);
-                const auto values = op.template values<1>(PackChannels<1>::of_plane(a, place));
+                const auto values = op.template values<1>(PackChannels<1>::of_image(a, place));
                 bit = one_pack<1>(loaded, values, bit, base + i) != 0;
             }
             place.advance(a, step_channels, step_within);

@@ -109,7 +109,7 @@ struct ChannelValues {
     }
 
     // Of elements that are next to each other in one channel, or, from the one at `next_at` on, in the channel `next`.
-    static __device__ __forceinline__ ChannelValues of_plane(const void* vector, uint64_t channel, uint64_t next,
+    static __device__ __forceinline__ ChannelValues of_image(const void* vector, uint64_t channel, uint64_t next,
                                                              int next_at, Real absent) {
         if (vector == nullptr) return constant(absent);
         const Real* of_channels = static_cast<const Real*>(vector);
@@ -135,7 +135,7 @@ struct PackChannels {
     // All of one channel.
     static __device__ __forceinline__ PackChannels of_one(uint64_t channel) { return {false, channel, 0, E}; }
 
-    static __device__ __forceinline__ PackChannels of_plane(const da_args& a, const Place& place) {
+    static __device__ __forceinline__ PackChannels of_image(const da_args& a, const Place& place) {
         const uint64_t left = a.inner - place.within;
         return {false, place.channel, place.next_channel(a), left < E ? static_cast<int>(left) : E};
     }
@@ -146,11 +146,11 @@ struct PackChannels {
         if constexpr (E > 1) {
             if (in_a_row) return Values::of_row(vector, channel, absent);
         }
-        return Values::of_plane(vector, channel, next, next_at, absent);
+        return Values::of_image(vector, channel, next, next_at, absent);
     }
 };
 
-// One entry point for each element type of an operation template, whose run() has the walk.
+// One entry point for each element type of an operation template, whose run() loops over the tensor.
 #define DA_FUSED_ENTRY(name, ...)                                                              \
     extern "C" __global__ void __launch_bounds__(DA_MAX_BLOCK_THREADS) name(const da_args a) { \
         __VA_ARGS__::run(a);                                                                   \

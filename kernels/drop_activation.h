@@ -29,9 +29,9 @@ enum da_mixture {
 
 /* How packs meet channels. */
 enum da_layout {
-    DA_LAYOUT_ELEMENTS = 0, /* anyhow, or addresses that are no multiples of a pack */
+    DA_LAYOUT_ELEMENTS = 0, /* any other shape, or addresses that are no multiples of a pack */
     DA_LAYOUT_ROWS = 1,     /* inner == 1, and a pack has as many channels as elements */
-    DA_LAYOUT_PLANES = 2    /* a pack is of one channel, or of two where the kernel says so */
+    DA_LAYOUT_IMAGES = 2    /* a pack is of one channel, or of two where the kernel says so */
 };
 
 /* The one argument of every kernel. A field that an entry point does not use is zero. */

@@ -1,8 +1,8 @@
 // Statistics, and ReLU with Drop-Activation fused with what stands before it: a scale and a shift for each channel, a
 // residual, and the sums that their gradients need (docs/fused.md). All that a program with ReLU loads for it.
 //
-// The sums of a pass take two launches: da_fused_moments and da_fused_moments_total, say. A gradient that is given, and one
-// by ReLU's pass bits, are the same kernels.
+// The sums of a pass take two launches: da_fused_moments and da_fused_moments_total, say. A gradient that is given, and
+// one by ReLU's pass bits, are the same kernels.
 #include "fused_backward.cuh"
 #include "fused_forward.cuh"
 #include "moments.cuh"

@@ -76,8 +76,8 @@ struct FusedBackward {
     }
 };
 
-// ---- Sums of dz and, with PRODUCT, of dz (x - mean). Stores dz as dr unless that is null. A null mean is 0: then only the
-// first sum is wanted.
+// ---- Sums of dz and, with PRODUCT, of dz (x - mean). Stores dz as dr unless that is null. A null mean is 0: then only
+// the first sum is wanted.
 
 template <class T, class By, bool PRODUCT>
 struct GradientSums {

@@ -1,5 +1,5 @@
-// The smooth activations with Drop-Activation, fused with what stands before them as fused.cu has it for ReLU. Each kernel
-// is for training and for inference: what differs are the bits and whether they choose a mixture (gradient.cuh).
+// The smooth activations with Drop-Activation, fused with what stands before them as fused.cu has it for ReLU. Each
+// kernel is for training and for inference: what differs are the bits and whether they choose a mixture (gradient.cuh).
 #include "activation.cuh"
 
 #include "fused_backward.cuh"
@@ -17,7 +17,7 @@ struct Smooth {
     }
 };
 
-// By the keep bit.
+// In training by the keep bit, at inference by the mixture.
 template <class Act>
 struct BySmooth {
     static constexpr bool kReadsZ = true;

@@ -1,6 +1,6 @@
 // What the fused passes compute of an element, but for sums: z from x, y from z, dz from dy (docs/fused.md, sections 2
-// and 3). In training the keep bit, or for ReLU's backward pass the pass bit, decides; at inference all elements have the
-// same bit, and what it chooses is mixed:
+// and 3). In training the keep bit, or for ReLU's backward pass the pass bit, decides; at inference all elements have
+// the same bit, and what it chooses is mixed:
 //
 //     z  = scale x + shift + residual
 //     y  = bit ? σ(z) : z                                     training, and the ends of inference, p == 0 and p == 1
@@ -37,7 +37,8 @@ struct Preactivation {
 
         template <class Channels>
         static __device__ __forceinline__ Values load(const da_args& a, const Channels& channels) {
-            return {channels.template values<Real>(a.scale, Real(1)), channels.template values<Real>(a.shift, Real(-0.0))};
+            return {channels.template values<Real>(a.scale, Real(1)),
+                    channels.template values<Real>(a.shift, Real(-0.0))};
         }
     };
 
@@ -47,7 +48,7 @@ struct Preactivation {
     }
 };
 
-// ---- ReLU, and how dz comes from dy where it is alone. The smooth activations have the same (fused_smooth.cu).
+// ---- ReLU: y from z, and dz from dy. fused_smooth.cu has the same for the smooth activations.
 
 struct Relu {
     // The stored bit says whether the element passes.
@@ -62,7 +63,7 @@ struct Relu {
     }
 };
 
-// By ReLU's pass bit; and where there is no mask, and all bits are set, as it was given.
+// In training, by the pass bit. Where dz is given there is no mask, and every bit is set.
 struct ByPassBit {
     static constexpr bool kReadsZ = false;
 
@@ -72,7 +73,7 @@ struct ByPassBit {
     }
 };
 
-// ReLU at inference, which has no mask.
+// At inference, where there is no mask.
 struct ByRelu {
     static constexpr bool kReadsZ = true;
 

@@ -42,7 +42,8 @@ struct Moments {
     }
 
     template <int E>
-    __device__ __forceinline__ void take(const Loaded<E>& loaded, None, uint64_t, bool first, Real (&sums)[E][3]) const {
+    __device__ __forceinline__ void take(const Loaded<E>& loaded, None, uint64_t, bool first,
+                                         Real (&sums)[E][3]) const {
 #pragma unroll
         for (int e = 0; e < E; ++e) {
             const Real x = D::real(loaded.get(e));

@@ -19,7 +19,7 @@ struct Element {
     uint32_t uniform;        // a random word of its own, with kUniforms
 };
 
-// What every operation has, with what it says unless told otherwise.
+// What every operation has, with the defaults.
 template <class T>
 struct Operation {
     using D = T;

@@ -26,8 +26,8 @@ struct ReluBackward : BackwardOperation<T> {
 DA_ENTRIES(da_relu_forward, ReluForward)
 DA_ENTRIES(da_relu_backward, ReluBackward)
 
-// ---- Training (the paper's equations 3 and 4). The stored bit says whether the element passes, and is all that backward
-// needs.
+// ---- Training (the paper's equations 3 and 4). The stored bit says whether the element passes, and is all that
+// backward needs.
 
 template <class T, BitsOut STORED>
 struct DropRelu : ForwardOperation<T> {

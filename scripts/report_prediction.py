@@ -9,6 +9,7 @@ from report_markdown import table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORD = ROOT / "tests" / "data" / "compiled-passes.csv"
+FUSED_RECORD = ROOT / "tests" / "data" / "fused-passes.csv"
 
 # As the page calls the passes, and the cases of the benches that they are.
 PASSES = {
@@ -18,6 +19,21 @@ PASSES = {
     "relu_forward": ("ReLU, forward", "relu_forward"),
     "relu_backward": ("ReLU, backward", "relu_backward"),
 }
+# Of a block with a batch normalisation, the tensors that a pass moves and the bytes of its mask.
+FUSED_PASSES = {
+    "statistics": ("statistics", 1, 0),
+    "forward": ("forward", 2, 1 / 8),
+    "forward_plain": ("forward, plain ReLU", 2, 1 / 8),
+    "sums": ("sums of the backward pass", 2, 1 / 8),
+    "backward": ("backward", 3, 1 / 8),
+}
+BLOCK = ("statistics", "forward", "sums", "backward")
+PLAIN_BLOCK = ("statistics", "forward_plain", "sums", "backward")
+LAYOUTS = {"rows": "channels last", "planes": "channels first"}
+# Tensors that PyTorch's eager batch_norm and relu move forward and backward, and a compiler that fuses the two.
+EAGER, COMPILED = 13, 8
+# By how much a pipe is slower than instructions are issued.
+PIPES = {"issue": ("instructions", 1), "ALU": ("alu", 2), "FMA": ("fma", 1), "MUFU": ("mufu", 8), "LSU": ("lsu", 4)}
 OURS = ("train_forward_relu", "train_backward_relu")
 RELU = ("relu_forward", "relu_backward")
 
@@ -55,6 +71,85 @@ class Row:
     def of_copy(self, gpu):
         """From no overlap to a perfect one."""
         return self.bytes / self.without_overlap(gpu), 1.0
+
+
+class FusedRow:
+    """One pass over channels, in one layout and type; figures are for each element."""
+
+    def __init__(self, facts):
+        self.facts, self.dtype, self.layout = facts, facts["dtype"], facts["layout"]
+        self.title, tensors, mask = FUSED_PASSES[facts["pass"]]
+        self.bytes = tensors * report_bytes.SIZES[self.dtype] + mask
+
+    def busy(self, pipe, gpu):
+        """The share of the copy's time in which a pipe is busy."""
+        column, slower = PIPES[pipe]
+        return slower * float(self.facts[column]) / (SLOTS_A_SECOND / GPUS[gpu] * self.bytes)
+
+    def at_best(self, gpu):
+        """Its time if all overlaps, in the time of one byte: of the memory, or of a pipe that takes longer."""
+        return self.bytes * max(1.0, *(self.busy(pipe, gpu) for pipe in PIPES))
+
+    def at_worst(self, gpu):
+        """If nothing is issued while bytes move."""
+        return max(self.at_best(gpu), self.bytes * (1 + self.busy("issue", gpu)))
+
+
+class FusedPrediction:
+    """Of a block with a batch normalisation, from the passes that a record has."""
+
+    def __init__(self, lines):
+        rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+        self.rows = {(row["pass"], row["layout"], row["dtype"]): FusedRow(row) for row in rows}
+
+    def block(self, layout, dtype, names, time):
+        return sum(time(self.rows[name, layout, dtype]) for name in names)
+
+    def tables(self):
+        """The lines of the page."""
+        yield from table(
+            ("pass", "memory", "type", "bytes", "instructions", *PIPES, "registers", "warps",
+             *(f"of the copy's speed, {gpu}" for gpu in GPUS)),
+            map(self._pass, self.rows.values()),
+            3,
+        )
+        yield ""
+        yield from table(
+            ("memory", "type", "GPU", "bytes", "of PyTorch's eager batch_norm + relu", "of a compiler's",
+             "of the same passes with plain ReLU"),
+            (self._block(layout, dtype, gpu) for layout in LAYOUTS for dtype in ("f32", "f16", "bf16") for gpu in GPUS),
+            3,
+        )
+
+    @staticmethod
+    def _pass(row):
+        of_copy = (f"{row.bytes / row.at_worst(gpu):.2f} to {row.bytes / row.at_best(gpu):.2f}" for gpu in GPUS)
+        return (
+            row.title,
+            LAYOUTS[row.layout],
+            row.dtype,
+            f"{row.bytes:g}",
+            f"{float(row.facts['instructions']):.1f}",
+            *(f"{100 * row.busy(pipe, 'H200'):.0f} %" for pipe in PIPES),
+            row.facts["registers"],
+            row.facts["warps"],
+            *of_copy,
+        )
+
+    def _block(self, layout, dtype, gpu):
+        of = lambda names, time: self.block(layout, dtype, names, time)
+        best, worst = (lambda row: row.at_best(gpu)), (lambda row: row.at_worst(gpu))
+        size = report_bytes.SIZES[dtype]
+        between = lambda others: f"{of(BLOCK, best) / others:.2f} to {of(BLOCK, worst) / others:.2f}"
+        return (
+            LAYOUTS[layout],
+            dtype,
+            gpu,
+            f"{of(BLOCK, lambda row: row.bytes):g}",
+            between(EAGER * size),
+            between(COMPILED * size),
+            f"{of(BLOCK, best) / of(PLAIN_BLOCK, best):.2f} to {of(BLOCK, worst) / of(PLAIN_BLOCK, worst):.2f}",
+        )
 
 
 class Prediction:
@@ -125,3 +220,7 @@ class Prediction:
 
 def recorded():
     return Prediction(RECORD.read_text().splitlines())
+
+
+def fused():
+    return FusedPrediction(FUSED_RECORD.read_text().splitlines())

@@ -57,6 +57,28 @@ def summary(rows, cache):
     )
 
 
+def in_short(rows):
+    """For README: steps by one thread in processes of their own, of rows with the caches of their machines."""
+    kinds = {
+        "larger than the cache": is_large,
+        "2^16 to 2^20 elements, in the cache": lambda row, _: is_cached(row),
+        "2^12 to 2^14 elements, in the cache": lambda row, _: not row.cold and 12 <= row.log < 16,
+        "2^12 to 2^20 elements, not in the cache": lambda row, _: row.cold and 12 <= row.log <= 20,
+    }
+    types = {"f32": ("f32",), "f16 and bf16": ("f16", "bf16")}
+    step = lambda row: row.ratio("drop_step", "torch_relu_step")
+    baselines = {"the best ReLU's": PytorchRow.step, "PyTorch's": step}
+    mine = [(row, cache) for row, cache in rows if row.threads == 1 and row.processes == "apart"]
+    chosen = lambda kind, dtypes: [row for row, cache in mine if row.dtype in dtypes and kind(row, cache)]
+    return table(
+        ("tensors", *(f"{dtype}, of {name}" for dtype in types for name in baselines)),
+        (
+            (name, *(spread(chosen(kind, of), figure) for of in types.values() for figure in baselines.values()))
+            for name, kind in kinds.items()
+        ),
+    )
+
+
 def masks(rows):
     """Masks by themselves: PyTorch's take a byte for each element, ours a bit."""
     return table(

@@ -30,9 +30,9 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// Hands the smooth activations to the macro `$then`, after what else is `$given` to it. A row is documentation, variant,
-/// name, formula, and the functions below that are σ and σ'. A new activation is a row at the end: the place in this list is
-/// its code.
+/// Hands the smooth activations to the macro `$then`, after what else is `$given` to it. A row is documentation,
+/// variant, name, formula, and the functions below that are σ and σ'. A new activation is a row at the end: the place
+/// in this list is its code.
 macro_rules! smooth_activations {
     ($then:ident $($given:tt)*) => {
         $then! {
@@ -41,11 +41,11 @@ macro_rules! smooth_activations {
             Sigmoid "sigmoid" "1 / (1 + exp(-x))" sigmoid sigmoid_derivative;
             /// Its limits are -1 and 1; of -0 it is -0. Within 4 ulp in f64.
             Tanh "tanh" "tanh(x)" tanh tanh_derivative;
-            /// With the normal distribution function Φ, by erf and not by tanh (Hendrycks and Gimpel, 2016). Its limits are
-            /// -0 and +∞, its derivative's -0 and 1; of -0 it is -0. Within 8 ulp in f64.
+            /// With the normal distribution function Φ, by erf and not by tanh (Hendrycks and Gimpel, 2016). Its limits
+            /// are -0 and +∞, its derivative's -0 and 1; of -0 it is -0. Within 8 ulp in f64.
             Gelu "gelu" "x (1 + erf(x / sqrt(2))) / 2" gelu gelu_derivative;
-            /// Elfwing, Uchibe and Doya, 2017. Its limits are -0 and +∞, its derivative's -0 and 1; of -0 it is -0. Within
-            /// 4 ulp in f64.
+            /// Elfwing, Uchibe and Doya, 2017. Its limits are -0 and +∞, its derivative's -0 and 1; of -0 it is -0.
+            /// Within 4 ulp in f64.
             Silu "silu" "x / (1 + exp(-x))" silu silu_derivative;
         }
     };

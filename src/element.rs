@@ -6,31 +6,35 @@ use std::ops::Neg;
 
 use half::{bf16, f16};
 
-use crate::cpu::{MaskWords, run_on_channels};
-use crate::error::Result;
-use crate::fused::Operands;
-use crate::io::{AnyTensors, InOut, Tensors};
-use crate::pass::Pass;
 use crate::real::Real;
 
+/// What is done by code of its own for each element type: compiled once, with this crate, and not for every caller.
+pub trait ForEachType {
+    /// What it takes.
+    type Argument<T: Element>;
+    /// What it returns.
+    type Output;
+
+    /// For f32.
+    fn f32(argument: Self::Argument<f32>) -> Self::Output;
+    /// For f16.
+    fn f16(argument: Self::Argument<f16>) -> Self::Output;
+    /// For bf16.
+    fn bf16(argument: Self::Argument<bf16>) -> Self::Output;
+    /// For f64.
+    fn f64(argument: Self::Argument<f64>) -> Self::Output;
+}
+
 mod sealed {
-    use super::{AnyTensors, Element, InOut, MaskWords, Operands, Pass, Result, Tensors};
+    use super::{Element, ForEachType};
 
     /// What the backends need of an element type and nobody else.
     pub trait Sealed: Sized {
         /// The bits of negative infinity: read as unsigned integers, what lies beyond is NaN.
         const NEGATIVE_INFINITY: u64;
 
-        /// The same tensors, with their element type as a value.
-        fn erase(tensors: Tensors<'_, Self>) -> AnyTensors<'_>;
-
-        /// Runs a checked pass over channels on the CPU; compiled once, with this crate, and not for every caller.
-        fn run_on_channels(
-            pass: &Pass,
-            io: InOut<'_, Self>,
-            operands: Operands<'_, Self>,
-            mask: MaskWords<'_>,
-        ) -> Result<()>
+        /// Does it for this type.
+        fn choose<F: ForEachType>(argument: F::Argument<Self>) -> F::Output
         where
             Self: Element;
     }
@@ -98,22 +102,13 @@ impl Dtype {
 }
 
 macro_rules! element {
-    ($type:ty, $real:ty, $dtype:ident, $to:expr, $from:expr) => {
+    ($type:ident, $real:ty, $dtype:ident, $to:expr, $from:expr) => {
         impl sealed::Sealed for $type {
             const NEGATIVE_INFINITY: u64 = <$type>::NEG_INFINITY.to_bits() as u64;
 
             #[inline(always)]
-            fn erase(tensors: Tensors<'_, Self>) -> AnyTensors<'_> {
-                AnyTensors::$dtype(tensors)
-            }
-
-            fn run_on_channels(
-                pass: &Pass,
-                io: InOut<'_, Self>,
-                operands: Operands<'_, Self>,
-                mask: MaskWords<'_>,
-            ) -> Result<()> {
-                run_on_channels(pass, io, operands, mask)
+            fn choose<F: ForEachType>(argument: F::Argument<Self>) -> F::Output {
+                F::$type(argument)
             }
         }
 

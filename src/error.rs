@@ -84,14 +84,14 @@ pub enum Error {
     },
 
     /// There is no memory for so long a mask.
-    #[error("len is {len}; there is no memory for a mask of that many elements")]
+    #[error("len must be of a mask that memory has room for, got {len}")]
     MaskMemory {
         /// The length in elements that was asked for.
         len: usize,
     },
 
     /// Words that do not make up a mask.
-    #[error("words are no mask of {len} elements: {reason}")]
+    #[error("words must be a mask of {len} elements, {reason}")]
     MaskWords {
         /// The length in elements that was asked for.
         len: usize,
@@ -100,21 +100,21 @@ pub enum Error {
     },
 
     /// Bytes that are no stored mask.
-    #[error("bytes are no stored mask: {reason}")]
+    #[error("bytes must be a stored mask, {reason}")]
     MaskBytes {
         /// What is wrong with them.
         reason: String,
     },
 
     /// The backward pass of this nonlinearity needs the input.
-    #[error("x is missing; the backward pass of {activation} needs the input of the forward pass")]
+    #[error("x must be the input of the forward pass, which the backward pass of {activation} needs, got none")]
     MissingInput {
         /// The nonlinearity.
         activation: Activation,
     },
 
     /// A pass was given no saved tensor, or no mask words to read or to write, that it needs.
-    #[error("{argument} is missing; this pass needs it")]
+    #[error("{argument} must be given for this pass, got none")]
     Missing {
         /// The argument that is missing.
         argument: &'static str,
@@ -139,7 +139,7 @@ pub enum Error {
     },
 
     /// A shape without channels, or of more elements than can be counted.
-    #[error("shape is [{outer}, {channels}, {inner}]; it must have a channel, and at most {} elements", usize::MAX)]
+    #[error("shape must have a channel, and at most {} elements, got [{outer}, {channels}, {inner}]", usize::MAX)]
     Shape {
         /// The outermost extent.
         outer: usize,
@@ -150,7 +150,7 @@ pub enum Error {
     },
 
     /// A tensor that cannot be divided into so many channels.
-    #[error("the tensor has {len} elements; channels = {channels} times inner = {inner} must divide that")]
+    #[error("channels times inner must divide the tensor's {len} elements, got channels = {channels}, inner = {inner}")]
     ChannelsOf {
         /// The tensor's length in elements.
         len: usize,
@@ -161,7 +161,10 @@ pub enum Error {
     },
 
     /// A tensor has another number of elements than the shape.
-    #[error("{argument} has {given} elements; the shape [{outer}, {channels}, {inner}] has {}", outer * channels * inner)]
+    #[error(
+        "{argument} must have {} elements, as the shape [{outer}, {channels}, {inner}] has, got {given}",
+        outer * channels * inner
+    )]
     ShapeLength {
         /// The argument at fault.
         argument: &'static str,
@@ -176,7 +179,7 @@ pub enum Error {
     },
 
     /// A vector that has a value for each channel is too long or too short.
-    #[error("{argument} has {given} values; it must have one for each of {channels} channels")]
+    #[error("{argument} must have {channels} values, one for each channel, got {given}")]
     ChannelVector {
         /// The argument at fault.
         argument: &'static str,
@@ -187,11 +190,11 @@ pub enum Error {
     },
 
     /// A backward pass was given two slices for x.
-    #[error("x is two slices, one to compute z from and one to centre; both must be the same slice")]
+    #[error("x must be the same slice in z and beside its mean, got two")]
     AnotherX,
 
     /// Statistics of nothing.
-    #[error("the channels of the shape [{outer}, {channels}, {inner}] have no elements; statistics need at least one")]
+    #[error("shape must have an element in each channel to take statistics of, got [{outer}, {channels}, {inner}]")]
     NoElements {
         /// The shape's outermost extent.
         outer: usize,
@@ -202,7 +205,7 @@ pub enum Error {
     },
 
     /// One element for each channel has no unbiased variance.
-    #[error("each of {channels} channels has one element; running statistics need at least two")]
+    #[error("shape must have two elements in each channel for running statistics, got one in each of {channels}")]
     OneElement {
         /// The number of channels.
         channels: usize,
@@ -223,7 +226,7 @@ pub enum Error {
     },
 
     /// There is no memory for intermediate sums.
-    #[error("there is no memory for {values} intermediate sums of {len} elements")]
+    #[error("shape must leave room in memory for {values} intermediate sums, got {len} elements")]
     SumMemory {
         /// How many values were asked for.
         values: usize,
@@ -232,7 +235,7 @@ pub enum Error {
     },
 
     /// A pass over channels was given to a function that takes none.
-    #[error("pass has channels; {function} takes passes without")]
+    #[error("pass must be one without channels for {function}, got one over channels")]
     HasChannels {
         /// What it was given to.
         function: &'static str,

@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use crate::element::{Element, ForEachType};
 use crate::pass::{Arguments, MaskArgument};
 
 /// A pass's input and output in host memory: two slices of the same length, or one that is
@@ -133,5 +134,30 @@ impl AnyTensors<'_> {
             Self::Bf16(tensors) => tensors.arguments(mask),
             Self::F64(tensors) => tensors.arguments(mask),
         }
+    }
+}
+
+impl<'a> ForEachType for AnyTensors<'a> {
+    type Argument<T: Element> = Tensors<'a, T>;
+    type Output = Self;
+
+    #[inline(always)]
+    fn f32(tensors: Tensors<'a, f32>) -> Self {
+        Self::F32(tensors)
+    }
+
+    #[inline(always)]
+    fn f16(tensors: Tensors<'a, f16>) -> Self {
+        Self::F16(tensors)
+    }
+
+    #[inline(always)]
+    fn bf16(tensors: Tensors<'a, bf16>) -> Self {
+        Self::Bf16(tensors)
+    }
+
+    #[inline(always)]
+    fn f64(tensors: Tensors<'a, f64>) -> Self {
+        Self::F64(tensors)
     }
 }

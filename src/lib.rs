@@ -40,16 +40,20 @@
 //! [doi:10.1007/s42967-020-00085-3]: https://doi.org/10.1007/s42967-020-00085-3
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn, missing_docs)]
 
+mod dz;
 mod element;
 mod error;
 mod float_environment;
 mod io;
 mod key;
 mod mask;
+mod operands;
 mod operation;
 mod pass;
 mod real;
+mod shape;
 mod stream;
+mod sum_order;
 
 pub mod activation;
 pub mod cpu;

@@ -120,13 +120,13 @@ impl PackedMask {
     pub fn from_words(origin: MaskOrigin, len: usize, words: Vec<u32>) -> Result<Self> {
         let expected = words_for(len);
         if words.len() != expected {
-            let reason = format!("{} words given, {expected} needed", words.len());
+            let reason = format!("{expected} words, got {}", words.len());
             return Err(Error::MaskWords { len, reason });
         }
         if let (Some(last), used @ 1..) = (words.last(), len % 32)
             && last >> used != 0
         {
-            let reason = format!("the last word is {last:#010x}; only its lowest {used} bits may be set");
+            let reason = format!("with only the lowest {used} bits of the last word set, got {last:#010x}");
             return Err(Error::MaskWords { len, reason });
         }
         if let MaskOrigin::RRelu(_, key) = origin {
@@ -234,10 +234,10 @@ mod stored {
     pub(super) fn parse(bytes: &[u8]) -> Result<(MaskOrigin, usize, Vec<u32>)> {
         let bad = |reason: String| Error::MaskBytes { reason };
         let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
-            return Err(bad(format!("{} bytes given, at least {} needed", bytes.len(), HEADER_BYTES + 8)));
+            return Err(bad(format!("at least {} bytes, got {}", HEADER_BYTES + 8, bytes.len())));
         };
         if header[..8] != FORMAT {
-            return Err(bad(format!("they begin with {:?}, not with {:?}", &header[..8], FORMAT)));
+            return Err(bad(format!("which begins with {FORMAT:?}, got {:?}", &header[..8])));
         }
         let mut fields = [0; 7];
         for (field, bytes) in fields.iter_mut().zip(header[8..].chunks_exact(8)) {
@@ -246,14 +246,16 @@ mod stored {
         let [codes, parameter, seed, offset, first, len, reserved] = fields;
 
         // The length is checked against the bytes at hand before anything is allocated for it.
-        let len = usize::try_from(len).map_err(|_| bad(format!("{len} elements do not fit this machine")))?;
+        let len = usize::try_from(len).map_err(|_| bad(format!("of at most {} elements, got {len}", usize::MAX)))?;
         let expected = words_for(len).checked_mul(4).and_then(|n| n.checked_add(8));
         if expected != Some(rest.len()) {
-            return Err(bad(format!("{} bytes follow the header, which is wrong for {len} elements", rest.len())));
+            return Err(bad(format!("with what {len} elements take after the header, got {} bytes", rest.len())));
         }
         let (words, sum) = rest.split_at(rest.len() - 8);
-        if sum != checksum(&bytes[..bytes.len() - 8]).to_le_bytes() {
-            return Err(bad("the checksum does not match".to_owned()));
+        let stored = u64::from_le_bytes(sum.try_into().expect("the last 8 bytes"));
+        let sum = checksum(&bytes[..bytes.len() - 8]);
+        if stored != sum {
+            return Err(bad(format!("whose checksum is {sum:#x}, got {stored:#x}")));
         }
 
         let origin = match (codes as u32, (codes >> 32) as usize, reserved) {
@@ -264,7 +266,7 @@ mod stored {
                 RRelu::new(f32::from_bits(parameter as u32), f32::from_bits((parameter >> 32) as u32))?,
                 MaskKey::new(seed, offset).shard(first)?,
             ),
-            _ => return Err(bad(format!("unknown operation code {codes:#x}"))),
+            _ => return Err(bad(format!("of a known operation, got code {codes:#x}"))),
         };
         let mut mask = zero_words(len)?;
         for (word, bytes) in mask.iter_mut().zip(words.as_chunks().0) {

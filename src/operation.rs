@@ -72,9 +72,9 @@ impl DropActivation {
         }
     }
 
-    /// How many calls of the generator 32 keep bits take where many words are drawn together, as on a GPU: 0 for a p that
-    /// is 0 or 1 after rounding to 2^-32, 1 for a multiple of 1/16, 2 for one of 1/256, and 3 for any other (one warp in
-    /// four makes a fourth). `docs/gpu-prediction.md` says what a call costs.
+    /// How many calls of the generator 32 keep bits take where many words are drawn together, as on a GPU: 0 for a p
+    /// that is 0 or 1 after rounding to 2^-32, 1 for a multiple of 1/16, 2 for one of 1/256, and 3 for any other (one
+    /// warp in four makes a fourth). `docs/gpu-prediction.md` says what a call costs.
     ///
     /// ```
     /// use drop_activation::DropActivation;
@@ -88,8 +88,8 @@ impl DropActivation {
         planes.div_ceil(4).min(3)
     }
 
-    /// The same operation with p rounded to the nearest multiple of 1/16 (ties to the even one): one call of the generator
-    /// instead of three. 0.95 becomes 0.9375.
+    /// The same operation with p rounded to the nearest multiple of 1/16 (ties to the even one): one call of the
+    /// generator instead of three. 0.95 becomes 0.9375.
     pub fn with_p_in_16ths(self) -> Self {
         self.with_p_in(16.0)
     }

@@ -2,11 +2,12 @@
 //! before anything is written. Every backend and every interface makes its calls into a [`Pass`].
 
 use crate::activation::Activation;
+use crate::dz::Dz;
 use crate::error::{Error, Result, same_length};
-use crate::fused::{Dz, Shape};
 use crate::key::MaskKey;
 use crate::mask::{MaskOrigin, words_for};
 use crate::operation::{DropActivation, RRelu};
+use crate::shape::Shape;
 
 /// A pass with its parameters, for adapters that choose it at run time: [`cpu::run`](crate::cpu::run) takes it with
 /// slices, `cuda::Kernels::launch_raw` with device addresses.
@@ -14,11 +15,11 @@ use crate::operation::{DropActivation, RRelu};
 /// A pass reads the *input* and writes the *output*, of the same length: x and y of a forward pass, dy and
 /// dx of a backward pass. It may read a *saved* tensor besides and read or write a *mask*.
 ///
-/// The passes of [`fused`](crate::fused) take more, each of which may be absent: a *residual*, as long as the input, and
-/// *vectors* with a value for each channel of their shape, in the type of the arithmetic. `docs/fused.md` is the text
-/// for what they compute. [`cpu::run_fused`](crate::cpu::run_fused) runs them on slices;
-/// `cuda::Kernels::launch_raw` takes their addresses. What
-/// takes no such arguments, as [`cpu::run`](crate::cpu::run), runs them with all of these absent.
+/// The passes of [`fused`](crate::fused) take more, each of which may be absent: a *residual*, as long as the input,
+/// and *vectors* with a value for each channel of their shape, in the type of the arithmetic. `docs/fused.md` is the
+/// text for what they compute. [`cpu::run_fused`](crate::cpu::run_fused) runs them on slices;
+/// `cuda::Kernels::launch_raw` takes their addresses. What takes no such arguments, as [`cpu::run`](crate::cpu::run),
+/// runs them with all of these absent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Pass {
@@ -108,17 +109,17 @@ pub enum Pass {
     },
     /// The sums of a backward pass, written to two vectors: `s1[c] = Σ dz`, and where mean is given
     /// `s2[c] = Σ dz (x - mean[c])`. The output, which may be absent, is `dr = dz`. Reads the mask in training. Reads
-    /// the saved x, and takes the residual, scale and shift, where dz depends on z ([`Dz::needs_z`]); reads x where mean
-    /// is given.
+    /// the saved x, and takes the residual, scale and shift, where dz depends on z ([`Dz::needs_z`]); reads x where
+    /// mean is given.
     FusedSums {
         /// Where dz comes from.
         dz: Dz,
         /// Which elements belong to which channel.
         shape: Shape,
     },
-    /// Backward, elementwise: `dx = alpha[c] dz + (beta[c] (x - mean[c]) + gamma[c])`. Reads the mask in training. Reads
-    /// the saved x, and takes the residual, scale and shift, where dz depends on z; reads x where beta, gamma and mean
-    /// are given, which go together.
+    /// Backward, elementwise: `dx = alpha[c] dz + (beta[c] (x - mean[c]) + gamma[c])`. Reads the mask in training.
+    /// Reads the saved x, and takes the residual, scale and shift, where dz depends on z; reads x where beta, gamma and
+    /// mean are given, which go together.
     FusedBackward {
         /// Where dz comes from.
         dz: Dz,

@@ -347,8 +347,8 @@ fn cpu_time_of_a_call() {
     unsafe { context.enable_event_tracking() };
 }
 
-/// The host's work from a new context to its first launch, the driver's own work left out: the stand-in does nothing with
-/// what it is given.
+/// The host's work from a new context to its first launch, the driver's own work left out: the stand-in does nothing
+/// with what it is given.
 #[test]
 #[ignore = "prints times, and proves nothing"]
 fn time_to_the_first_launch() {

@@ -1,6 +1,6 @@
-//! The kernels of the passes over channels, as the library plans to launch them: as sources in any order of lanes, and as
-//! nvcc compiles them. They have the reference's bits, whatever the shape, the layout, the addresses and what is absent.
-//! (For the smooth nonlinearities, whose last bits may differ, they are near it.)
+//! The kernels of the passes over channels, as the library plans to launch them: as sources in any order of lanes, and
+//! as nvcc compiles them. They have the reference's bits, whatever the shape, the layout, the addresses and what is
+//! absent. (For the smooth nonlinearities, whose last bits may differ, they are near it.)
 #![cfg(feature = "cuda")]
 
 mod emulator;

@@ -19,7 +19,7 @@ use std::{fs, path::PathBuf};
 use drop_activation::cuda::{Addresses, Pass, launch::plan};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, MaskKey, RRelu, reference};
-use emulator::{Buffer, BuildError, Emulator, Machine, Order, device_address};
+use emulator::{Blocks, Buffer, BuildError, Emulator, Machine, Order, device_address};
 use fused_cases::{Finding, Kind, Real64, Source};
 use ptx_machine::Ptx;
 use support::activations::{self, SMOOTH};
@@ -655,7 +655,7 @@ fn run_case<T: Bits, M: Machine>(machine: &M, stem: &str, case: &Case) -> Result
         buffers.push(Buffer::input("base", &base));
     }
     machine
-        .launch_blocks(launch.entry.name(), grid, block, blocks, &launch.args, &buffers, case.order)
+        .launch_blocks(launch.entry.name(), Blocks { grid, block, which: blocks }, &launch.args, &buffers, case.order)
         .map_err(Finding::Report)?;
 
     let given = if case.in_place { input.slice() } else { output.slice() };

@@ -101,6 +101,35 @@ class Report(unittest.TestCase):
         self.assertIn("| f32 | 0.812 | 0.91 | 0.91 |", table)
         self.assertIn("| k/16 | 1 | 10.0 |", table)
 
+    def test_blocks_follow_from_instructions(self):
+        # Of 4 bytes an H200 leaves time for 31.07 slots. Statistics issue half of them, and the accesses among these
+        # keep their pipe busy for 1.2 times as long; the other passes issue nothing.
+        passes = [(name, layout, 15.535 if name == "statistics" else 0) for name in report_prediction.FUSED_PASSES
+                  for layout in report_prediction.LAYOUTS]
+        record = [f"{name},{layout},{dtype},{count},0,0,0,{0.6 * count},40,48"
+                  for name, layout, count in passes for dtype in ("f32", "f16", "bf16")]
+        head = "pass,layout,dtype,instructions,alu,fma,mufu,lsu,registers,warps"
+        prediction = report_prediction.FusedPrediction(["# a comment", head, *record])
+        row = prediction.rows["statistics", "rows", "f32"]
+        self.assertEqual(row.bytes, 4)
+        self.assertAlmostEqual(row.at_worst("H200"), 6, 3)
+        self.assertAlmostEqual(row.at_best("H200"), 4.8, 3)
+        text = list(prediction.tables())
+        # 32.375 bytes, and the time of 0.8 more, or of 2 if nothing overlaps; of 52 and of 32.
+        block = self.row(text, "channels last | f32 | H200")
+        self.assertEqual(block[1:], ["32.375", "0.64 to 0.66", "1.04 to 1.07", "1.00 to 1.00"])
+
+    def test_recorded_blocks_are_plausible(self):
+        prediction = report_prediction.fused()
+        names = report_prediction.FUSED_PASSES
+        self.assertEqual(len(prediction.rows), 6 * len(names))
+        for row in prediction.rows.values():
+            self.assertTrue(0 < row.busy("issue", "H200") < 3, (row.title, row.layout, row.dtype))
+        for layout in report_prediction.LAYOUTS:
+            for dtype in ("f32", "bf16"):
+                plain, drops = (prediction.rows[name, layout, dtype].facts for name in ("forward_plain", "forward"))
+                self.assertLess(float(plain["instructions"]), float(drops["instructions"]))
+
     def test_measured_stands_beside_predicted(self):
         text = lines()
         forward = self.row(text, "training forward, of the copy's bytes a second")
@@ -196,6 +225,31 @@ class Report(unittest.TestCase):
         self.assertIn(f"| {names} | 0.25 to 0.50 | 2.00 to 2.00 | 1.25 to 1.25 |", list(report_blocks.summary(*rows)))
         self.assertTrue(any(line.endswith("| 1.00 | 4.00 |  |  | 0.25 |  |  |") for line in report_blocks.tables(*rows)))
 
+    def test_masks_beside_pytorch(self):
+        seconds = {"torch_mask": 5e-4, "mask": 8e-6}
+        row = {"dtype": "f32", "n": 1 << 17, "p": 0.95, "cold": False, "threads": 1, "processes": "apart"}
+        rows = report_pytorch.rows_of({"kernels": {"rows": [row | {"seconds": seconds}, row | {"seconds": {}}]}})
+        masks = report_pytorch.masks(rows)
+        self.assertEqual(masks[2:], ["| 2^17 | 1 | processes of their own | 500.0 | 8.0 | 62.5 |"])
+
+    def test_steps_in_short(self):
+        seconds = {"torch_relu_step": 5e-6, "relu_step": 4e-6, "drop_step": 3e-6}
+        row = {"dtype": "bf16", "n": 1 << 16, "p": 0.95, "cold": False, "threads": 1, "processes": "apart"}
+        others = ({"threads": 2}, {"processes": "one"}, {"cold": True, "n": 1 << 12}, {"n": 1 << 26, "cold": True})
+        rows = [row | {"seconds": seconds}] + [
+            row | other | {"seconds": seconds | {"drop_step": (i + 1) * 1e-6}} for i, other in enumerate(others)
+        ]
+        rows = report_pytorch.rows_of({"kernels": {"rows": rows}})
+        self.assertEqual(
+            report_pytorch.in_short([(row, 1 << 25) for row in rows])[2:],
+            [
+                "| larger than the cache |  |  | 1.00 to 1.00 | 0.80 to 0.80 |",
+                "| 2^16 to 2^20 elements, in the cache |  |  | 0.75 to 0.75 | 0.60 to 0.60 |",
+                "| 2^12 to 2^14 elements, in the cache |  |  |  |  |",
+                "| 2^12 to 2^20 elements, not in the cache |  |  | 0.75 to 0.75 | 0.60 to 0.60 |",
+            ],
+        )
+
     def test_a_file_of_results_makes_the_page_stale_until_it_is_in_it(self):
         with tempfile.TemporaryDirectory() as folder:
             root = pathlib.Path(folder)
@@ -203,12 +257,16 @@ class Report(unittest.TestCase):
                 shutil.copytree(ROOT / name, root / name)
             (root / "benches/results").mkdir(parents=True)
             (root / "tests/data").mkdir(parents=True)
-            for name in ("benches/bytes.json", "tests/data/compiled-passes.csv"):
+            records = ("tests/data/compiled-passes.csv", "tests/data/fused-passes.csv")
+            for name in ("README.md", "benches/bytes.json", *records):
                 shutil.copy(ROOT / name, root / name)
             report = lambda *options: subprocess.run(
                 [sys.executable, str(root / "scripts/report"), *options], capture_output=True, text=True
             )
             self.assertEqual(report().returncode, 0)
+            self.assertEqual(report("--check").returncode, 0)
+            # Too old to say anything of today's code.
+            (root / "benches/results/2026-11-27z-h200.json").write_text(json.dumps(RESULTS))
             self.assertEqual(report("--check").returncode, 0)
             (root / "benches/results/2026-12-01-h200.json").write_text(json.dumps(RESULTS))
             stale = report("--check")

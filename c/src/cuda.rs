@@ -140,14 +140,14 @@ pub unsafe extern "C" fn dact_cuda_run(
 }
 
 /// How much memory dact_cuda_run needs at `tensors.workspace` for a pass: `bytes` is set to 0 but for
-/// DACT_PASS_STATISTICS and DACT_PASS_FUSED_SUMS. It looks at the type and the length of the tensors alone, and takes no
-/// device.
+/// DACT_PASS_STATISTICS and DACT_PASS_FUSED_SUMS. It looks at the type and the length of the tensors alone, and takes
+/// no device.
 ///
 /// `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
 ///
 /// # Safety
-/// `pass` and `tensors` are NULL or the addresses of such structures. `bytes` is NULL or the address of a size. `error` is
-/// NULL or the address of a pointer.
+/// `pass` and `tensors` are NULL or the addresses of such structures. `bytes` is NULL or the address of a size. `error`
+/// is NULL or the address of a pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dact_cuda_workspace_bytes(
     pass: *const dact_pass,
@@ -208,8 +208,8 @@ mod backend {
     use std::ffi::c_void;
     use std::sync::Arc;
 
-    use drop_activation::cuda::cudarc::driver::{result, sys};
     use drop_activation::Dtype;
+    use drop_activation::cuda::cudarc::driver::{result, sys};
     use drop_activation::cuda::{self, Addresses, FusedAddresses, Kernels};
 
     use crate::error::Failure;

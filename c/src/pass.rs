@@ -1,5 +1,8 @@
 //! What is computed: the codes, the structure, and what they say in Rust.
 
+use std::ffi::{CString, c_char};
+use std::sync::LazyLock;
+
 use drop_activation::fused::{Dz, Shape};
 use drop_activation::{Activation, DropActivation, MaskKey, Pass, RRelu};
 
@@ -215,6 +218,14 @@ impl dact_key {
     pub(crate) fn mask_key(&self) -> Result<MaskKey, Failure> {
         Ok(MaskKey::new(self.seed, self.offset).shard(self.first)?)
     }
+}
+
+/// The name of an activation, as "gelu", which is never freed, by its code; NULL for what is no code. Codes count from 0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dact_activation_name(activation: u32) -> *const c_char {
+    static NAMES: LazyLock<Vec<CString>> =
+        LazyLock::new(|| Activation::ALL.map(|a| CString::new(a.name()).unwrap_or_default()).into());
+    NAMES.get(activation as usize).map_or(std::ptr::null(), |name| name.as_ptr())
 }
 
 #[cfg(test)]

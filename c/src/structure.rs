@@ -50,7 +50,7 @@ pub(crate) unsafe fn read<T: Structure>(from: *const T) -> Result<T, Failure> {
     let unknown = unsafe { std::slice::from_raw_parts(from.cast::<u8>().add(known), given - known) };
     if unknown.iter().any(|byte| *byte != 0) {
         return Err(Failure::unsupported(format!(
-            "{name}.struct_size is {given}; this library knows the first {} bytes, and beyond them something is set",
+            "{name}.struct_size must be at most {}, what this library knows, unless all beyond is 0, got {given}",
             size_of::<T>()
         )));
     }

@@ -37,7 +37,7 @@ macro_rules! functions {
 
         impl Functions {
             /// # Safety
-            /// `find` gives null or the address of LibTorch's function of that name.
+            /// `find` returns null or the address of LibTorch's function of that name.
             unsafe fn find(find: impl Fn(&CStr) -> *mut c_void) -> Result<Self, Failure> {
                 $(
                     let address = find(to_c(concat!(stringify!($name), "\0")));
@@ -134,7 +134,7 @@ fn to_c(text: &str) -> &CStr {
 }
 
 /// Registers the kernels of the operators `drop_activation::...`, which are defined already, for CPU and CUDA tensors.
-/// `find` gives the address of LibTorch's function of a name, or NULL. Does nothing a second time.
+/// `find` returns the address of LibTorch's function of a name, or NULL. Does nothing a second time.
 ///
 /// # Safety
 /// `find` is NULL or such a function, and LibTorch stays loaded. `error` is NULL or the address of a pointer.
@@ -144,7 +144,7 @@ pub unsafe extern "C" fn dact_torch_register(
     error: *mut *mut dact_error,
 ) -> dact_status {
     let register = || {
-        let find = find.ok_or_else(|| Failure::invalid("find is NULL; it must be a function".into()))?;
+        let find = find.ok_or_else(|| Failure::invalid("find must be a function, got NULL".into()))?;
         if REGISTERED.swap(true, Ordering::SeqCst) {
             return Ok(());
         }

@@ -33,7 +33,7 @@ pub extern "C" fn dact_abi_version() -> u32 {
 }
 
 /// Whether the library that is loaded has the binary interface of a header: call it once with DACT_ABI_VERSION,
-/// before anything else. Gives DACT_UNSUPPORTED if not.
+/// before anything else. Returns DACT_UNSUPPORTED if not.
 ///
 /// `error` may be NULL; else it is set to NULL, or on failure to an error that dact_error_free takes back.
 ///
@@ -47,7 +47,8 @@ pub unsafe extern "C" fn dact_check_abi(abi_version: u32, error: *mut *mut dact_
         }
         let version = env!("CARGO_PKG_VERSION");
         Err(Failure::unsupported(format!(
-            "abi_version must be that of the loaded library (drop_activation {version}), {DACT_ABI_VERSION}, got {abi_version}"
+            "abi_version must be that of the loaded library (drop_activation {version}), {DACT_ABI_VERSION}, got \
+             {abi_version}"
         )))
     };
     // SAFETY: `error` is as `guarded` asks, by this function's contract.

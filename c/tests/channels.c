@@ -236,7 +236,7 @@ static void refusals(void) {
   BUT(DACT_PASS_STATISTICS, tensors.results[1] = NULL, "tensors.results[1] (variance) must be the address of ",
       "got NULL");
   BUT(DACT_PASS_STATISTICS, tensors.results[1] = results[0] + 1, "must not overlap tensors.results[0] (mean)");
-  BUT(DACT_PASS_STATISTICS, tensors.len = 0, "no elements");
+  BUT(DACT_PASS_STATISTICS, tensors.len = 0, "shape must have an element in each channel", "got [0, 3, 2]");
   BUT(SUMS, pass.dz = 3, "pass.dz must be one of 0 (DACT_DZ_GIVEN)", "2 (DACT_DZ_INFERENCE), got 3");
   BUT(SUMS, tensors.results[0] = NULL, "tensors.results[0] (s1) must be the address of ", "got NULL");
   BUT(SUMS, tensors.results[1] = NULL, "tensors.results[1] (s2) must be the address of ", "got NULL");
@@ -244,9 +244,9 @@ static void refusals(void) {
   BUT(SUMS, tensors.mask = NULL, "tensors.mask (mask) must be the address of ", "got NULL");
   BUT(SUMS, (pass.activation = DACT_ACTIVATION_GELU, tensors.mean = tensors.saved = NULL),
       "tensors.saved (x) must be the address of ", "got NULL");
-  BUT(BACKWARD, tensors.beta = NULL, "beta is missing");
-  BUT(BACKWARD, tensors.gamma = NULL, "gamma is missing");
-  BUT(BACKWARD, tensors.mean = NULL, "mean is missing");
+  BUT(BACKWARD, tensors.beta = NULL, "beta must be given for this pass, got none");
+  BUT(BACKWARD, tensors.gamma = NULL, "gamma must be given for this pass, got none");
+  BUT(BACKWARD, tensors.mean = NULL, "mean must be given for this pass, got none");
   BUT(BACKWARD, tensors.saved = NULL, "tensors.saved (x) must be the address of ", "got NULL");
   BUT(BACKWARD, tensors.output = NULL, "tensors.output (dx) must be the address of ", "got NULL");
   BUT(BACKWARD, tensors.saved = y, "tensors.output (dx)", "must not overlap tensors.saved (x)");

@@ -82,7 +82,8 @@ static void offsets_in_device_memory(dact_cuda *cuda, get_log fake_log) {
   pass.key.device_offset = (const uint64_t *)in_mask;
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
           "must not overlap tensors.mask (mask)");
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(cuda, stream, NULL, 8, out), "base must not be a null pointer");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(cuda, stream, NULL, 8, out),
+          "base must be an address on the device, got NULL");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_advance(cuda, stream, (uint64_t *)(void *)((char *)&base + 1), 8, out),
           "base must be at a multiple of 8 bytes, got 0x");
   CHECK(strcmp(fake_log(), "") == 0 && base == 1008);
@@ -176,7 +177,8 @@ static void channels(dact_cuda *cuda, get_log fake_log) {
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_workspace_bytes(&pass, &tensors, NULL, out), "bytes must be", "got NULL");
   pass.kind = DACT_PASS_FUSED_BACKWARD;
   tensors.gamma = NULL;
-  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out), "gamma must not be a null pointer");
+  REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_run(cuda, stream, &pass, &tensors, out),
+          "gamma must be an address on the device, got NULL");
   CHECK(strcmp(fake_log(), "") == 0);
 
   /* Sums of no elements: no tensor has an address, and no workspace is needed. */
@@ -204,7 +206,8 @@ static void on_the_stand_in(const char *path) {
   OK(dact_cuda_available(&devices, &error));
   CHECK(devices == 2);
   REFUSED(DACT_INVALID_ARGUMENT, dact_cuda_open(-1, &cuda, out), "device must be 0 or above, got -1");
-  REFUSED(DACT_UNAVAILABLE, dact_cuda_open(2, &cuda, out), "no CUDA device 2", "shows 2");
+  REFUSED(DACT_UNAVAILABLE, dact_cuda_open(2, &cuda, out), "device must be one of the 2 that the driver shows",
+          "got 2");
 
   void *mine = &devices, *current;
   cuCtxSetCurrent(mine);

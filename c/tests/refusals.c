@@ -114,6 +114,10 @@ int main(void) {
   CHECK(strcmp(dact_error_message(NULL), "") == 0);
   CHECK(strcmp(dact_status_name(DACT_OK), "ok") == 0);
   CHECK(strcmp(dact_status_name(-7), "unknown status") == 0);
+  for (uint32_t code = 0; code < ACTIVATION_COUNT; code++) {
+    CHECK(strcmp(dact_activation_name(code), ACTIVATIONS[code].name) == 0);
+  }
+  CHECK(!dact_activation_name(ACTIVATION_COUNT) && !dact_activation_name(UINT32_MAX));
   CHECK(strlen(dact_cuda_device_code()) > 3);
 
   for (size_t i = 0; i < sizeof y; i++) CHECK(((unsigned char *)y)[i] == 0x5A);

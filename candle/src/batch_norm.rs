@@ -3,13 +3,17 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Error, Layout, ModuleT, Result, Shape, Tensor, Var, WithDType,
-    bail,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Error, Layout, ModuleT, Result, Shape, Storage, Tensor,
+    Var, WithDType, bail,
 };
 use drop_activation::fused::{self, BatchNorm, Gradient, Normalised, Preactivation, Running, cpu as passes};
 use drop_activation::{DropActivation, Element, KeySequence, MaskKey, PackedMask};
 
+#[cfg(feature = "cuda")]
+use crate::batch_norm_cuda as cuda;
 use crate::cpu::elements;
 use crate::element::with_element;
 use crate::layer::{ActivationLayer, checked};
@@ -23,7 +27,7 @@ use crate::layer::{ActivationLayer, checked};
 /// Training takes the statistics of x and moves the running ones, `running = (1 - momentum) running + momentum batch`
 /// with the unbiased variance; a frozen layer takes the running ones and leaves them. Inference takes the running ones.
 /// All are differentiable by candle's `backward`, by x, the residual, weight and bias; second derivatives of training
-/// are an error. Training runs on the CPU alone, so far.
+/// are an error.
 ///
 /// A clone has the same running statistics and takes its keys from the same sequence.
 #[derive(Clone, Debug)]
@@ -149,7 +153,9 @@ impl BatchNormDropActivation {
             eps: self.eps,
             momentum: self.momentum,
             frozen: self.frozen,
-            running: [vector(&self.running_mean)?, vector(&self.running_variance)?],
+            running: [self.running_mean.as_detached_tensor(), self.running_variance.as_detached_tensor()],
+            weight: self.weight.detach(),
+            bias: self.bias.detach(),
             saved: Arc::default(),
         };
         let saved = training.saved.clone();
@@ -160,8 +166,7 @@ impl BatchNormDropActivation {
         };
         if let (false, Some(saved)) = (self.frozen, saved.get()) {
             for (running, moved) in [&self.running_mean, &self.running_variance].into_iter().zip(&saved.moved) {
-                let moved = Tensor::from_slice(moved, moved.len(), running.device())?;
-                running.set(&moved.to_dtype(running.dtype())?)?;
+                running.set(moved)?;
             }
         }
         Ok(y)
@@ -189,28 +194,32 @@ impl ModuleT for BatchNormDropActivation {
     }
 }
 
-/// The values of a variable, in f64, which holds them exactly.
-fn vector(of: &Var) -> Result<Vec<f64>> {
-    of.to_dtype(DType::F64)?.to_vec1()
-}
-
 /// What a forward pass leaves for its backward pass.
 struct Saved {
-    mask: PackedMask,
-    /// A `Normalised` of the type of the arithmetic.
-    normalised: Box<dyn Any + Send + Sync>,
+    normalised: OnDevice,
     /// The running statistics afterwards.
-    moved: [Vec<f64>; 2],
+    moved: [Tensor; 2],
 }
 
-/// A training forward pass, from x, the residual if there is one, and weight and bias as one tensor.
-struct Training {
-    op: DropActivation,
-    key: MaskKey,
-    eps: f64,
-    momentum: f64,
-    frozen: bool,
-    running: [Vec<f64>; 2],
+/// Where the pass was made.
+enum OnDevice {
+    /// The mask, and a `Normalised` of the type of the arithmetic.
+    Cpu(PackedMask, Box<dyn Any + Send + Sync>),
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Normalised),
+}
+
+/// A training forward pass, from x, the residual if there is one, and weight and bias as one tensor, which is there for
+/// its gradient.
+pub(crate) struct Training {
+    pub(crate) op: DropActivation,
+    pub(crate) key: MaskKey,
+    pub(crate) eps: f64,
+    pub(crate) momentum: f64,
+    pub(crate) frozen: bool,
+    pub(crate) running: [Tensor; 2],
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Tensor,
     saved: Arc<OnceLock<Saved>>,
 }
 
@@ -220,16 +229,15 @@ type Source<'a> = (&'a CpuStorage, &'a Layout);
 impl Training {
     const NAME: &str = "batch normalisation with drop-activation";
 
-    fn run(&self, x: Source<'_>, residual: Option<Source<'_>>, parameters: Source<'_>) -> Result<(CpuStorage, Shape)> {
+    fn run(&self, x: Source<'_>, residual: Option<Source<'_>>) -> Result<(CpuStorage, Shape)> {
         use candle_core::backend::BackendStorage;
         let shape = of_dims(x.1)?;
         let (y, saved) = with_element!(x.0.dtype(), T => {
             type Real = <T as Element>::Real;
             let (x, residual) = (elements::<T>(x)?, residual.map(elements::<T>).transpose()?);
-            let (weight, bias) = elements::<Real>(parameters)?.split_at(shape.channels());
-            let norm = BatchNorm { weight: Some(weight), bias: Some(bias), eps: self.eps };
-            let [mut mean, mut variance] =
-                self.running.each_ref().map(|vector| vector.iter().map(|value| *value as Real).collect::<Vec<_>>());
+            let (weight, bias) = (self.weight.to_vec1::<Real>()?, self.bias.to_vec1()?);
+            let norm = BatchNorm { weight: Some(&weight), bias: Some(&bias), eps: self.eps };
+            let [mut mean, mut variance] = [self.running[0].to_vec1::<Real>()?, self.running[1].to_vec1()?];
             let normalised = if self.frozen {
                 norm.with_statistics(shape, &mean, &variance)
             } else {
@@ -239,22 +247,34 @@ impl Training {
             .map_err(Error::wrap)?;
             let mut y = vec![T::default(); x.len()];
             let mask = passes::forward(&self.op, self.key, shape, &normalised.before(residual), (x, &mut y));
-            let moved = [mean, variance].map(|vector| vector.into_iter().map(drop_activation::Real::to_f64).collect());
-            let saved = Saved { mask: mask.map_err(Error::wrap)?, normalised: Box::new(normalised), moved };
-            Ok::<_, Error>((T::to_cpu_storage_owned(y), saved))
+            let moved = [Tensor::new(mean, &Device::Cpu)?, Tensor::new(variance, &Device::Cpu)?];
+            let normalised = OnDevice::Cpu(mask.map_err(Error::wrap)?, Box::new(normalised));
+            Ok::<_, Error>((T::to_cpu_storage_owned(y), Saved { normalised, moved }))
         })?;
-        if self.saved.set(saved).is_err() {
-            bail!("the forward pass of one call was run twice");
-        }
+        self.keep(saved)?;
         Ok((y, x.1.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn run_on_cuda(
+        &self,
+        x: (&CudaStorage, &Layout),
+        residual: Option<(&CudaStorage, &Layout)>,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (y, normalised, moved) = cuda::forward(self, x, residual)?;
+        self.keep(Saved { normalised: OnDevice::Cuda(normalised), moved })?;
+        Ok((y, x.1.shape().clone()))
+    }
+
+    fn keep(&self, saved: Saved) -> Result<()> {
+        self.saved.set(saved).or_else(|_| bail!("the forward pass of one call was run twice"))
     }
 
     /// The gradients of x, the residual, and weight and bias.
     fn gradients(&self, x: &Tensor, residual: Option<&Tensor>, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let others: Others = Arc::default();
         let dy = dy.contiguous()?;
-        let backward =
-            Backward { op: self.op, saved: self.saved.clone(), others: others.clone(), residual: residual.is_some() };
+        let backward = Backward { op: self.op, saved: self.saved.clone(), others: others.clone() };
         let dx = match residual {
             Some(residual) => dy.apply_op3(x, residual, backward)?,
             None => dy.apply_op2(x, backward)?,
@@ -266,7 +286,7 @@ impl Training {
 }
 
 /// The logical shape of a tensor whose second dimension has the channels.
-fn of_dims(layout: &Layout) -> Result<fused::Shape> {
+pub(crate) fn of_dims(layout: &Layout) -> Result<fused::Shape> {
     let dims = layout.dims();
     fused::Shape::new(dims[0], dims[1], dims[2..].iter().product()).map_err(Error::wrap)
 }
@@ -276,14 +296,19 @@ impl CustomOp2 for Training {
         Self::NAME
     }
 
-    fn cpu_fwd(
+    fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.run((x, x_layout), None)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
         &self,
-        x: &CpuStorage,
+        x: &CudaStorage,
         x_layout: &Layout,
-        parameters: &CpuStorage,
-        parameters_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.run((x, x_layout), None, (parameters, parameters_layout))
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.run_on_cuda((x, x_layout), None)
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -303,10 +328,23 @@ impl CustomOp3 for Training {
         x_layout: &Layout,
         residual: &CpuStorage,
         residual_layout: &Layout,
-        parameters: &CpuStorage,
-        parameters_layout: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.run((x, x_layout), Some((residual, residual_layout)), (parameters, parameters_layout))
+        self.run((x, x_layout), Some((residual, residual_layout)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        residual: &CudaStorage,
+        residual_layout: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.run_on_cuda((x, x_layout), Some((residual, residual_layout)))
     }
 
     fn bwd(
@@ -323,14 +361,13 @@ impl CustomOp3 for Training {
 }
 
 /// The gradients of the residual and of weight and bias, which the backward pass makes beside that of x.
-type Others = Arc<Mutex<[Option<(CpuStorage, Shape)>; 2]>>;
+type Others = Arc<Mutex<[Option<(Storage, Shape)>; 2]>>;
 
 /// The backward pass, from dy, x and the residual to dx. It has none itself, and so a second derivative is candle's error.
 struct Backward {
     op: DropActivation,
     saved: Arc<OnceLock<Saved>>,
     others: Others,
-    residual: bool,
 }
 
 impl Backward {
@@ -338,28 +375,46 @@ impl Backward {
 
     fn run(&self, dy: Source<'_>, x: Source<'_>, residual: Option<Source<'_>>) -> Result<(CpuStorage, Shape)> {
         use candle_core::backend::BackendStorage;
-        let Some(saved) = self.saved.get() else { bail!("{}: without a forward pass", Self::NAME) };
+        let Some(Saved { normalised: OnDevice::Cpu(mask, normalised), .. }) = self.saved.get() else {
+            bail!("{}: dy is on the CPU; the mask is not", Self::NAME)
+        };
         let (shape, dims) = (of_dims(x.1)?, x.1.shape().clone());
         with_element!(x.0.dtype(), T => {
             type Real = <T as Element>::Real;
-            let Some(normalised) = saved.normalised.downcast_ref::<Normalised<Real>>() else {
+            let Some(normalised) = normalised.downcast_ref::<Normalised<Real>>() else {
                 bail!("{}: x has changed its type", Self::NAME)
             };
             let (dy, x, residual) = (elements::<T>(dy)?, elements::<T>(x)?, residual.map(elements::<T>).transpose()?);
             let z = Preactivation { x, before: normalised.before(residual) };
-            let by = Gradient::Training(&self.op, &saved.mask, Some(z));
+            let by = Gradient::Training(&self.op, mask, Some(z));
             let mut dx = vec![T::default(); x.len()];
-            let mut dr = vec![T::default(); if self.residual { x.len() } else { 0 }];
-            let to = self.residual.then_some(&mut dr[..]);
-            let of = normalised.backward(shape, &by, x, (dy, &mut dx[..]), to).map_err(Error::wrap)?;
+            let mut dr = residual.map(|_| vec![T::default(); x.len()]);
+            let of = normalised.backward(shape, &by, x, (dy, &mut dx[..]), dr.as_deref_mut()).map_err(Error::wrap)?;
             let parameters = Real::to_cpu_storage_owned([of.weight, of.bias].concat());
-            let others = [
-                self.residual.then(|| (T::to_cpu_storage_owned(dr), dims.clone())),
-                Some((parameters, Shape::from((2, shape.channels())))),
-            ];
-            *self.others.lock().unwrap_or_else(PoisonError::into_inner) = others;
+            self.leave(dr.map(|dr| Storage::Cpu(T::to_cpu_storage_owned(dr))), Storage::Cpu(parameters), &dims, shape);
             Ok((T::to_cpu_storage_owned(dx), dims))
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn run_on_cuda(
+        &self,
+        dy: (&CudaStorage, &Layout),
+        x: (&CudaStorage, &Layout),
+        residual: Option<(&CudaStorage, &Layout)>,
+    ) -> Result<(CudaStorage, Shape)> {
+        let Some(Saved { normalised: OnDevice::Cuda(normalised), .. }) = self.saved.get() else {
+            bail!("{}: dy is on a CUDA device; the mask is not", Self::NAME)
+        };
+        let (shape, dims) = (of_dims(x.1)?, x.1.shape().clone());
+        let (dx, dr, parameters) = cuda::backward(&self.op, normalised, dy, x, residual)?;
+        self.leave(dr.map(Storage::Cuda), Storage::Cuda(parameters), &dims, shape);
+        Ok((dx, dims))
+    }
+
+    fn leave(&self, dr: Option<Storage>, parameters: Storage, dims: &Shape, shape: fused::Shape) {
+        let others = [dr.map(|dr| (dr, dims.clone())), Some((parameters, Shape::from((2, shape.channels()))))];
+        *self.others.lock().unwrap_or_else(PoisonError::into_inner) = others;
     }
 }
 
@@ -370,6 +425,11 @@ impl CustomOp2 for Backward {
 
     fn cpu_fwd(&self, dy: &CpuStorage, l1: &Layout, x: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
         self.run((dy, l1), (x, l2), None)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, dy: &CudaStorage, l1: &Layout, x: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.run_on_cuda((dy, l1), (x, l2), None)
     }
 }
 
@@ -389,6 +449,19 @@ impl CustomOp3 for Backward {
     ) -> Result<(CpuStorage, Shape)> {
         self.run((dy, dy_layout), (x, x_layout), Some((residual, residual_layout)))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        dy: &CudaStorage,
+        dy_layout: &Layout,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        residual: &CudaStorage,
+        residual_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.run_on_cuda((dy, dy_layout), (x, x_layout), Some((residual, residual_layout)))
+    }
 }
 
 /// Hands out what the backward pass has made. It stands for a function of dy, whose derivative is candle's error too.
@@ -398,16 +471,29 @@ struct Other {
     parameters: bool,
 }
 
+impl Other {
+    fn take(&self) -> Option<(Storage, Shape)> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)[usize::from(self.parameters)].take()
+    }
+}
+
 impl CustomOp1 for Other {
     fn name(&self) -> &'static str {
         Backward::NAME
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        match others[usize::from(self.parameters)].take() {
-            Some(gradient) => Ok(gradient),
-            None => bail!("{}: it has no such gradient", Backward::NAME),
+        match self.take() {
+            Some((Storage::Cpu(gradient), shape)) => Ok((gradient, shape)),
+            _ => bail!("{}: it has no such gradient", Backward::NAME),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        match self.take() {
+            Some((Storage::Cuda(gradient), shape)) => Ok((gradient, shape)),
+            _ => bail!("{}: it has no such gradient", Backward::NAME),
         }
     }
 }

@@ -96,7 +96,7 @@ impl TrainingBackward {
     fn cpu(&self, dy: (&CpuStorage, &Layout), x: Option<(&CpuStorage, &Layout)>) -> Result<(CpuStorage, Shape)> {
         match self.mask.get() {
             Some(Mask::Cpu(mask)) => Ok((cpu::train_backward(mask, x, dy)?, dy.1.shape().clone())),
-            _ => bail!("dy is on the CPU; the mask is not"),
+            _ => bail!("dy must be on the CUDA device of the mask, got a tensor on the CPU"),
         }
     }
 
@@ -104,7 +104,7 @@ impl TrainingBackward {
     fn cuda(&self, dy: (&CudaStorage, &Layout), x: Option<(&CudaStorage, &Layout)>) -> Result<(CudaStorage, Shape)> {
         match self.mask.get() {
             Some(Mask::Cuda(mask)) => Ok((cuda::train_backward(mask, x, dy)?, dy.1.shape().clone())),
-            _ => bail!("dy is on a CUDA device; the mask is not"),
+            _ => bail!("dy must be on the CPU, as the mask is, got a tensor on a CUDA device"),
         }
     }
 }

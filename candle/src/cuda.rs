@@ -15,7 +15,7 @@ use crate::element::with_element;
 use crate::nonlinearity::{Nonlinearity, Random};
 
 /// A tensor as candle gives it to an operation.
-type Source<'a> = (&'a CudaStorage, &'a Layout);
+pub(crate) type Source<'a> = (&'a CudaStorage, &'a Layout);
 
 pub(crate) fn train(random: &Random, key: MaskKey, x: Source<'_>) -> Result<(CudaStorage, DeviceMask)> {
     with_element!(x.0.dtype(), T => map::<T, _>(x, |kernels, stream, x, y| match random {
@@ -75,7 +75,7 @@ fn map<T: Element + CudaDType + DeviceRepr + ValidAsZeroBits, R>(
 }
 
 /// The elements that a contiguous layout selects.
-fn elements<'a, T: CudaDType>((storage, layout): Source<'a>) -> Result<CudaView<'a, T>> {
+pub(crate) fn elements<'a, T: CudaDType>((storage, layout): Source<'a>) -> Result<CudaView<'a, T>> {
     let elements = storage.as_cuda_slice::<T>()?;
     match layout.contiguous_offsets() {
         // Where there are no elements, a narrowed layout may start beyond the end.
@@ -87,18 +87,18 @@ fn elements<'a, T: CudaDType>((storage, layout): Source<'a>) -> Result<CudaView<
 
 /// Memory for a tensor of `len` elements: at least one, because some devices cannot allocate nothing.
 #[allow(unsafe_code)]
-fn allocate<T: DeviceRepr + ValidAsZeroBits>(device: &CudaDevice, len: usize) -> Result<CudaSlice<T>> {
+pub(crate) fn allocate<T: DeviceRepr + ValidAsZeroBits>(device: &CudaDevice, len: usize) -> Result<CudaSlice<T>> {
     if len == 0 {
         return device.alloc_zeros(1);
     }
-    // SAFETY: any bits are a valid T, and nobody gets to see them: `map` gives the memory away after a pass that
-    // writes every element of it was enqueued on the same stream, and drops it if the pass fails.
+    // SAFETY: any bits are a valid T, and nobody gets to see them: callers give the memory away after a pass that
+    // writes every element of it was enqueued on the same stream, and drop it if the pass fails.
     unsafe { device.alloc(len) }
 }
 
 /// The kernels of a device. They are loaded once for each device and kept until the program ends, since the next call
 /// would have to load them again.
-fn kernels(context: &Arc<CudaContext>) -> Result<Arc<Kernels>> {
+pub(crate) fn kernels(context: &Arc<CudaContext>) -> Result<Arc<Kernels>> {
     static KEPT: Mutex<Vec<Arc<Kernels>>> = Mutex::new(Vec::new());
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(kernels) = kept.iter().find(|kernels| kernels.context() == context) {

@@ -14,7 +14,8 @@ use crate::nonlinearity::{Nonlinearity, Random};
 /// [`forward_t(x, true)`](ModuleT::forward_t) trains: it takes the next key of the sequence and applies σ or the
 /// identity at random (for RReLU, a random slope). [`forward_t(x, false)`](ModuleT::forward_t) is inference, which is
 /// the same each time and takes no key. Plain ReLU is ReLU in both, and takes none either. All of them are
-/// differentiable by candle's `backward`; second derivatives are right for ReLU and RReLU, and an error for the other σ.
+/// differentiable by candle's `backward`; second derivatives are right for ReLU and RReLU, and an error for the other
+/// σ.
 ///
 /// x may have any shape, of f32, f64, f16 or bf16, on the CPU or on a CUDA device. Where it is not contiguous it is
 /// copied first (by [`Tensor::contiguous`], through which gradients flow too); a contiguous part of a larger tensor is

@@ -2,6 +2,8 @@
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks, missing_docs)]
 
 mod batch_norm;
+#[cfg(feature = "cuda")]
+mod batch_norm_cuda;
 mod call;
 mod cpu;
 #[cfg(feature = "cuda")]

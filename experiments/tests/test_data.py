@@ -54,7 +54,7 @@ def test_no_run_trains_on_validation_images():
     assert len(validation) == 100
     for run in (tiny(train_images=500), tiny(train_images=None, measured_on="validation")):
         assert not validation & set(map(tuple, parts(run, "").train.x.flatten(1).tolist()))
-    with pytest.raises(ValueError, match="train_images is 501; synthetic allows up to 500"):
+    with pytest.raises(ValueError, match="train_images must be at most 500 of synthetic, got 501"):
         parts(tiny(train_images=501), "")
 
 
@@ -153,7 +153,7 @@ def test_images_with_their_channels_last_are_turned():
 
 def test_missing_data_are_named(tmp_path):
     for name in ("fashion-mnist", "cifar-10", "cifar-100", "svhn", "emnist"):
-        with pytest.raises(FileNotFoundError, match=f"--data is {tmp_path}; {name} needs a folder with"):
+        with pytest.raises(FileNotFoundError, match=f"--data must be a folder with .* for {name}, got {tmp_path}"):
             parts(tiny(data=name), str(tmp_path))
     with pytest.raises(ValueError, match="data must be one of fashion-mnist.*, got 'imagenet'"):
         parts(tiny(data="imagenet"), "")

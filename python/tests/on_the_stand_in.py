@@ -1,5 +1,5 @@
-"""The operators with a batch normalisation as on CUDA tensors, where there is no GPU: on the stand-in for the driver, which
-runs the emulated kernels, and whose memory is the host's. test_stand_in.py runs this in a process of its own."""
+"""The operators with a batch normalisation as on CUDA tensors, where there is no GPU: on the stand-in for the driver,
+which runs the emulated kernels, and whose memory is the host's. test_stand_in.py runs this in a process of its own."""
 
 import ctypes
 from types import SimpleNamespace
@@ -58,7 +58,8 @@ def main():
         for shape, memory in (((67, 24), None), ((5, 6, 7, 7), None), ((5, 8, 8, 8), torch.channels_last)):
             for activation, frozen, with_residual in ((0, False, False), (0, True, True), (3, False, True)):
                 make = lambda: torch.randn(shape, dtype=torch.float64).to(dtype)
-                x, r, dy = (t if memory is None else t.contiguous(memory_format=memory) for t in (make(), make(), make()))
+                lie = lambda t: t if memory is None else t.contiguous(memory_format=memory)
+                x, r, dy = lie(make()), lie(make()), lie(make())
                 real = operators.real_of(x)
                 weight, bias, mean, variance = (torch.rand(shape[1], dtype=real) + 0.5 for _ in range(4))
                 given = (mean, variance) if frozen else (None, None)
@@ -69,7 +70,8 @@ def main():
                 statistics = [] if frozen else [f"da_fused_moments_{end}", "da_fused_moments_total"]
                 passes = [f"da_fused_forward_{of}_{end}", f"da_fused_products_{of}_{end}", "da_fused_products_total"]
                 wanted = [*statistics, *passes, f"da_fused_backward_{of}_{end}"]
-                assert [n.removesuffix("_f32").removesuffix("_f64") if "total" in n else n for n in names] == wanted, names
+                of_total = lambda name: name.rpartition("_")[0] if "_total_" in name else name
+                assert list(map(of_total, names)) == wanted, names
                 for a, b in zip(expected, got):
                     assert a.stride() == b.stride() and a.dtype == b.dtype
                     if activation:

@@ -1,6 +1,7 @@
 """PyTorch on a GPU: the CPU's numbers, the current stream, no waiting, checkpoints, CUDA graphs."""
 
 import os
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -38,6 +39,75 @@ def test_cuda_is_the_cpu(dtype, activation, training):
             assert torch.equal(on_cpu, on_cuda)
         else:
             torch.testing.assert_close(on_cuda, on_cpu, rtol=16 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape, memory", [((64, 24), None), ((5, 6, 7, 7), None), ((5, 8, 8, 8), torch.channels_last)])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_batch_norm_on_cuda_is_the_cpu_s(dtype, shape, memory, activation, frozen, with_residual):
+    kind = dt.BatchNormDropActivation2d if len(shape) == 4 else dt.BatchNormDropActivation1d
+    make = lambda: torch.randn(shape).to(dtype).contiguous(memory_format=memory or torch.contiguous_format)
+    x, r, dy, key = make(), make(), make(), torch.tensor([7])
+    results = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(1)
+        layer = kind(shape[1], p=0.7, activation=activation, frozen=frozen)
+        layer = (layer.double() if dtype == torch.float64 else layer).to(device)
+        leaves = [t.to(device).requires_grad_() for t in ((x, r) if with_residual else (x,))]
+        with mock.patch.object(dt._batch_norm, "draw_key", lambda x: key.to(device)):
+            y = layer(*leaves)
+        gradients = torch.autograd.grad(y, [*leaves, layer.weight, layer.bias], dy.to(device))
+        assert y.stride() == x.stride()
+        results.append([t.detach().cpu() for t in (y, *gradients, layer.running_mean, layer.running_var)])
+    for on_cpu, on_cuda in zip(*results):
+        # The vectors between the passes are PyTorch's, whose last bits may differ.
+        eps = torch.finfo(on_cpu.dtype).eps
+        off = (on_cpu - on_cuda).abs() > 64 * eps * max(1.0, on_cpu.abs().max().item())
+        assert off.sum() <= (1 if activation == "relu" and on_cpu.dim() > 1 else 0)
+
+
+def test_batch_norm_waits_for_nothing_and_its_passes_are_few_launches():
+    layer, stream = dt.BatchNormDropActivation2d(16, p=0.5).cuda(), torch.cuda.Stream()
+    x = torch.randn(32, 16, 64, 64, device="cuda", requires_grad=True)
+    layer(x).sum().backward()  # what is loaded at the first call is loaded
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(50_000_000)
+            y = layer(x)
+            y.sum().backward()
+            assert not stream.query(), "the work waits behind the sleep, and the host does not"
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    stream.synchronize()
+    y, dy = layer(x), torch.ones_like(x)
+    ours = lambda names: [name for name in names if name.startswith("da_")]
+    assert len(ours(kernels(lambda: layer(x)))) == 3
+    assert len(ours(kernels(lambda: torch.autograd.grad(y, x, dy)))) == 3
+
+
+def test_a_model_is_fused_on_cuda():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU()).cuda()
+    fused = dt.fuse_batch_norm(model, p=1.0)
+    assert len(fused.fused) == 1
+    x = torch.randn(4, 3, 9, 9, device="cuda")
+    torch.testing.assert_close(fused.model(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_graph_with_a_batch_norm_draws_fresh_masks():
+    layer, x = dt.BatchNormDropActivation1d(16, p=0.5, frozen=True).cuda(), -torch.ones(256, 16, device="cuda")
+    layer(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = layer(x)
+    seen = set()
+    for _ in range(3):
+        graph.replay()
+        seen.add(tuple((y == 0).flatten().nonzero().flatten().tolist()))
+    assert len(seen) == 3
 
 
 def test_nothing_waits_and_the_current_stream_is_used():

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import drop_activation as da
 import drop_activation.torch as dt
-from drop_activation._activations import CODES
+from drop_activation._activations import CODES, curvature, derived_curvature
 from drop_activation.torch import _operators as operators
 from drop_activation.torch._fused import composition_moves_less
 from drop_activation.torch._keys import draw_key
@@ -73,6 +73,12 @@ def test_derivatives_of_both_orders_and_directions_are_central_differences(name,
     both = {"check_batched_grad": True, "check_fwd_over_rev": True}
     assert torch.autograd.gradcheck(function, x, check_forward_ad=True, check_batched_forward_grad=True)
     assert torch.autograd.gradgradcheck(function, x, **both)
+
+
+@pytest.mark.parametrize("activation", da.ACTIVATIONS[1:])
+def test_curvatures_are_those_that_pytorch_derives(activation):
+    x = torch.linspace(-6, 6, 101, dtype=torch.float64)
+    torch.testing.assert_close(curvature(activation)(x), derived_curvature(activation)(x))
 
 
 @pytest.mark.parametrize("activation", da.ACTIVATIONS)

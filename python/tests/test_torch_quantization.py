@@ -101,7 +101,7 @@ def test_what_quantization_would_make_relu_again_is_named_and_not_folded():
     replaced = dt.replace_relu(fused, 0.5)
     ((name, reason),) = replaced.left
     assert name == "conv" and "fold the model before" in reason and isinstance(fused.conv[1], dt.DropActivation)
-    with pytest.raises(ValueError, match=r"'conv' \(a ConvReLU2d\) is fused for quantization"):
+    with pytest.raises(ValueError, match=r"'conv' \(a ConvReLU2d\), which is fused for quantization"):
         dt.fold(fused, images())
     assert isinstance(fused.conv[1], dt.DropActivation)
     # And in the other order PyTorch has no such module.

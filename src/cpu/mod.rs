@@ -12,7 +12,7 @@
 //! A calling thread needs 64 KiB of stack, in an unoptimised build 512 KiB; rayon's and Rust's own have more.
 //!
 //! Every pass takes its input and output as [`InOut`]: `(&x, &mut y)`, or `&mut x` to overwrite the
-//! input. Lengths are in elements; any length will do, 0 too. A call that gives an error has written
+//! input. Lengths are in elements; any length will do, 0 too. A call that returns an error has written
 //! nothing.
 
 mod engine;
@@ -31,7 +31,6 @@ pub use mask_words::MaskWords;
 pub use part::as_part_of;
 pub use run::{run, run_fused, run_over_saved};
 
-pub(crate) use fused::run as run_on_channels;
 pub(crate) use run::{Mask, call_fused};
 
 use engine::{KeepStream, draw_all};
@@ -45,7 +44,7 @@ use crate::mask::{MaskOrigin, PackedMask, clear_unused, zero_words};
 use crate::operation::{DropActivation, RRelu};
 use crate::pass::{Pass, word_count};
 
-/// Training forward (the paper's equation 3): `y = keep ? σ(x) : x`. Gives the mask that the backward
+/// Training forward (the paper's equation 3): `y = keep ? σ(x) : x`. Returns the mask that the backward
 /// pass needs.
 ///
 /// ```
@@ -72,7 +71,7 @@ pub fn forward<'a, T: Element>(op: &DropActivation, key: MaskKey, io: impl Into<
 }
 
 /// [`forward`] into a mask of the caller's, whose buffer is used again where it is large enough.
-/// What the mask was for before is forgotten, unless the call gives an error.
+/// What the mask was for before is forgotten, unless the call returns an error.
 ///
 /// # Errors
 /// Those of [`forward`].
@@ -143,7 +142,7 @@ pub fn infer_backward<'a, T: Element>(op: &DropActivation, x: &[T], io: impl Int
     call(&Pass::InferBackward { op: *op }, tensors(io.into(), Some(x)), Mask::None)
 }
 
-/// RReLU's training forward (the paper's equation 6): `y = x >= 0 ? x : U x`. Gives the mask of
+/// RReLU's training forward (the paper's equation 6): `y = x >= 0 ? x : U x`. Returns the mask of
 /// signs, which with its key is all that the backward pass needs.
 ///
 /// # Errors
@@ -228,7 +227,7 @@ pub fn keep_mask(op: &DropActivation, key: MaskKey, len: usize) -> Result<Vec<u3
     Ok(words)
 }
 
-/// The keep bits of `len` elements, as [`keep_mask`] gives them, into words of the caller's.
+/// The keep bits of `len` elements, as [`keep_mask`] returns them, into words of the caller's.
 ///
 /// # Errors
 /// [`Error::WordCount`](crate::Error::WordCount) unless there are `ceil(len / 32)` words;

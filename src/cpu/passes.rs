@@ -172,8 +172,7 @@ impl<T: Lane> BlockPass<T> for DropRelu {
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, _: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
-        let pass = !simd.at_most_zero(keep, x);
-        (select(simd, x, pass), pass)
+        simd.clear_among_at_most_zero(keep, x)
     }
 }
 

@@ -1,13 +1,18 @@
 //! The one way into the CPU backend: a pass, its tensors and its mask are checked, then the pass runs.
 
+use std::marker::PhantomData;
+
+use half::{bf16, f16};
+
 use super::engine::{Pool, TASK, share};
+use super::lane::Lane;
 use super::mask_words::MaskWords;
-use super::passes;
-use crate::element::Element;
+use super::{fused, passes};
+use crate::element::{Element, ForEachType};
 use crate::error::{Error, Result};
-use crate::fused::Operands;
 use crate::io::{AnyTensors, InOut, Tensors};
 use crate::mask::{PackedMask, words_for};
+use crate::operands::Operands;
 use crate::pass::{Arguments, MaskArgument, Pass};
 
 /// The mask of a call, in one of the forms that callers have it in.
@@ -67,7 +72,8 @@ pub(super) fn call(pass: &Pass, tensors: AnyTensors<'_>, mask: Mask<'_>) -> Resu
 #[cold]
 fn run_without_operands(pass: &Pass, tensors: AnyTensors<'_>, words: MaskWords<'_>) -> Result<()> {
     fn run<T: Element>(pass: &Pass, Tensors { io, saved }: Tensors<'_, T>, words: MaskWords<'_>) -> Result<()> {
-        T::run_on_channels(pass, io, Operands { x: saved, ..Operands::default() }, words)
+        let operands = Operands { x: saved, ..Operands::default() };
+        T::choose::<RunOnChannels>(ChannelCall { pass, io, operands, mask: words })
     }
     match tensors {
         AnyTensors::F32(tensors) => run(pass, tensors, words),
@@ -95,13 +101,51 @@ pub(crate) fn call_fused<T: Element>(
         fused: operands.lengths(),
         ..Arguments::of_length(io.len())
     })?;
-    T::run_on_channels(pass, io, operands, mask.words(pass, len)?)
+    T::choose::<RunOnChannels>(ChannelCall { pass, io, operands, mask: mask.words(pass, len)? })
+}
+
+/// A checked call of a pass over channels.
+struct ChannelCall<'a, T: Element> {
+    pass: &'a Pass,
+    io: InOut<'a, T>,
+    operands: Operands<'a, T>,
+    mask: MaskWords<'a>,
+}
+
+impl<T: Lane<Real: Lane>> ChannelCall<'_, T> {
+    fn run(self) -> Result<()> {
+        fused::run(self.pass, self.io, self.operands, self.mask)
+    }
+}
+
+/// Runs a [`ChannelCall`].
+struct RunOnChannels<'a>(PhantomData<&'a ()>);
+
+impl<'a> ForEachType for RunOnChannels<'a> {
+    type Argument<T: Element> = ChannelCall<'a, T>;
+    type Output = Result<()>;
+
+    fn f32(call: ChannelCall<'a, f32>) -> Result<()> {
+        call.run()
+    }
+
+    fn f16(call: ChannelCall<'a, f16>) -> Result<()> {
+        call.run()
+    }
+
+    fn bf16(call: ChannelCall<'a, bf16>) -> Result<()> {
+        call.run()
+    }
+
+    fn f64(call: ChannelCall<'a, f64>) -> Result<()> {
+        call.run()
+    }
 }
 
 /// The tensors of a call.
 #[inline(always)]
 pub(super) fn tensors<'a, T: Element>(io: InOut<'a, T>, saved: Option<&'a [T]>) -> AnyTensors<'a> {
-    T::erase(Tensors { io, saved })
+    T::choose::<AnyTensors>(Tensors { io, saved })
 }
 
 /// Runs `pass`: for adapters that have no [`PackedMask`](crate::PackedMask) to give. Saved tensors and

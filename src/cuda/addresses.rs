@@ -13,8 +13,8 @@ pub struct Addresses {
     pub output: u64,
     /// The mask, if the pass has one: `ceil(n / 32)` words of 32 bits, written forward, read backward.
     pub mask: u64,
-    /// A base in device memory that the offset of the pass's key is counted from, modulo 2^64: one word of 64 bits, read
-    /// when the kernel runs. Without one the key's offset is the whole.
+    /// A base in device memory that the offset of the pass's key is counted from, modulo 2^64: one word of 64 bits,
+    /// read when the kernel runs. Without one the key's offset is the whole.
     pub offset_at: u64,
     /// Where RReLU's forward stores the offset that it drew with, one word of 64 bits, if that is wanted. Its backward
     /// pass finds it there whatever has become of the base: by a key of offset 0, with this as `offset_at`.

@@ -6,11 +6,11 @@ use super::addresses::{Addresses, checked, optional};
 use super::entry::Entry;
 use super::error::Result as CudaResult;
 use super::geometry;
-use super::launch::Launch;
 use super::layout::{
-    DA_CHUNK_ELEMENTS, DA_LAYOUT_ELEMENTS, DA_LAYOUT_PLANES, DA_LAYOUT_ROWS, DA_PACK_BYTES, DA_TILE_ELEMENTS, da_args,
+    DA_CHUNK_ELEMENTS, DA_LAYOUT_ELEMENTS, DA_LAYOUT_IMAGES, DA_LAYOUT_ROWS, DA_PACK_BYTES, DA_TILE_ELEMENTS, da_args,
 };
 use super::parameters::parameters;
+use super::planned::Launch;
 use crate::element::Dtype;
 use crate::error::Result;
 use crate::fused::Shape;
@@ -203,7 +203,7 @@ fn elementwise(pass: &Pass, dtype: Dtype, shape: &Shape, given: &Given, mut args
     args.tiles = args.n.div_ceil(DA_TILE_ELEMENTS.into());
     let layout = match args.inner {
         1 if all_aligned && args.channels.is_multiple_of(pack) => DA_LAYOUT_ROWS,
-        inner if tensors_aligned && inner >= pack => DA_LAYOUT_PLANES,
+        inner if tensors_aligned && inner >= pack => DA_LAYOUT_IMAGES,
         _ => DA_LAYOUT_ELEMENTS,
     };
     args.layout = layout.into();
@@ -239,7 +239,7 @@ fn sums(pass: &Pass, dtype: Dtype, shape: &Shape, given: &Given, mut args: da_ar
             (DA_LAYOUT_ROWS, args.chunks * args.channels.div_ceil(across))
         }
         inner if tensors_aligned && inner.is_multiple_of(pack) => {
-            (DA_LAYOUT_PLANES, args.chunks.div_ceil(pack) * args.channels)
+            (DA_LAYOUT_IMAGES, args.chunks.div_ceil(pack) * args.channels)
         }
         _ => (DA_LAYOUT_ELEMENTS, args.chunks * args.channels),
     };
@@ -328,13 +328,13 @@ mod tests {
         assert_eq!(of(&forward(100, 1000, 1), Dtype::F64, &at), (DA_LAYOUT_ROWS, 97, 125, 0));
         assert_eq!(of(&forward(100, 12, 1), Dtype::F16, &at), (DA_LAYOUT_ELEMENTS, 0, 0, 0), "half packs");
         assert_eq!(of(&forward(100, 12, 1), Dtype::F32, &at), (DA_LAYOUT_ROWS, 1, 3, 0));
-        assert_eq!(of(&forward(100, 3, 49), Dtype::F16, &at), (DA_LAYOUT_PLANES, 14, 0, 0));
+        assert_eq!(of(&forward(100, 3, 49), Dtype::F16, &at), (DA_LAYOUT_IMAGES, 14, 0, 0));
         assert_eq!(of(&forward(100, 30, 7), Dtype::F16, &at), (DA_LAYOUT_ELEMENTS, 0, 0, 0), "packs of three channels");
-        assert_eq!(of(&forward(5000, 1, 1), Dtype::F16, &at), (DA_LAYOUT_PLANES, 4, 0, 0), "one channel is one plane");
+        assert_eq!(of(&forward(5000, 1, 1), Dtype::F16, &at), (DA_LAYOUT_IMAGES, 4, 0, 0), "one channel is one image");
         // Rows take packs of the vectors too.
         let vector = FusedAddresses { shift: at.shift + 4, ..at };
         assert_eq!(of(&forward(100, 640, 1), Dtype::F16, &vector), (DA_LAYOUT_ELEMENTS, 0, 0, 0));
-        assert_eq!(of(&forward(100, 3, 49), Dtype::F16, &vector), (DA_LAYOUT_PLANES, 14, 0, 0));
+        assert_eq!(of(&forward(100, 3, 49), Dtype::F16, &vector), (DA_LAYOUT_IMAGES, 14, 0, 0));
         let residual = FusedAddresses { residual: at.residual + 2, ..at };
         assert_eq!(of(&forward(100, 3, 49), Dtype::F16, &residual), (DA_LAYOUT_ELEMENTS, 0, 0, 0));
     }
@@ -348,7 +348,7 @@ mod tests {
             (args.layout as u32, args.count, args.chunks, launches[0].grid, launches[1].grid)
         };
         assert_eq!(of(&statistics(3000, 640, 1), Dtype::F16), (DA_LAYOUT_ROWS, 3000, 3, 15, 80));
-        assert_eq!(of(&statistics(128, 64, 3136), Dtype::F16), (DA_LAYOUT_PLANES, 401_408, 392, 392, 8));
+        assert_eq!(of(&statistics(128, 64, 3136), Dtype::F16), (DA_LAYOUT_IMAGES, 401_408, 392, 392, 8));
         assert_eq!(of(&statistics(128, 64, 49), Dtype::F32), (DA_LAYOUT_ELEMENTS, 6272, 7, 56, 8));
         let dz = Dz::Inference(op(Activation::Silu, 0.5));
         let sums = Pass::FusedSums { dz, shape: Shape::new(3000, 640, 1).unwrap() };

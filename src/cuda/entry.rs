@@ -91,8 +91,9 @@ const SINGLES: [(Module, &str); 7] = [
     (Module::Fused, "da_fused_moments_total_f64"),
 ];
 
-/// The place of a pass among the [`KERNELS`]: the one function that tells passes apart on this side. Those without a mask
-/// exist for ReLU alone, as [`Pass::check_without_tensors`] has made sure. `centred`: whether a pass of sums has a mean.
+/// The place of a pass among the [`KERNELS`]: the one function that tells passes apart on this side. Those without a
+/// mask exist for ReLU alone, as [`Pass::check_without_tensors`] has made sure. `centred`: whether a pass of sums has a
+/// mean.
 fn place_of(pass: &Pass, centred: bool) -> u8 {
     const ACTIVATIONS: u8 = self::ACTIVATIONS as u8;
     const OTHERS: u8 = STEMS as u8 * ACTIVATIONS;

@@ -15,7 +15,8 @@ pub enum CudaError {
 
     /// The driver has no such device.
     #[error(
-        "no CUDA device {ordinal}: the driver shows {count}; nvidia-smi lists them, CUDA_VISIBLE_DEVICES can hide them"
+        "device must be one of the {count} that the driver shows, counted from 0, got {ordinal}; nvidia-smi lists \
+         them, CUDA_VISIBLE_DEVICES can hide them"
     )]
     NoDevice {
         /// The device asked for, counted from 0.
@@ -56,8 +57,8 @@ pub enum CudaError {
 
     /// The stream or a tensor belongs to another context.
     #[error(
-        "{argument} belongs to another CUDA context; kernels, stream, tensors and mask of a call must come from one \
-         `CudaContext`"
+        "{argument} must be of the same `CudaContext` as kernels, stream, tensors and mask of the call, got one of \
+         another"
     )]
     Context {
         /// The argument at fault.
@@ -65,14 +66,14 @@ pub enum CudaError {
     },
 
     /// The stream is being captured into a graph, and what was asked cannot be captured.
-    #[error("the stream is being captured into a graph, {reason}")]
+    #[error("stream must be outside of a capture into a graph, got one within, {reason}")]
     Capturing {
         /// Why that is in the way, and what to do.
         reason: &'static str,
     },
 
     /// A raw pointer that the pass needs is null.
-    #[error("{argument} must not be a null pointer")]
+    #[error("{argument} must be an address on the device, got NULL")]
     NullPointer {
         /// The argument at fault.
         argument: &'static str,

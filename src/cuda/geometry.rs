@@ -3,7 +3,7 @@
 //! The kernels give the same result for any grid, and for any block of whole warps up to
 //! [`DA_MAX_BLOCK_THREADS`]. These were chosen by reasoning and wait for a measurement:
 //!
-//! - One warp for each tile. A warp that walks on to a second tile saves the start of another block, but
+//! - One warp for each tile. A warp that goes on to a second tile saves the start of another block, but
 //!   the slowest warp then holds up the launch for a whole tile more; without it the hardware hands out
 //!   blocks as others finish, which evens that out.
 //! - 256 threads. That divides the threads of every multiprocessor so far (1024, 1536 or 2048), so the

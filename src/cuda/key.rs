@@ -74,9 +74,9 @@ impl DeviceKey<'_> {
 /// A [`KeySequence`](crate::KeySequence) for CUDA graphs: it hands out the same keys, but the offset that they are
 /// counted from is in device memory and moves on the stream.
 ///
-/// In each step take a key for each call, and [`advance`](Self::advance) once at the end. Captured into a graph, the step
-/// draws fresh numbers at every replay, those that the steps would draw without a graph: key j of step i, of
-/// k keys each, has the offset `start + i k + j`.
+/// In each step take a key for each call, and [`advance`](Self::advance) once at the end. Captured into a graph, the
+/// step draws fresh numbers at every replay, those that the steps would draw without a graph: key j of step i, of k
+/// keys each, has the offset `start + i k + j`.
 ///
 /// Keep the sequence, which keeps its [`Kernels`], for as long as the graph is replayed: the graph reads and writes its
 /// memory.
@@ -127,8 +127,8 @@ impl DeviceKeySequence {
     ///
     /// # Errors
     /// [`CudaError::Context`] if the stream is of another context object than the sequence's memory;
-    /// [`CudaError::Capturing`] if it is being captured while cudarc's event tracking is on; [`CudaError::Unsupported`],
-    /// [`CudaError::Driver`]. In each case nothing was enqueued and the step has not ended.
+    /// [`CudaError::Capturing`] if it is being captured while cudarc's event tracking is on;
+    /// [`CudaError::Unsupported`], [`CudaError::Driver`]. In each case nothing was enqueued and the step has not ended.
     pub fn advance(&mut self, stream: &CudaStream) -> CudaResult<()> {
         let handed_out = *self.handed_out.get_mut();
         if handed_out == 0 {

@@ -14,25 +14,13 @@ pub use super::layout::da_args;
 use super::layout::{DA_PACK_BYTES, DA_TILE_ELEMENTS};
 pub use super::parameters::NOTHING;
 use super::parameters::parameters;
+pub use super::planned::Launch;
 use crate::element::Dtype;
 use crate::error::{Error, Result};
 use crate::pass::Pass;
 
-/// A kernel launch, ready to be made: one-dimensional, without dynamic shared memory, with `args` as the
-/// kernel's one argument.
-#[derive(Clone, Copy, Debug)]
-pub struct Launch {
-    /// The kernel.
-    pub entry: Entry,
-    /// Blocks.
-    pub grid: u32,
-    /// Threads of a block.
-    pub block: u32,
-    /// The kernel's argument, by value.
-    pub args: da_args,
-}
-
-/// Plans any pass over `n` elements of type `dtype` at the addresses `at`: at most two launches, to be made in this order.
+/// Plans any pass over `n` elements of type `dtype` at the addresses `at`: at most two launches, to be made in this
+/// order.
 pub fn plan_all(pass: &Pass, dtype: Dtype, n: usize, at: &FusedAddresses) -> Result<[Option<Launch>; 2]> {
     match pass.shape() {
         Some(shape) => channels::plan(pass, shape, dtype, n, at),
@@ -40,8 +28,8 @@ pub fn plan_all(pass: &Pass, dtype: Dtype, n: usize, at: &FusedAddresses) -> Res
     }
 }
 
-/// Plans `pass`, which is not over channels, over `n` elements of type `dtype` at the addresses `at`; `None` if there is
-/// nothing to do. Addresses that the pass has no use for are not looked at.
+/// Plans `pass`, which is not over channels, over `n` elements of type `dtype` at the addresses `at`; `None` if there
+/// is nothing to do. Addresses that the pass has no use for are not looked at.
 pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option<Launch>> {
     pass.check_without_tensors(n)?;
     if pass.shape().is_some() {

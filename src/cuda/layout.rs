@@ -12,7 +12,7 @@ pub const DA_MIXTURE_MIXED: da_mixture = 2;
 pub type da_mixture = ::core::ffi::c_uint;
 pub const DA_LAYOUT_ELEMENTS: da_layout = 0;
 pub const DA_LAYOUT_ROWS: da_layout = 1;
-pub const DA_LAYOUT_PLANES: da_layout = 2;
+pub const DA_LAYOUT_IMAGES: da_layout = 2;
 pub type da_layout = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

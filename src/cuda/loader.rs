@@ -147,8 +147,9 @@ impl Kernels {
     }
 
     /// Whether the driver has refused the machine code that is embedded, for one of the modules loaded so far, and
-    /// compiled PTX instead. The results are the same. Loading takes longer, and some kernels for f16 and bf16 run slower:
-    /// the PTX is for the oldest supported GPU. A newer driver, or a build with an nvcc that the driver knows, helps.
+    /// compiled PTX instead. The results are the same. Loading takes longer, and some kernels for f16 and bf16 run
+    /// slower: the PTX is for the oldest supported GPU. A newer driver, or a build with an nvcc that the driver knows,
+    /// helps.
     pub fn runs_ptx(&self) -> bool {
         self.runs_ptx.load(Ordering::Relaxed)
     }

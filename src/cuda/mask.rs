@@ -16,8 +16,8 @@ use crate::operation::RRelu;
 /// of word i / 32, tied to the operation that it was made by. [`PackedMask`] is the same on the host.
 ///
 /// It may hold more memory than its words need: [`Kernels::forward_into`](super::Kernels::forward_into) uses
-/// that again. RReLU's mask of a [`DeviceKey`](super::DeviceKey) keeps there the offset that the slopes were drawn with,
-/// so that the backward pass is right whatever has become of the sequence since.
+/// that again. RReLU's mask of a [`DeviceKey`](super::DeviceKey) keeps there the offset that the slopes were drawn
+/// with, so that the backward pass is right whatever has become of the sequence since.
 #[derive(Debug)]
 pub struct DeviceMask {
     origin: Origin,
@@ -131,7 +131,7 @@ impl DeviceMask {
     pub fn from_words(origin: MaskOrigin, len: usize, words: CudaSlice<u32>) -> Result<Self> {
         let needed = words_for(len);
         if words.len() < needed {
-            let reason = format!("{} words given, at least {needed} needed", words.len());
+            let reason = format!("at least {needed} words, got {}", words.len());
             return Err(Error::MaskWords { len, reason });
         }
         if let MaskOrigin::RRelu(_, key) = origin {
@@ -140,7 +140,7 @@ impl DeviceMask {
         Ok(Self::assemble(Origin::Known(origin), len, words))
     }
 
-    /// What the mask was made by. RReLU's mask of a [`DeviceKey`](super::DeviceKey) gives the offset 0 here: see
+    /// What the mask was made by. RReLU's mask of a [`DeviceKey`](super::DeviceKey) has the offset 0 here: see
     /// [`DeviceMask::offset_is_on_device`].
     pub const fn origin(&self) -> MaskOrigin {
         match self.origin {

@@ -27,11 +27,11 @@
 //! return an error; cudarc itself panics in that place, so a program that must run without a GPU asks here before
 //! its first call of cudarc.
 //!
-//! The driver must be of CUDA 11.2 (460) or newer: cudarc asks it for what older ones do not know. What is embedded without
-//! an nvcc is machine code for compute capabilities 7.5 to 12.0, which takes a driver of CUDA 13.0 (580), and PTX that all
-//! of these drivers compile. [`Kernels::runs_ptx`] tells whether the driver has refused the first. Graphs take a driver of
-//! CUDA 11.4 (470). None of this has met an old driver yet: `tests/data/driver-functions.csv` has what is called and since
-//! when it is there, and the PTX was shown to the assembler of CUDA 12.0.
+//! The driver must be of CUDA 11.2 (460) or newer: cudarc asks it for what older ones do not know. What is embedded
+//! without an nvcc is machine code for compute capabilities 7.5 to 12.0, which takes a driver of CUDA 13.0 (580), and
+//! PTX that all of these drivers compile. [`Kernels::runs_ptx`] tells whether the driver has refused the first. Graphs
+//! take a driver of CUDA 11.4 (470). None of this has met an old driver yet: `tests/data/driver-functions.csv` has what
+//! is called and since when it is there, and the PTX was shown to the assembler of CUDA 12.0.
 //!
 //! # Contexts
 //! [`Kernels`] is loaded once for a CUDA context. The stream of a call must be of that context, and every slice and
@@ -40,8 +40,8 @@
 //!
 //! # Streams: what waits for what
 //! A call checks its arguments, enqueues at most one kernel on its stream (passes that sum over channels: two) and
-//! returns; the host waits for nothing. ([`DeviceMask::to_host`] waits for the stream. The first call of a kind also loads device code, which
-//! [`Kernels::preload`] can do ahead of time.) For empty tensors no kernel is launched.
+//! returns; the host waits for nothing. ([`DeviceMask::to_host`] waits for the stream. The first call of a kind also
+//! loads device code, which [`Kernels::preload`] can do ahead of time.) For empty tensors no kernel is launched.
 //!
 //! Slices and masks may be used on several streams, since each call takes part in cudarc's event tracking: it makes its
 //! stream wait for the last work that wrote what it reads, and for the last work that read or wrote what it writes.
@@ -56,13 +56,13 @@
 //! - Streams that are borrowed from elsewhere (`wrap_borrowed_stream`, `unsafe`) are for the caller to keep alive; and
 //!   with tracking turned off (`disable_event_tracking`, `unsafe`), all streams are for the caller to order.
 //!
-//! Memory for a new mask is allocated on the stream of the call. [`Kernels::forward_into`] allocates only if the mask it
-//! is given has too little memory.
+//! Memory for a new mask is allocated on the stream of the call. [`Kernels::forward_into`] allocates only if the mask
+//! it is given has too little memory.
 //!
 //! # CUDA graphs
 //! A graph replays its calls with the arguments that they were captured with. A [`MaskKey`](crate::MaskKey) is one of
-//! them, so its mask would come back at every replay; a key of a [`DeviceKeySequence`] counts its offset from a base in device
-//! memory, which the step's last call advances. So each replay draws the masks that the next step without a
+//! them, so its mask would come back at every replay; a key of a [`DeviceKeySequence`] counts its offset from a base in
+//! device memory, which the step's last call advances. So each replay draws the masks that the next step without a
 //! graph would draw (`examples/05_cuda_graph.rs`).
 //!
 //! - Before the capture, load everything ([`Kernels::preload`]) and turn cudarc's event tracking off
@@ -72,8 +72,8 @@
 //!   below: cudarc's safe interface replays a graph whatever has become of its memory.
 //! - Capture [`Kernels::forward_into`] and its like, which use a mask's memory again: a capture cannot allocate.
 //! - Keep the [`Kernels`], the sequence, the tensors and the masks for as long as the graph is replayed.
-//! - RReLU's mask keeps the offset that its slopes were drawn with, so its backward pass may be in the same graph, in another
-//!   or in none, before or after the advance. It is the gradient of the last forward pass into that mask.
+//! - RReLU's mask keeps the offset that its slopes were drawn with, so its backward pass may be in the same graph, in
+//!   another or in none, before or after the advance. It is the gradient of the last forward pass into that mask.
 //!
 //! # Tensors
 //! Input and output are given as one [`InOut`]: `(&x, &mut y)`, or `&mut x` to overwrite x. They and the saved
@@ -108,6 +108,7 @@ mod mask;
 mod modules;
 mod order;
 mod parameters;
+mod planned;
 mod raw;
 mod slices;
 mod stream_checks;

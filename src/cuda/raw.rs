@@ -23,10 +23,10 @@ impl Kernels {
     /// # Masks and cuBLASLt
     /// Where a row of features has a multiple of 128 elements, the mask of ReLU's forward pass over a matrix of rows
     /// is what cuBLASLt calls a ReLU bit mask: element \[row, col\] is bit `row * cols + col`, least significant first,
-    /// and the leading dimension is `cols`, which cuBLASLt wants to be a multiple of 128. To cuBLASLt, whose matrices are
-    /// stored by columns, that is the mask of a matrix of `cols` rows. So the matrix product of the next layer's backward
-    /// pass, which makes dy, can apply this pass's backward to it and sum the gradient of a bias, by the epilogue
-    /// `CUBLASLT_EPILOGUE_DRELU_BGRAD`, with `at.mask` of the forward pass as
+    /// and the leading dimension is `cols`, which cuBLASLt wants to be a multiple of 128. To cuBLASLt, whose matrices
+    /// are stored by columns, that is the mask of a matrix of `cols` rows. So the matrix product of the next layer's
+    /// backward pass, which makes dy, can apply this pass's backward to it and sum the gradient of a bias, by the
+    /// epilogue `CUBLASLT_EPILOGUE_DRELU_BGRAD`, with `at.mask` of the forward pass as
     /// `CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER` and `cols` as `CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD`.
     ///
     /// # Errors
@@ -46,8 +46,8 @@ impl Kernels {
     ///    pass, except that `at.output` may be equal to `at.input` or to `at.saved`.
     /// 5. No other work reads what this pass writes, or writes what it reads or writes, unless the caller orders
     ///    the two by streams or events. cudarc's event tracking is not told of this pass.
-    /// 6. `at.offset_at` and, for RReLU's forward pass, `at.offset_out` are null or addresses of one 64-bit word each in
-    ///    such memory.
+    /// 6. `at.offset_at` and, for RReLU's forward pass, `at.offset_out` are null or addresses of one 64-bit word each
+    ///    in such memory.
     ///
     /// Contents are the caller's as well, but no matter of safety: a mask that another operation wrote gives a
     /// wrong gradient.
@@ -60,13 +60,13 @@ impl Kernels {
         at: Addresses,
     ) -> Result<()> {
         let at = FusedAddresses { tensors: at, ..FusedAddresses::default() };
-        // SAFETY: lines 1 to 6 are the caller's promise. A pass over channels finds nothing else here, and is refused if it
-        // needs that.
+        // SAFETY: lines 1 to 6 are the caller's promise. A pass over channels finds nothing else here, and is refused
+        // if it needs that.
         unsafe { self.enqueue_pass(self.context(), stream, pass, dtype, n, &at) }
     }
 
-    /// [`Kernels::launch_raw`] for passes over channels, which take more tensors and vectors; other passes have those of
-    /// `at.tensors`. A pass of sums is two launches, any other is one.
+    /// [`Kernels::launch_raw`] for passes over channels, which take more tensors and vectors; other passes have those
+    /// of `at.tensors`. A pass of sums is two launches, any other is one.
     ///
     /// # Errors
     /// Those of [`Kernels::launch_raw`], for each address that the pass needs; and
@@ -74,10 +74,10 @@ impl Kernels {
     /// [`Error::NoElements`](crate::Error::NoElements) for statistics of nothing.
     ///
     /// # Safety
-    /// As for [`Kernels::launch_raw`], where the tensors of `n` elements include `at.residual`, and `at.output` may be equal
-    /// to `at.residual` too; besides
-    /// 7. each vector that `at` names, as far as the pass looks at it, is the address of a value for each channel in such
-    ///    memory, of f64 for a pass over f64 and of f32 for any other;
+    /// As for [`Kernels::launch_raw`], where the tensors of `n` elements include `at.residual`, and `at.output` may be
+    /// equal to `at.residual` too; besides
+    /// 7. each vector that `at` names, as far as the pass looks at it, is the address of a value for each channel in
+    ///    such memory, of f64 for a pass over f64 and of f32 for any other;
     /// 8. `at.workspace`, for sums, is the address of [`workspace_bytes`](super::workspace_bytes) bytes in such memory,
     ///    which line 4 counts among what the pass writes, as it does the results.
     pub unsafe fn launch_fused_raw(
@@ -111,15 +111,16 @@ impl Kernels {
             self.function(launch.entry)?;
         }
         for launch in launches.into_iter().flatten() {
-            // SAFETY: what the kernel accesses are the elements, words and values of lines 2, 3, 6, 7 and 8, on the stream of
-            // line 1, in an order that lines 4 and 5 make safe.
+            // SAFETY: what the kernel accesses are the elements, words and values of lines 2, 3, 6, 7 and 8, on the
+            // stream of line 1, in an order that lines 4 and 5 make safe.
             unsafe { self.enqueue_kernel(context, stream, launch) }?;
         }
         Ok(())
     }
 
-    /// Enqueues on `stream` what adds `count` to the base of offsets at `base`, modulo 2^64: the end of a step whose keys
-    /// had the offsets 0 to `count - 1`. One thread does it, so it costs a launch and nothing else; it may be captured.
+    /// Enqueues on `stream` what adds `count` to the base of offsets at `base`, modulo 2^64: the end of a step whose
+    /// keys had the offsets 0 to `count - 1`. One thread does it, so it costs a launch and nothing else; it may be
+    /// captured.
     ///
     /// # Errors
     /// [`CudaError::NullPointer`](super::CudaError::NullPointer) and
@@ -141,8 +142,8 @@ impl Kernels {
     /// Makes a planned launch.
     ///
     /// # Safety
-    /// `stream` is a stream of the context of these kernels, and what the planned kernel accesses may be accessed, in the
-    /// order of that stream.
+    /// `stream` is a stream of the context of these kernels, and what the planned kernel accesses may be accessed, in
+    /// the order of that stream.
     pub(super) unsafe fn enqueue_kernel(
         &self,
         context: &CudaContext,

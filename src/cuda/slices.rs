@@ -361,9 +361,9 @@ impl Kernels {
         };
         let at = FusedAddresses { tensors, ..FusedAddresses::default() };
         // SAFETY: 1: `checked` compared the stream's context with the kernels'. 2: all three are addresses of slices of
-        // n elements of T, in the stream's context. 3: `checked` found the mask to be for n elements. 4: cudarc's borrows
-        // keep the output apart from the others, unless it is the input. 5: the turn orders the work. 6: the base is a
-        // word of a sequence of the stream's context, or two words of the mask's memory.
+        // n elements of T, in the stream's context. 3: `checked` found the mask to be for n elements. 4: cudarc's
+        // borrows keep the output apart from the others, unless it is the input. 5: the turn orders the work. 6: the
+        // base is a word of a sequence of the stream's context, or two words of the mask's memory.
         unsafe { self.enqueue_pass(stream.context(), stream.cu_stream(), &pass, T::DTYPE, n, &at) }?;
         turn.record(events.into_iter().chain([saved_read, mask_read, base_read].map(Option::flatten)));
         Ok(())

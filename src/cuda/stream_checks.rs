@@ -18,7 +18,7 @@ pub(super) fn same_context<T>(
     if Arc::ptr_eq(slice.stream().context(), stream.context()) { Ok(()) } else { Err(CudaError::Context { argument }) }
 }
 
-/// Refuses a stream that is being captured into a graph; says why and what to do, after "which is being captured, ".
+/// Refuses a stream that is being captured into a graph. The reason says why, and what to do.
 pub(super) fn not_capturing(stream: &CudaStream, reason: &'static str) -> CudaResult<()> {
     let status = stream.capture_status().map_err(while_doing("asking whether the stream is being captured"))?;
     if status == CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {

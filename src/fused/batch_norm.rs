@@ -78,8 +78,9 @@ impl<R: Real> BatchNorm<'_, R> {
     /// In training: with the statistics of x, which move the running ones.
     ///
     /// # Errors
-    /// [`Error::ShapeLength`], [`Error::ChannelVector`], [`Error::Epsilon`], [`Error::Momentum`]; [`Error::NoElements`];
-    /// [`Error::OneElement`], with running statistics; [`Error::SumMemory`]. The running statistics are as they were then.
+    /// [`Error::ShapeLength`], [`Error::ChannelVector`], [`Error::Epsilon`], [`Error::Momentum`];
+    /// [`Error::NoElements`]; [`Error::OneElement`], with running statistics; [`Error::SumMemory`]. The running
+    /// statistics are as they were then.
     pub fn of_batch<T: Element<Real = R>>(
         &self,
         shape: Shape,

@@ -1,7 +1,7 @@
 //! The fused passes on the CPU, shared by rayon's threads.
 //!
-//! Results are those of [`reference`](super::reference), bit for bit, whatever the number of threads, the instruction set
-//! or the floating-point environment of the calling thread.
+//! Results are those of [`reference`](super::reference), bit for bit, whatever the number of threads, the instruction
+//! set or the floating-point environment of the calling thread.
 
 use super::{Before, Centred, Dz, Gradient, Linear, Operands, Preactivation, Shape, Statistics, Sums};
 use crate::cpu::{Mask, call_fused};
@@ -60,8 +60,8 @@ pub fn infer<'a, T: Element>(
     call_fused(&Pass::FusedInfer { op: *op, shape }, io.into(), before.operands(), Mask::None)
 }
 
-/// Backward, elementwise, from dy to dx: `dx = α[c] dz + (β[c] (x - μ[c]) + γ[c])`. Without any of these dx is dz, which
-/// is the gradient of a residual.
+/// Backward, elementwise, from dy to dx: `dx = α[c] dz + (β[c] (x - μ[c]) + γ[c])`. Without any of these dx is dz,
+/// which is the gradient of a residual.
 ///
 /// # Errors
 /// Lengths that do not fit the shape; a mask of another operation or length;

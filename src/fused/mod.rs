@@ -1,13 +1,13 @@
-//! Drop-Activation fused with its neighbours: a scale and a shift for each channel, as batch normalisation and biases are,
-//! a residual, and the sums that their gradients need. `docs/fused.md` is the text that this follows.
+//! Drop-Activation fused with its neighbours: a scale and a shift for each channel, as batch normalisation and biases
+//! are, a residual, and the sums that their gradients need. `docs/fused.md` is the text that this follows.
 
 mod batch_norm;
-pub(crate) mod order;
 pub mod reference;
-mod shape;
 
+pub use crate::dz::Dz;
+pub use crate::operands::Operands;
+pub use crate::shape::Shape;
 pub use batch_norm::{BatchNorm, Normalised, ParameterGradients, Running};
-pub use shape::Shape;
 
 /// The rayon backend's.
 pub mod cpu;
@@ -17,7 +17,6 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::mask::{MaskOrigin, PackedMask};
 use crate::operation::DropActivation;
-use crate::pass::FusedArguments;
 
 /// What is done to x before the activation: `z = scale[c] x + shift[c]`, fused, and the residual added to that.
 #[derive(Clone, Copy, Debug)]
@@ -97,83 +96,6 @@ impl<T: Element> Gradient<'_, T> {
             }
             Self::Inference(_, z) => z.check(shape),
         }
-    }
-}
-
-/// How the gradient of z comes from that of y, without the tensors: what [`Pass`](crate::Pass) says.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Dz {
-    /// It was computed before: `dz = dy`.
-    Given,
-    /// As in training: `dz = keep ? dy σ'(z) : dy`, and for ReLU `dz = pass ? dy : +0`.
-    Training(DropActivation),
-    /// As at inference: `dz = dy ((1-p) + p σ'(z))`.
-    Inference(DropActivation),
-}
-
-impl Dz {
-    /// Whether it depends on z, which is computed from x, scale, shift and the residual.
-    pub const fn needs_z(&self) -> bool {
-        match self {
-            Self::Given => false,
-            Self::Training(op) => op.activation().backward_needs_input(),
-            Self::Inference(_) => true,
-        }
-    }
-}
-
-/// What a pass over channels takes besides its input, its output and its mask, as [`Pass`](crate::Pass) names it. Each
-/// may be absent, where `Pass` does not say that the pass needs it; what a pass has no use for is not looked at.
-#[derive(Debug)]
-pub struct Operands<'a, T: Element> {
-    /// x of a backward pass.
-    pub x: Option<&'a [T]>,
-    /// As long as x. None is 0.
-    pub residual: Option<&'a [T]>,
-    /// For each channel. None is 1.
-    pub scale: Option<&'a [T::Real]>,
-    /// For each channel. None is 0.
-    pub shift: Option<&'a [T::Real]>,
-    /// For each channel.
-    pub mean: Option<&'a [T::Real]>,
-    /// For each channel. None is 1.
-    pub alpha: Option<&'a [T::Real]>,
-    /// For each channel. None is 0.
-    pub beta: Option<&'a [T::Real]>,
-    /// For each channel. None is 0.
-    pub gamma: Option<&'a [T::Real]>,
-    /// What is written for each channel: [`Pass::results`](crate::Pass::results).
-    pub results: [Option<&'a mut [T::Real]>; 2],
-}
-
-impl<T: Element> Default for Operands<'_, T> {
-    /// Nothing.
-    fn default() -> Self {
-        Self {
-            x: None,
-            residual: None,
-            scale: None,
-            shift: None,
-            mean: None,
-            alpha: None,
-            beta: None,
-            gamma: None,
-            results: [None, None],
-        }
-    }
-}
-
-impl<'a, T: Element> Operands<'a, T> {
-    /// Those that are read for each channel, in the order of `cpu::fused`'s.
-    pub(crate) fn vectors(&self) -> [Option<&'a [T::Real]>; 6] {
-        [self.scale, self.shift, self.mean, self.alpha, self.beta, self.gamma]
-    }
-
-    pub(crate) fn lengths(&self) -> FusedArguments {
-        let [scale, shift, mean, alpha, beta, gamma] = self.vectors().map(|vector| vector.map(<[_]>::len));
-        let residual = self.residual.map(<[_]>::len);
-        let results = self.results.each_ref().map(|result| result.as_ref().map(|result| result.len()));
-        FusedArguments { residual, scale, shift, mean, alpha, beta, gamma, results }
     }
 }
 

@@ -1,6 +1,5 @@
 //! The fused passes and their sums, one element after the other, as `docs/fused.md` says it. Slow and plain.
 
-use super::order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
 use super::{Centred, Gradient, Linear, Preactivation, Shape, Statistics, Sums};
 use crate::activation::Activation;
 use crate::element::Element;
@@ -11,6 +10,7 @@ use crate::mask::{MaskOrigin, PackedMask};
 use crate::operation::{DropActivation, Mixture};
 use crate::real::Real;
 use crate::reference::keep_mask;
+use crate::sum_order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
 
 fn bit(words: &[u32], i: usize) -> bool {
     words[i / 32] >> (i % 32) & 1 == 1
@@ -125,8 +125,8 @@ fn gradient<T: Element>(shape: Shape, dy: &[T], by: &Gradient<'_, T>, i: usize) 
     }
 }
 
-/// Backward, the sums: `Σ dz`, `Σ dz (x - μ)` where `centred` is given, and dr = dz if asked for, rounded to the element
-/// type.
+/// Backward, the sums: `Σ dz`, `Σ dz (x - μ)` where `centred` is given, and dr = dz if asked for, rounded to the
+/// element type.
 ///
 /// # Errors
 /// Lengths that do not fit the shape; a mask of another operation or length;

@@ -2,10 +2,11 @@
 //! machine code where there was an nvcc to make it, and PTX always.
 //!
 //! `cargo test --test compiled_code -- --nocapture` prints registers and instruction counts.
-//! `BLESS=1` rewrites `tests/data/instruction-counts.csv` and `compiled-passes.csv`, after a change of the kernels that is
-//! meant; `scripts/report` then makes the tables of `docs/gpu-prediction.md` anew.
+//! `BLESS=1` rewrites `tests/data/instruction-counts.csv` and `compiled-passes.csv`, after a change of the kernels that
+//! is meant; `scripts/report` then makes the tables of `docs/gpu-prediction.md` anew.
 #![cfg(feature = "cuda")]
 
+mod fused;
 #[path = "../../build/nvcc.rs"]
 #[allow(dead_code)]
 mod nvcc;
@@ -24,7 +25,10 @@ use std::{
     sync::OnceLock,
 };
 
-use drop_activation::cuda::{device_code, launch::Entry};
+use drop_activation::{
+    Activation,
+    cuda::{device_code, launch::Entry},
+};
 use sass::Kernel;
 use shape::{FIRST_VOTE, Kind, Shape, mean_calls};
 
@@ -82,8 +86,7 @@ fn none_of(mut complaints: Vec<String>) {
 }
 
 fn is_of_fused_smooth(name: &str) -> bool {
-    name.starts_with("da_fused_")
-        && ["sigmoid", "tanh", "gelu", "silu"].iter().any(|activation| name.contains(activation))
+    name.starts_with("da_fused_") && Activation::ALL[1..].iter().any(|activation| name.contains(activation.name()))
 }
 
 /// Whether there is, for a capability, no machine code of passes that are fused with a smooth activation.
@@ -124,8 +127,8 @@ const WARPS_OF_A_BLOCK: u32 = 8;
 /// and the smooth activations are bound by arithmetic, whose latency 24 and 32 warps hide; in f64 by the number of
 /// double-precision units, which 16 warps keep busy.
 ///
-/// Sums over channels have a lane's accumulators in registers, and what is fused with a nonlinearity the vectors' values for
-/// a pack: so that 16 warps find room.
+/// Sums over channels have a lane's accumulators in registers, and what is fused with a nonlinearity the vectors'
+/// values for a pack: so that 16 warps find room.
 fn most_registers(shape: &Shape) -> u32 {
     if shape.fused {
         return 65536 / 32 / 16;
@@ -275,7 +278,7 @@ impl Count {
             ));
         }
         let (one_tile, next_tile) = (one.instructions, next.instructions);
-        Ok(Self { capability: kernel.capability, entry: kernel.name, one_tile, next_tile, call, alu: one.alu })
+        Ok(Self { capability: kernel.capability, entry: kernel.name, one_tile, next_tile, call, alu: one.pipes.alu })
     }
 
     /// Lane slots for each element of a warp's one tile whose keep bits take this many calls of Philox, 0 to 2.
@@ -362,8 +365,8 @@ fn instructions_of_a_full_tile() {
     );
 }
 
-/// The passes over channels have loops and branches by which a tile's path is not found; what is recorded of them is how
-/// much code they are.
+/// How much code the passes over channels are, and their registers. Of those with ReLU `fused.rs` has the paths
+/// through it; what the smooth ones issue for a tile is not looked at.
 #[test]
 fn code_of_fused_passes() {
     const RECORD: &str = include_str!("../data/fused-code.csv");
@@ -388,6 +391,22 @@ fn code_of_fused_passes() {
     let differ: Vec<_> = lines.iter().filter(|line| !recorded.contains(&line.as_str())).cloned().collect();
     none_of(differ);
     assert_eq!(lines.len(), recorded.len());
+}
+
+/// What is recorded of the passes of a block with a batch normalisation is of this code.
+#[test]
+fn fused_passes_are_of_this_code() {
+    let Some(kernels) = of_passes() else { return };
+    let kernels: Vec<_> = kernels.filter(|kernel| kernel.capability == prediction::CAPABILITY).collect();
+    let bless = env::var_os("BLESS").is_some();
+    if kernels.is_empty() || !(is_recorded() || bless) {
+        return;
+    }
+    let record = fused::record(&kernels, nvcc_version(device_code())).unwrap_or_else(|missing| panic!("{missing}"));
+    if bless {
+        return fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/fused-passes.csv"), record).unwrap();
+    }
+    assert!(record == fused::RECORD, "the record is out of date; BLESS=1 writes it anew:\n{record}");
 }
 
 /// The page of predictions is made of this code's facts, and the code reaches the aims.

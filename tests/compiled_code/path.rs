@@ -1,6 +1,6 @@
 //! How many instructions a warp issues for a full tile of aligned tensors.
 //!
-//! Counting all of an entry's instructions would count much that such a tile never meets: the walk by
+//! Counting all of an entry's instructions would count much that such a tile never meets: the way by
 //! elements, and code for warps that have diverged. So the paths through the code are followed, and those
 //! are of a full tile that load and store each pack once by 16 bytes, access the mask as often as the entry
 //! does, and draw the random numbers as often as said; a warp's lanes stay together (`BRA.DIV` is never taken).
@@ -8,7 +8,10 @@
 //! because a lane may or may not skip some lines, or since what is impossible is not known to be, the longest
 //! one counts.
 
-use std::{collections::HashSet, ops::RangeInclusive};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::RangeInclusive,
+};
 
 use crate::sass::{Instruction, Kernel};
 
@@ -28,6 +31,10 @@ pub struct Marks {
     pub votes: u32,
     /// Multiplications by Philox' two constants.
     pub products: u32,
+    /// Loads of vectors, which alone may be kept in the first-level cache: of 16 bytes and of one value, without those
+    /// that hang on a predicate.
+    pub wide_vectors: u32,
+    pub narrow_vectors: u32,
     /// Packs loaded before the first is stored.
     pub loads_ahead: u32,
 }
@@ -36,6 +43,11 @@ impl Marks {
     fn add(&mut self, instruction: &Instruction) {
         let (base, wide) = (instruction.base(), instruction.has("128"));
         match base {
+            "LDG" if instruction.has("SM") => {
+                let counts = instruction.guard.is_none();
+                self.wide_vectors += u32::from(counts && wide);
+                self.narrow_vectors += u32::from(counts && !wide);
+            }
             "LDG" if wide && instruction.guard.is_some() => self.maybe_wide_loads += 1,
             "LDG" if wide => {
                 self.wide_loads += 1;
@@ -63,12 +75,17 @@ impl Marks {
             && self.narrow_loads <= wanted.marks.narrow_loads
             && self.narrow_stores <= wanted.marks.narrow_stores
             && self.votes <= wanted.marks.votes
+            && self.wide_vectors <= wanted.marks.wide_vectors
+            && self.narrow_vectors <= wanted.marks.narrow_vectors
+            && wanted.guarded.is_none_or(|guarded| self.maybe_wide_loads <= guarded)
             && self.products <= *wanted.products.end()
     }
 
     fn are(&self, wanted: &Wanted) -> bool {
-        let exact = |m: &Marks| (m.wide_stores, m.narrow_loads, m.narrow_stores, m.votes);
+        let exact =
+            |m: &Marks| (m.wide_stores, m.narrow_loads, m.narrow_stores, m.votes, m.wide_vectors, m.narrow_vectors);
         exact(self) == exact(&wanted.marks)
+            && wanted.guarded.is_none_or(|guarded| self.maybe_wide_loads == guarded)
             && (self.wide_loads..=self.wide_loads + self.maybe_wide_loads).contains(&wanted.marks.wide_loads)
             && wanted.products.contains(&self.products)
     }
@@ -81,6 +98,10 @@ pub struct Wanted {
     pub marks: Marks,
     /// A range, since part of a Philox call may be shared with the call before.
     pub products: RangeInclusive<u32>,
+    /// How many loads of 16 bytes there are that hang on a predicate, where that is known.
+    pub guarded: Option<u32>,
+    /// Whether a jump may leave out loads of 16 bytes, as the last turn of a loop does that loads for the next.
+    pub leaves_out_loads: bool,
 }
 
 /// Where control goes.
@@ -145,8 +166,8 @@ fn tile_loop(kernel: &Kernel) -> (usize, usize) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
     pub instructions: u32,
-    /// Of these, on the longest path, those of the ALU pipe.
-    pub alu: u32,
+    /// Of these, on the longest path, those of each pipe.
+    pub pipes: Pipes,
     /// Packs loaded before the first is stored.
     pub loads_ahead: u32,
 }
@@ -158,9 +179,44 @@ pub fn of_full_tile(kernel: &Kernel, wanted: &Wanted) -> Option<(Path, Path)> {
     Some((path(kernel, wanted, 0, back, false)?, path(kernel, wanted, back.1, back, true)?))
 }
 
-/// Whether the ALU pipe executes it: logic, shifts, byte permutes, integer additions, comparisons, selections and votes,
-/// 64 results a clock for a multiprocessor of 9.0, half of what is issued (CUDA C++ Programming Guide, "Arithmetic
-/// Instructions"). Multiplications, also of integers, go to another.
+/// The first of these alone, in a kernel with several such loops: those in which something other than packs is stored.
+pub fn of_first_tile(kernel: &Kernel, wanted: &Wanted) -> Option<Path> {
+    path(kernel, wanted, 0, (usize::MAX, usize::MAX), false)
+}
+
+/// Whether the jump back begins another tile.
+fn begins_a_tile(kernel: &Kernel, at: usize, to: usize) -> bool {
+    kernel.code[to..at].iter().any(|i| i.base() == "STG" && !i.has("128"))
+}
+
+/// How many instructions pipes execute that have a rate of their own. What else is issued goes to the uniform datapath,
+/// the units for branches and constants, or the f64 pipe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pipes {
+    pub alu: u32,
+    /// f32 and products of integers, and moves that the compiler makes of these: as many as are issued.
+    pub fma: u32,
+    /// Transcendental functions, and most conversions: 16 results a clock.
+    pub mufu: u32,
+    /// Accesses to memory and exchanges between lanes: 32 lanes a clock.
+    pub lsu: u32,
+}
+
+impl Pipes {
+    fn add(&mut self, instruction: &Instruction) {
+        match instruction.base() {
+            _ if is_of_alu(instruction) => self.alu += 1,
+            "FADD" | "FMUL" | "FFMA" | "IMAD" | "HADD2" | "HMUL2" | "HFMA2" => self.fma += 1,
+            "MUFU" | "I2F" | "I2FP" | "F2I" | "F2F" | "FRND" | "POPC" | "FLO" => self.mufu += 1,
+            "LDG" | "STG" | "LDL" | "STL" | "SHFL" => self.lsu += 1,
+            _ => {}
+        }
+    }
+}
+
+/// Whether the ALU pipe executes it: logic, shifts, byte permutes, integer additions, comparisons, selections and
+/// votes, 64 results a clock for a multiprocessor of 9.0, half of what is issued (CUDA C++ Programming Guide,
+/// "Arithmetic Instructions"). Multiplications, also of integers, go to another.
 fn is_of_alu(instruction: &Instruction) -> bool {
     const ALU: [&str; 16] = [
         "FMNMX", "FSET", "FSETP", "IADD3", "IMNMX", "ISETP", "LEA", "LOP3", "PLOP3", "PRMT", "SEL", "SHF", "VIADD",
@@ -176,21 +232,23 @@ fn path(kernel: &Kernel, wanted: &Wanted, start: usize, back: (usize, usize), to
     const TOO_LONG: u32 = 20_000;
 
     let mut found = None;
-    let mut seen = HashSet::new();
-    let mut pending = vec![(start, Marks::default(), 0, 0)];
-    while let Some((mut at, mut marks, mut length, mut alu)) = pending.pop() {
+    let mut longest = HashMap::new();
+    // The last: what had been met at the last jump backwards, since another turn that meets nothing leads nowhere.
+    let mut pending = vec![(start, Marks::default(), 0, Pipes::default(), None)];
+    while let Some((mut at, mut marks, mut length, mut pipes, mut back_at)) = pending.pop() {
         loop {
             length += 1;
-            alu += u32::from(is_of_alu(&kernel.code[at]));
+            pipes.add(&kernel.code[at]);
             marks.add(&kernel.code[at]);
             if !marks.can_become(wanted) || length > TOO_LONG {
                 break;
             }
             let mut record = |ends: bool| {
                 if ends && marks.are(wanted) {
-                    let path = found.get_or_insert(Path { instructions: 0, alu: 0, loads_ahead: u32::MAX });
+                    let none = Path { instructions: 0, pipes: Pipes::default(), loads_ahead: u32::MAX };
+                    let path = found.get_or_insert(none);
                     if length > path.instructions {
-                        (path.instructions, path.alu) = (length, alu);
+                        (path.instructions, path.pipes) = (length, pipes);
                     }
                     path.loads_ahead = path.loads_ahead.min(marks.loads_ahead);
                 }
@@ -205,10 +263,22 @@ fn path(kernel: &Kernel, wanted: &Wanted, start: usize, back: (usize, usize), to
                     record(to_back);
                     matches!(flow(kernel, at), Flow::Either(_)).then_some(at + 1)
                 }
-                Flow::Jump(to) => Some(to),
+                Flow::Jump(to) if to <= at && back_at == Some(marks) => None,
+                Flow::Jump(to) => {
+                    back_at = if to <= at { Some(marks) } else { back_at };
+                    Some(to)
+                }
                 Flow::Either(to) => {
-                    if seen.insert((to, marks, length)) {
-                        pending.push((to, marks, length, alu));
+                    let left_out = kernel.code.get(at + 1..to).unwrap_or_default();
+                    let loads = left_out.iter().any(|i| i.base() == "LDG" && i.has("EF") && i.has("128"));
+                    let goes_on = wanted.leaves_out_loads || !loads || left_out.iter().any(|i| i.base() == "EXIT");
+                    let in_vain =
+                        to <= at && (back_at == Some(marks) || back.0 == usize::MAX && begins_a_tile(kernel, at, to));
+                    // Of paths that have met the same, the longest is looked for.
+                    let before = longest.entry((to, marks)).or_insert(0);
+                    if goes_on && !in_vain && length > *before {
+                        *before = length;
+                        pending.push((to, marks, length, pipes, if to <= at { Some(marks) } else { back_at }));
                     }
                     Some(at + 1)
                 }

@@ -86,7 +86,7 @@ impl Row {
 
 /// Of a multiprocessor with 65536 registers and room for 64 warps: registers are handed out by eight to a thread,
 /// warps by the block.
-fn resident_warps(registers: u32) -> u32 {
+pub fn resident_warps(registers: u32) -> u32 {
     let by_registers = 65536 / 32 / registers.next_multiple_of(8);
     by_registers.min(64) / WARPS_OF_A_BLOCK * WARPS_OF_A_BLOCK
 }

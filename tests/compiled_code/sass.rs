@@ -60,8 +60,8 @@ impl Instruction {
         self.opcode.split('.').any(|part| part == modifier)
     }
 
-    /// Whether it loads an offset's base, which it does past the first-level cache as nothing else, or stores 64 bits, of
-    /// which a full tile has none but an offset.
+    /// Whether it loads an offset's base, which it does past the first-level cache as nothing else, or stores 64 bits,
+    /// of which a full tile has none but an offset.
     pub fn is_offset(&self) -> bool {
         self.has("64") && (self.base() == "STG" || (self.base() == "LDG" && self.has("STRONG")))
     }

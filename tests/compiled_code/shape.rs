@@ -30,6 +30,15 @@ pub enum Kind {
     Sums,
 }
 
+/// Of an element.
+fn bytes(dtype: &str) -> u32 {
+    match dtype {
+        "f64" => 8,
+        "f32" => 4,
+        _ => 2,
+    }
+}
+
 impl Shape {
     pub fn of(name: &'static str) -> Self {
         let name = name.strip_prefix("da_").expect("entries begin with da_");
@@ -48,11 +57,7 @@ impl Shape {
         let backward_by_mask_alone = with_mask && kind != Kind::Computes;
         Self {
             stem,
-            size: match dtype {
-                "f64" => 8,
-                "f32" => 4,
-                _ => 2,
-            },
+            size: bytes(dtype),
             inputs: if backward && !backward_by_mask_alone { 2 } else { 1 },
             reads_mask: with_mask && backward,
             writes_mask: with_mask && !backward,
@@ -73,11 +78,7 @@ impl Shape {
         let backward = has("backward");
         Self {
             stem,
-            size: match dtype {
-                "f64" => 8,
-                "f32" => 4,
-                _ => 2,
-            },
+            size: bytes(dtype),
             inputs: if backward { 2 } else { 1 },
             reads_mask: backward && !has("infer"),
             writes_mask: has("forward"),
@@ -129,7 +130,7 @@ impl Shape {
             votes,
             ..Marks::default()
         };
-        Wanted { marks, products }
+        Wanted { marks, products, guarded: None, leaves_out_loads: true }
     }
 }
 

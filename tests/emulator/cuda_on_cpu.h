@@ -1,4 +1,4 @@
-// What CUDA's words mean on a CPU: enough of the language for the kernels of this crate, so that the
+// What CUDA's functions and types are on a CPU: enough of the language for the kernels of this crate, so that the
 // same .cu files compile as host C++ and run lane by lane under cuda_on_cpu.cpp.
 //
 // Forced into every translation unit, as nvcc does with its own runtime header. Three ideas:
@@ -10,9 +10,9 @@
 //   __shared__   is a variable of the operating-system thread that runs the launch, one block at a
 //                time; it is not checked, but the lanes can be run in another order.
 //
-// A word of CUDA that is not here is a compile error: an undeclared name, or a poisoned one where the
+// A name of CUDA's that is not here is a compile error: an undeclared name, or a poisoned one where the
 // host's own headers may declare it. What the kernels use is held to what nvcc makes of it
-// (words.rs). Sums and products are rounded one by one: the compiler is told not to contract them.
+// (functions.rs). Sums and products are rounded one by one: the compiler is told not to contract them.
 #pragma once
 
 #include <stddef.h>

@@ -2,20 +2,18 @@
 
 use std::{marker::PhantomData, ops::Range};
 
-/// Runs kernels on a CPU and checks them: the sources (`Emulator`), or what a compiler made of them (`tests/ptx_machine`).
+/// Runs kernels on a CPU and checks them: the sources (`Emulator`), or what a compiler made of them
+/// (`tests/ptx_machine`).
 pub trait Machine {
     /// Whether there is a kernel of this name.
     fn has(&self, entry: &str) -> bool;
 
-    /// Runs these blocks of a grid of `grid` blocks of `block` threads; the others are taken to do the rest of the
-    /// work. `args` is the kernel's one argument. `Err` says which rule was broken, and where.
-    #[allow(clippy::too_many_arguments)]
+    /// Runs these blocks; those of the grid that are left out are taken to do the rest of the work. `args` is the
+    /// kernel's one argument. `Err` says which rule was broken, and where.
     fn launch_blocks<A: Copy>(
         &self,
         entry: &str,
-        grid: u32,
-        block: u32,
-        blocks: Range<u32>,
+        blocks: Blocks,
         args: &A,
         buffers: &[Buffer],
         order: Order,
@@ -31,8 +29,15 @@ pub trait Machine {
         buffers: &[Buffer],
         order: Order,
     ) -> Result<(), String> {
-        self.launch_blocks(entry, grid, block, 0..grid, args, buffers, order)
+        self.launch_blocks(entry, Blocks { grid, block, which: 0..grid }, args, buffers, order)
     }
+}
+
+/// Blocks of a grid of `grid` blocks of `block` threads.
+pub struct Blocks {
+    pub grid: u32,
+    pub block: u32,
+    pub which: Range<u32>,
 }
 
 /// Which lane, warp and block goes first, wherever more than one can. Correct kernels can't tell.

@@ -8,15 +8,14 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 pub mod compile;
+mod functions;
 mod launch;
-mod words;
 
 use std::{
     ffi::{CStr, CString, c_char, c_void},
     fmt,
     io::Write,
     mem::ManuallyDrop,
-    ops::Range,
     path::Path,
     sync::OnceLock,
 };
@@ -24,10 +23,10 @@ use std::{
 #[allow(unused_imports)]
 pub use compile::{BuildError, root, scratch_folder};
 #[allow(unused_imports)]
-pub use launch::{Access, Buffer, Machine, Order, device_address};
+pub use launch::{Access, Blocks, Buffer, Machine, Order, device_address};
 
 #[allow(unused_imports)]
-pub use words::untested;
+pub use functions::untested;
 
 /// A set of kernels, compiled and loaded.
 pub struct Emulator {
@@ -43,9 +42,11 @@ impl Emulator {
     pub fn load() -> Result<&'static Emulator, String> {
         static LOADED: OnceLock<Result<Emulator, BuildError>> = OnceLock::new();
         let kernels = root().join("kernels");
-        let build = || match words::untested(&kernels)[..] {
+        let build = || match functions::untested(&kernels)[..] {
             [] => Emulator::build(&kernels),
-            ref words => Err(BuildError::Failed(format!("the kernels call {words:?}, not in tests/emulator/words"))),
+            ref unknown => {
+                Err(BuildError::Failed(format!("the kernels call {unknown:?}, not in tests/emulator/functions")))
+            }
         };
         match LOADED.get_or_init(build) {
             Ok(emulator) => Ok(emulator),
@@ -84,9 +85,7 @@ impl Machine for Emulator {
     fn launch_blocks<A: Copy>(
         &self,
         entry: &str,
-        grid: u32,
-        block: u32,
-        blocks: Range<u32>,
+        Blocks { grid, block, which: blocks }: Blocks,
         args: &A,
         buffers: &[Buffer],
         order: Order,

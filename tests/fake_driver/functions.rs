@@ -1,6 +1,6 @@
-//! Which driver the backend needs: cudarc looks each function up when it is first called, and panics where the driver has
-//! none, so a call tells whether its function is there. The tests beside this one make every kind of call on a driver that
-//! has nothing but what is in `libcuda.c`.
+//! Which driver the backend needs: cudarc looks each function up when it is first called, and panics where the driver
+//! has none, so a call tells whether its function is there. The tests beside this one make every kind of call on a
+//! driver that has nothing but what is in `libcuda.c`.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! The CPU's entry points: each gives what the reference gives, and refuses what it refuses, before anything is written.
+//! The CPU's entry points: each gives what the reference gives, and refuses what it refuses, before anything is
+//! written.
 
 use drop_activation::cpu::{self, MaskWords};
 use drop_activation::fused::{

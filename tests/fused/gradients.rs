@@ -1,5 +1,5 @@
-//! The backward passes give the derivatives of the forward ones: a whole block with batch normalisation, against central
-//! differences in f64.
+//! The backward passes give the derivatives of the forward ones: a whole block with batch normalisation, against
+//! central differences in f64.
 
 use drop_activation::fused::{Before, Centred, Gradient, Linear, Preactivation, Rest, Shape, reference};
 use drop_activation::{Activation, DropActivation, MaskKey, PackedMask};

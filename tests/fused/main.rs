@@ -1,5 +1,5 @@
-//! The fused passes: their reference is what `docs/fused.md` says, held to programs that know nothing of it, and the CPU's
-//! entry points are the reference.
+//! The fused passes: their reference is what `docs/fused.md` says, held to programs that know nothing of it, and the
+//! CPU's entry points are the reference.
 
 mod accuracy;
 mod batch_norm;

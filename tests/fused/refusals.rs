@@ -18,7 +18,7 @@ fn shapes() {
     assert_eq!(Shape::of_len(24, 3, 4), Shape::new(2, 3, 4));
     assert_eq!(Shape::of_len(0, 3, 4), Shape::new(0, 3, 4));
     let message = Shape::of_len(10, 3, 1).unwrap_err().to_string();
-    assert_eq!(message, "the tensor has 10 elements; channels = 3 times inner = 1 must divide that");
+    assert_eq!(message, "channels times inner must divide the tensor's 10 elements, got channels = 3, inner = 1");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The emulation itself: that it catches each kind of defect and leaves sound kernels alone. Whether it means by CUDA's
-//! words what CUDA does is shown by `cuda_words.rs`.
+//! The emulation itself: that it catches each kind of defect and leaves sound kernels alone. Whether its functions do
+//! what CUDA's do is shown by `cuda_functions.rs`.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 
 use drop_activation::cuda::launch::{NOTHING, da_args};
 
-use crate::emulator::{self, Buffer, BuildError, Emulator, Machine, Order, device_address};
+use crate::emulator::{self, Blocks, Buffer, BuildError, Emulator, Machine, Order, device_address};
 use crate::numbers::numbers;
 
 /// The fixtures, or `None` where nothing can be compiled, which is told once.
@@ -282,7 +282,7 @@ fn launches_that_make_no_sense() {
 }
 
 #[test]
-fn words_that_have_no_meaning_here() {
+fn functions_that_are_not_emulated() {
     if fixtures().is_none() {
         return;
     }
@@ -297,7 +297,7 @@ fn words_that_have_no_meaning_here() {
     .into_iter()
     .enumerate()
     {
-        let folder = emulator::scratch_folder(&format!("words-{number}"));
+        let folder = emulator::scratch_folder(&format!("unknown-{number}"));
         let source = format!("#include <cuda_fp16.h>\n__device__ void f(int i, __half h) {{ {word}; }}\n");
         fs::write(folder.join("word.cu"), source).unwrap();
         let Err(BuildError::Failed(report)) = Emulator::build(&folder) else { panic!("{word} compiles") };
@@ -347,7 +347,15 @@ fn a_window_on_a_huge_tensor() {
         let first = GRID - 5;
         let a = da_args { out: BASE as *mut _, shard_start: 8, ..NOTHING };
         let window = Buffer::scratch("out", &mut out).at(BASE + u64::from(first) * 8 * 4);
-        emulator.launch_blocks("sound_block_numbers", GRID, 32, first..GRID, &a, &[window], order).unwrap();
+        emulator
+            .launch_blocks(
+                "sound_block_numbers",
+                Blocks { grid: GRID, block: 32, which: first..GRID },
+                &a,
+                &[window],
+                order,
+            )
+            .unwrap();
         let numbers: Vec<u32> = out.into_iter().step_by(8).collect();
         assert_eq!(numbers, (first..GRID).collect::<Vec<_>>());
     }

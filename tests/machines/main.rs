@@ -1,8 +1,9 @@
 //! Tests of the two machines that run kernels on a CPU: `tests/emulator` runs the sources, `tests/ptx_machine` what a
-//! compiler made of them. Both catch what they are there to catch, and mean by words and instructions what NVIDIA means.
+//! compiler made of them. Both catch what they are there to catch, and mean by words and instructions what NVIDIA
+//! means.
 #![cfg(feature = "cuda")]
 
-mod cuda_words;
+mod cuda_functions;
 mod emulation;
 #[path = "../emulator/mod.rs"]
 mod emulator;

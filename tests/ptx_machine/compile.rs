@@ -25,8 +25,8 @@ use super::Ptx;
 use crate::emulator::root;
 use nvcc::Nvcc;
 
-/// The PTX that is shipped, which is what users run who have no nvcc; or, where `DROP_ACTIVATION_PTX` names a folder, the
-/// files of the same names in it, which another compiler may have made.
+/// The PTX that is shipped, which is what users run who have no nvcc; or, where `DROP_ACTIVATION_PTX` names a folder,
+/// the files of the same names in it, which another compiler may have made.
 pub fn shipped() -> &'static Ptx {
     static FOUND: OnceLock<Ptx> = OnceLock::new();
     FOUND.get_or_init(|| {

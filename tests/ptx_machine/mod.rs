@@ -1,6 +1,6 @@
 //! The compiled kernels on a CPU: PTX, executed instruction by instruction, every access and every collective
 //! checked. What the compiler made of a kernel is judged here by what NVIDIA says that PTX means, not by what this
-//! project believes that CUDA's words mean; that is `tests/emulator`, which runs the sources.
+//! project believes that CUDA's functions do; that is `tests/emulator`, which runs the sources.
 //!
 //! Not shown: what ptxas or a driver makes of PTX, the memory model, time. Lanes of different warps do not run side by
 //! side, which kernels without shared memory can't tell.
@@ -14,9 +14,9 @@ mod parse;
 mod program;
 mod warp;
 
-use std::{collections::HashMap, fmt, ops::Range};
+use std::{collections::HashMap, fmt};
 
-use crate::emulator::{Buffer, Machine, Order};
+use crate::emulator::{Blocks, Buffer, Machine, Order};
 use memory::Memory;
 use program::Kernel;
 use warp::{Position, Warp};
@@ -63,9 +63,7 @@ impl Machine for Ptx {
     fn launch_blocks<A: Copy>(
         &self,
         entry: &str,
-        grid: u32,
-        block: u32,
-        blocks: Range<u32>,
+        Blocks { grid, block, which: blocks }: Blocks,
         args: &A,
         buffers: &[Buffer],
         order: Order,

@@ -10,8 +10,8 @@
 //!             every complete set of waiting lanes is let go; if there is none, they would wait for ever
 //!
 //! The rank of a block is its place in an order in which whatever lies before the point where lanes meet again comes
-//! before that point, loops included ([`ranks`]), so they do meet. Which side of a branch comes first is the launch's choice
-//! (`Order`); correct kernels can't tell.
+//! before that point, loops included ([`ranks`]), so they do meet. Which side of a branch comes first is the launch's
+//! choice (`Order`); correct kernels can't tell.
 
 use std::collections::HashMap;
 
@@ -73,8 +73,8 @@ fn lanes_of(mut set: u32) -> impl Iterator<Item = usize> {
     })
 }
 
-/// The place of each block in a topological order in which a loop, whole, is one step: its head, then the rest of it, in
-/// such an order again. Where lanes leave it comes behind, so they meet there. (A reverse postorder may put the exit
+/// The place of each block in a topological order in which a loop, whole, is one step: its head, then the rest of it,
+/// in such an order again. Where lanes leave it comes behind, so they meet there. (A reverse postorder may put the exit
 /// before the body.) Which of two blocks comes first where nothing tells is up to the order.
 pub fn ranks(kernel: &Kernel, order: Order) -> Vec<usize> {
     let mut random = match order {

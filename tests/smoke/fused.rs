@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::c_void;
-use std::ops::Range;
 use std::sync::Arc;
 
 use drop_activation::cuda::cudarc::driver::{CudaModule, result};
@@ -11,7 +10,7 @@ use drop_activation::cuda::cudarc::nvrtc::Ptx;
 use drop_activation::half::{bf16, f16};
 
 use crate::device::{Device, Failure, Image};
-use crate::emulator::{Access, Buffer, Machine, Order};
+use crate::emulator::{Access, Blocks, Buffer, Machine, Order};
 use crate::fused_cases::{Case, Finding, Real64, cases, few_cases, run};
 use crate::shipped;
 use crate::support::data::Bits;
@@ -27,8 +26,8 @@ pub const DTYPES: [&str; 4] = ["f32", "f16", "bf16", "f64"];
 /// What became of each entry point: why it failed, if it did.
 pub type Outcomes = BTreeMap<&'static str, Option<String>>;
 
-/// All cases over one type, or a few of them that launch every entry point. `Err` if the context is dead: nothing more can
-/// be launched in this process.
+/// All cases over one type, or a few of them that launch every entry point. `Err` if the context is dead: nothing more
+/// can be launched in this process.
 pub fn check(device: &Device, image: Image, dtype: &str, all: bool) -> (Outcomes, Result<(), ()>) {
     match dtype {
         "f32" => over::<f32>(device, image, all),
@@ -147,9 +146,7 @@ impl Machine for Gpu<'_> {
     fn launch_blocks<A: Copy>(
         &self,
         entry: &str,
-        grid: u32,
-        block: u32,
-        blocks: Range<u32>,
+        Blocks { grid, block, which: blocks }: Blocks,
         args: &A,
         buffers: &[Buffer],
         _: Order,

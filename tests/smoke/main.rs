@@ -66,7 +66,8 @@ fn every_entry_point() {
     items.push(("da_advance", Item::Advance));
     items.extend(fused::DTYPES.map(|dtype| (dtype, Item::Fused(dtype))));
     let all = Image::ALL.into_iter().flat_map(|image| items.iter().map(move |(name, item)| (image, *name, item)));
-    // Those over channels are launched together, for one type, if any entry point is chosen that begins with their names.
+    // Those over channels are launched together, for one type, if any entry point is chosen that begins with their
+    // names.
     let chosen = |name: &str, item: &Item| match item {
         Item::Fused(_) => setting("SMOKE_ENTRIES").is_none_or(|list| list.contains("da_fused_")),
         _ => listed("SMOKE_ENTRIES", name),

@@ -218,7 +218,14 @@ pub fn missing_inputs(backend: &dyn Backend) {
         let op = op(activation, 0.95);
         let mask = forward_mask(op, LEN);
         let error = Error::MissingInput { activation };
-        refuses(backend, Call::Backward(op, &mask, None), &dy, LEN, &error, &["x is missing", activation.name()]);
+        refuses(
+            backend,
+            Call::Backward(op, &mask, None),
+            &dy,
+            LEN,
+            &error,
+            &["x must be the input of the forward pass", activation.name(), "got none"],
+        );
     }
 }
 

@@ -44,8 +44,8 @@ mod vectors;
 
 use support::{data, guarded};
 
-/// The tests, in sections: a backend names those that it has to pass. A row is `file::test`, with its element types where
-/// it depends on one.
+/// The tests, in sections: a backend names those that it has to pass. A row is `file::test`, with its element types
+/// where it depends on one.
 macro_rules! table {
     // Every backend.
     (every) => {

@@ -129,7 +129,7 @@ pub fn equations<T: Arithmetic>(backend: &dyn Backend) {
         let (x, dy) = (rng.values::<T>(len), rng.values(len));
         let key = MaskKey::new(rng.bits(), rng.bits());
         // How a long tensor is divided does not depend on the activation.
-        let rows = if n < LENGTHS.len() { SMOOTH } else { std::slice::from_ref(&SMOOTH[n % SMOOTH.len()]) };
+        let rows = if n < LENGTHS.len() { &SMOOTH[..] } else { std::slice::from_ref(&SMOOTH[n % SMOOTH.len()]) };
         for Smooth { activation, .. } in rows {
             let op = |p| DropActivation::new(*activation, p).unwrap();
             let odd = Placement { input: n % 5, output: n % 3, saved: n % 7, in_place: n % 2 == 0 };
@@ -144,7 +144,7 @@ pub fn equations_at_special_values<T: Arithmetic>(backend: &dyn Backend) {
     let specials = specials::<T>();
     let pairs = || specials.iter().flat_map(|x| specials.iter().map(move |dy| (*x, *dy)));
     let (x, dy): (Vec<T>, Vec<T>) = pairs().unzip();
-    for &Smooth { activation, .. } in SMOOTH {
+    for &Smooth { activation, .. } in &*SMOOTH {
         let sigma = Sigma::of(backend, activation, &widened(&x));
         for p in [0.0, 0.6, 1.0] {
             let op = DropActivation::new(activation, p).unwrap();
@@ -164,7 +164,7 @@ pub fn vanishing_p<T: Arithmetic>(backend: &dyn Backend) {
     let infinity = T::Real::from_f64(f64::INFINITY);
     let x = [infinity, T::Real::from_f64(1.0), T::Real::from_f64(-2.0)].map(T::from_real);
     let x = [x[0], -x[0], x[1], x[2]];
-    for &Smooth { activation, .. } in SMOOTH {
+    for &Smooth { activation, .. } in &*SMOOTH {
         for p in [1e-46, 1e-300] {
             let op = DropActivation::new(activation, p).unwrap();
             for call in [Call::Infer(op), Call::InferBackward(op, &x)] {
@@ -182,7 +182,7 @@ pub fn sigma_equals_the_reference<T: Arithmetic>(backend: &dyn Backend) {
     let mut x = specials::<T>();
     x.extend(rng.values::<T>(20_000));
     let x = widened(&x);
-    for &Smooth { activation, .. } in SMOOTH {
+    for &Smooth { activation, .. } in &*SMOOTH {
         let what = || format!("{} {activation}", backend.name());
         let sigma = Sigma::of(backend, activation, &x);
         let expected: Vec<T::Wide> = x.iter().map(|x| x.sigma(activation)).collect();
@@ -202,7 +202,7 @@ fn compiled_sigma_is_the_sources<T: Arithmetic>() {
     x.extend(Rng::new(26).values::<T>(20_000));
     let x = widened(&x);
     for compiled in [Compiled::shipped(), Compiled::fresh_90()].into_iter().flatten() {
-        for &Smooth { activation, .. } in SMOOTH {
+        for &Smooth { activation, .. } in &*SMOOTH {
             let what = || format!("{} {activation}", compiled.name());
             let (meant, made) = (Sigma::of(&sources, activation, &x), Sigma::of(&compiled, activation, &x));
             assert_each(&what, &made.value, &meant.value, same_or_nan);
@@ -225,7 +225,7 @@ fn compiled_f64_is_the_sources() {
 
 /// The backend's σ and σ' are within the bounds of the exact values in the table.
 fn check_exact_values<T: Tested>(backend: &dyn Backend) {
-    for row in SMOOTH {
+    for row in &*SMOOTH {
         let of = |function: &Function| -> (Vec<Exact<T>>, Sigma<T>) {
             let exact = function.exact_values::<T>();
             let x: Vec<T> = exact.iter().map(|exact| exact.x).collect();
@@ -265,7 +265,7 @@ pub fn f32_bounds(backend: &dyn Backend) {
     for root in SMOOTH.iter().flat_map(|row| [row.value.root, row.derivative.root]).flatten() {
         x.extend((0..200).map(|i| f32::from_bits((root as f32).to_bits() - 100 + i)));
     }
-    for Smooth { activation, bound, value, derivative } in SMOOTH {
+    for Smooth { activation, bound, value, derivative } in &*SMOOTH {
         let sigma = Sigma::of(backend, *activation, &x);
         for (i, x) in x.iter().enumerate() {
             for (function, given) in [(value, sigma.value[i]), (derivative, sigma.derivative[i])] {
@@ -285,7 +285,7 @@ pub fn f32_bounds(backend: &dyn Backend) {
 /// Infinity has a limit, and NaN stays one, in every type.
 pub fn limits<T: Tested>(backend: &dyn Backend) {
     let x = [f64::NEG_INFINITY, f64::INFINITY, f64::NAN].map(T::rounded);
-    for Smooth { activation, value, derivative, .. } in SMOOTH {
+    for Smooth { activation, value, derivative, .. } in &*SMOOTH {
         let sigma = Sigma::of(backend, *activation, &x);
         for (given, function) in [(sigma.value, value), (sigma.derivative, derivative)] {
             let given: Vec<f64> = given.into_iter().map(T::to_f64).collect();
@@ -303,7 +303,7 @@ pub fn mixture_bounds<T: Tested>(backend: &dyn Backend) {
     let mut rng = Rng::new(26);
     let x: Vec<T> = rng.finite(if backend.is_slow() { 2_000 } else { 50_000 });
     let ones = vec![T::rounded(1.0); x.len()];
-    for &Smooth { activation, .. } in SMOOTH {
+    for &Smooth { activation, .. } in &*SMOOTH {
         for p in [0.95, 0.5, 1e-3, 1.0 - 1e-9] {
             let op = DropActivation::new(activation, p).unwrap();
             let (y, _) = run(backend, &Call::Infer(op), &x, Placement::default());

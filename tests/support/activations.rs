@@ -1,7 +1,15 @@
-//! What tests have to know of each smooth activation. A new one is added here, and to `scripts/activation-vectors`,
-//! which makes the table of exact values. Tests that need only its name take it from `Activation::ALL`.
+//! What tests have to know of each smooth activation: `tests/data/activations.json`, the one table to which a new one
+//! is added. `scripts/activation-vectors` makes the table of exact values of it, and the tests of the C interface and
+//! of the Python package take their definitions from it.
+//!
+//! A row has the `bound` below, σ as `value`, σ' as `derivative`, and an optional `exponential`: |x|, as an expression of
+//! `step`, where the exponential in the formulas is e^-step. σ and σ' have a `formula`, which must be right in C,
+//! Python and mpmath alike (`exp`, `erfc`, `tanh`, `sqrt`, `fabs` and `pi`), and what [`Function`] says.
+
+use std::sync::LazyLock;
 
 use drop_activation::{Activation, Real};
+use serde_json::Value;
 
 use super::data::{Bits, ulp};
 
@@ -18,47 +26,49 @@ pub struct Smooth {
 pub struct Function {
     activation: Activation,
     order: Order,
-    /// At -∞, -0, +0 and +∞. Infinite is what becomes x itself.
+    /// At -∞, -0, +0 and +∞. Infinite, `null` in the table, is what becomes x itself.
     pub limits: [f64; 4],
+    /// |x| from which on it is at its limits, in f64 and in f32.
+    pub reached: [f64; 2],
     /// A zero beside the origin, near which the formula cancels.
     pub root: Option<f64>,
 }
 
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Order {
     Value,
     Derivative,
 }
 
-/// A row: the bound, and of σ and σ' the limits and the root.
-const fn row(
-    activation: Activation,
-    bound: f64,
-    value: ([f64; 4], Option<f64>),
-    derivative: ([f64; 4], Option<f64>),
-) -> Smooth {
-    Smooth {
-        activation,
-        bound,
-        value: Function { activation, order: Order::Value, limits: value.0, root: value.1 },
-        derivative: Function { activation, order: Order::Derivative, limits: derivative.0, root: derivative.1 },
-    }
-}
-
-const INFINITY: f64 = f64::INFINITY;
+/// The table, by name.
+pub static TABLE: LazyLock<Value> =
+    LazyLock::new(|| serde_json::from_str(include_str!("../data/activations.json")).expect("JSON"));
 
 /// All of them, in the order of `Activation::ALL`.
-pub const SMOOTH: &[Smooth] = &[
-    row(Activation::Sigmoid, 4.0, ([0.0, 0.5, 0.5, 1.0], None), ([0.0, 0.25, 0.25, 0.0], None)),
-    row(Activation::Tanh, 4.0, ([-1.0, -0.0, 0.0, 1.0], None), ([0.0, 1.0, 1.0, 0.0], None)),
-    row(Activation::Gelu, 8.0, ([-0.0, -0.0, 0.0, INFINITY], None), ([-0.0, 0.5, 0.5, 1.0], Some(-0.7517915246935645))),
-    row(Activation::Silu, 4.0, ([-0.0, -0.0, 0.0, INFINITY], None), ([-0.0, 0.5, 0.5, 1.0], Some(-1.278464542761074))),
-];
-
-const _: () = assert!(
-    SMOOTH.len() + 1 == Activation::ALL.len(),
-    "every activation but ReLU has a row in tests/support/activations.rs"
-);
+pub static SMOOTH: LazyLock<Vec<Smooth>> = LazyLock::new(|| {
+    let row = |activation: &Activation| {
+        let row = TABLE.get(activation.name());
+        let row = row.unwrap_or_else(|| panic!("tests/data/activations.json has no row of {activation}"));
+        let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{value} in the row of {activation}"));
+        let function = |name: &str, order| {
+            let of = &row[name];
+            Function {
+                activation: *activation,
+                order,
+                limits: std::array::from_fn(|i| of["limits"][i].as_f64().unwrap_or(f64::INFINITY)),
+                reached: std::array::from_fn(|i| number(&of["reached"][i])),
+                root: of.get("root").map(number),
+            }
+        };
+        Smooth {
+            activation: *activation,
+            bound: number(&row["bound"]),
+            value: function("value", Order::Value),
+            derivative: function("derivative", Order::Derivative),
+        }
+    };
+    Activation::ALL[1..].iter().map(row).collect()
+});
 
 /// The row of an activation.
 pub fn smooth(activation: Activation) -> &'static Smooth {

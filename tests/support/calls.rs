@@ -178,9 +178,9 @@ impl<S, M> Call<S, M> {
         }
     }
 
-    /// The errors that this call may return; none if it must succeed. The lengths are those of the input, the output and
-    /// the saved tensor; `mask` is the origin and the length of the mask that is read. This does not use the library's
-    /// own checks, so that it can judge them.
+    /// The errors that this call may return; none if it must succeed. The lengths are those of the input, the output
+    /// and the saved tensor; `mask` is the origin and the length of the mask that is read. This does not use the
+    /// library's own checks, so that it can judge them.
     pub fn due(&self, len: usize, output: usize, saved: usize, mask: (MaskOrigin, usize)) -> Vec<Error> {
         let mut due = Vec::new();
         let (reads, writes) = self.kind().tensors();

@@ -6,6 +6,7 @@ use drop_activation_candle::drop_activation::cpu;
 use drop_activation_candle::{Activation, BatchNormDropActivation, DropActivation, KeySequence, MaskKey};
 
 use crate::composition::{distance, values};
+use crate::devices::devices;
 
 const EPS: f64 = 1e-4;
 const MOMENTUM: f64 = 0.3;
@@ -79,31 +80,39 @@ fn tolerance(dtype: DType) -> f64 {
 
 #[test]
 fn layers_are_the_composition() -> Result<()> {
+    devices().iter().try_for_each(layers_on)
+}
+
+fn layers_on(device: &Device) -> Result<()> {
+    let here = |v: &Var| Var::from_tensor(&v.to_device(device)?);
     for dtype in [DType::F64, DType::F32, DType::F16, DType::BF16] {
         for shape in [&[33, 5][..], &[4, 5, 7, 3], &[6, 5, 9]] {
             for activation in [Activation::Relu, Activation::Tanh] {
                 for (frozen, with_residual) in [(false, false), (false, true), (true, false), (true, true)] {
-                    let what = format!("{dtype:?} {shape:?} {activation} frozen {frozen} residual {with_residual}");
+                    let what =
+                        format!("{device:?} {dtype:?} {shape:?} {activation} frozen {frozen} residual {with_residual}");
                     let op = DropActivation::new(activation, 0.7).unwrap();
                     let n = shape.iter().product();
                     let real = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
                     let ours = parameters(5, real)?;
                     let theirs = ours.each_ref().map(|v| Var::from_tensor(&v.to_dtype(DType::F64).unwrap()).unwrap());
+                    let ours = ours.each_ref().map(|v| here(v).unwrap());
                     let mut norm = layer(op, &ours)?;
                     norm.set_frozen(frozen);
                     let (x, r) = (var(values(n, 7), shape, dtype)?, var(values(n, 8), shape, dtype)?);
                     let dy = Tensor::from_vec(values(n, 9), shape, &Device::Cpu)?;
                     let wide = |v: &Var| Var::from_tensor(&v.to_dtype(DType::F64)?);
                     let (x64, r64) = (wide(&x)?, wide(&r)?);
+                    let (x, r) = (here(&x)?, here(&r)?);
 
                     let y = norm.forward_with_residual(&x, with_residual.then_some(r.as_tensor()), true)?;
                     let key = MaskKey::new(5, 0);
                     let residual = with_residual.then_some(r64.as_tensor());
                     let expected = compose(&op, key, frozen, &theirs, &x64, residual)?;
-                    let given = (&y * dy.to_dtype(dtype)?)?.sum_all()?.backward()?;
+                    let given = (&y * dy.to_dtype(dtype)?.to_device(device)?)?.sum_all()?.backward()?;
                     let wanted = (&expected * dy.to_dtype(dtype)?.to_dtype(DType::F64)?)?.sum_all()?.backward()?;
                     let near = |name: &str, given: &Tensor, expected: &Tensor, scale: f64| -> Result<()> {
-                        let distance = distance(&given.to_dtype(DType::F64)?, expected)?;
+                        let distance = distance(&given.to_dtype(DType::F64)?.to_device(&Device::Cpu)?, expected)?;
                         assert!(distance <= scale * tolerance(dtype), "{what}: {name} is off by {distance:e}");
                         Ok(())
                     };

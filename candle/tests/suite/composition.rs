@@ -1,8 +1,8 @@
-//! What a layer computes is what candle's own operations compute with the same mask: values and gradients,
-//! for every nonlinearity and element type, in training and at inference.
+//! What a layer computes is what candle's own operations compute with the same mask, and σ as the library has it: values and
+//! gradients, for every nonlinearity and element type, in training and at inference.
 
 use candle_core::{DType, Device, ModuleT, Result, Tensor, Var};
-use drop_activation_candle::drop_activation::{cpu, reference};
+use drop_activation_candle::drop_activation::{Real, cpu, reference};
 use drop_activation_candle::{Activation, DropActivation, KeySequence, MaskKey, Nonlinearity, RRelu};
 
 use crate::devices::devices;
@@ -42,16 +42,19 @@ fn slopes(op: &RRelu, key: MaskKey, x: &Tensor) -> Result<Tensor> {
     slopes.neg()
 }
 
+/// σ(x) with the library's values and slopes in f64, which the library's own tests hold to exact ones.
 fn sigma(activation: Activation, x: &Tensor) -> Result<Tensor> {
-    match activation {
-        Activation::Relu => x.relu(),
-        Activation::Sigmoid => (x.neg()?.exp()? + 1.0)?.recip(),
-        Activation::Tanh => x.tanh(),
-        // candle's gelu_erf has a derivative of six digits.
-        Activation::Gelu => (((x / 2f64.sqrt())?.erf()? + 1.0)? * 0.5)?.mul(x),
-        Activation::Silu => x.silu(),
-        other => panic!("no composition of {other:?} to compare with"),
+    if activation == Activation::Relu {
+        return x.relu();
     }
+    let numbers = x.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    let of = |function: fn(f64, Activation) -> f64| {
+        let values: Vec<_> = numbers.iter().map(|x| function(*x, activation)).collect();
+        Tensor::from_vec(values, x.shape(), x.device())?.to_dtype(x.dtype())
+    };
+    let (value, slope) = (of(Real::sigma)?, of(Real::derivative)?);
+    // x less itself is zero, and has x's gradient.
+    value + (slope * (x - x.detach())?)?
 }
 
 /// The paper's equations 3, 5 and 6 in candle's operations. `key` is there in training.

@@ -1,22 +1,15 @@
-"""The activations σ, one row each: who adds one adds a row, and nothing else in this package.
+"""The activations σ, as the library has them. A new one needs nothing in this package; a row of `_CURVATURES` makes its
+second derivatives faster.
 
-A name is that of the function in torch.nn.functional as well. This module needs no PyTorch.
+A name is that of the function in torch.nn.functional as well. This module loads no PyTorch.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
-
-class Row(NamedTuple):
-    #: DACT_ACTIVATION_ of the C interface.
-    code: int
-    #: The name of the class in torch.nn.
-    module: str
-    #: σ'' of a tensor, by operations that have derivatives in turn. None where σ' is a step, as ReLU's is, which the
-    #: mask says: then the backward pass takes no x.
-    curvature: Callable[[Any], Any] | None
+from ._library import activation_names
 
 
 def _sigmoid(x):
@@ -38,16 +31,25 @@ def _silu(x):
     return s * (1 - s) * (2 + x * (1 - 2 * s))
 
 
-TABLE = {
-    "relu": Row(0, "ReLU", None),
-    "sigmoid": Row(1, "Sigmoid", _sigmoid),
-    "tanh": Row(2, "Tanh", _tanh),
-    "gelu": Row(3, "GELU", _gelu),
-    "silu": Row(4, "SiLU", _silu),
-}
+_CURVATURES = {"sigmoid": _sigmoid, "tanh": _tanh, "gelu": _gelu, "silu": _silu}
 
-ACTIVATIONS = tuple(TABLE)
-CODES = {name: row.code for name, row in TABLE.items()}
+ACTIVATIONS = activation_names()
+#: DACT_ACTIVATION_ of the C interface.
+CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
+
+
+def curvature(name: str) -> Callable[[Any], Any]:
+    """σ'' of a tensor, by operations of PyTorch that have derivatives in turn. Not for ReLU, whose σ' is a step."""
+    return _CURVATURES.get(name) or derived_curvature(name)
+
+
+def derived_curvature(name: str) -> Callable[[Any], Any]:
+    """The same from PyTorch's own derivatives of σ."""
+    import torch
+
+    sigma = getattr(torch.nn.functional, name)
+    slope = torch.func.grad(lambda x: sigma(x).sum())
+    return torch.func.grad(lambda x: slope(x).sum())
 
 
 def code_of(activation: str) -> int:

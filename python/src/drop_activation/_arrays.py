@@ -69,7 +69,7 @@ def empty_like(like: View) -> np.ndarray:
         from ml_dtypes import bfloat16
     except ImportError:
         raise TypeError(
-            f"{like.name} is bfloat16, and numpy has no such type: install ml_dtypes, or give out"
+            f"out must be given where {like.name} is bfloat16, which numpy has only with ml_dtypes, got None"
         ) from None
     return np.empty(like.shape, bfloat16)
 

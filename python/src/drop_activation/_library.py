@@ -6,6 +6,7 @@ ctypes releases the interpreter's lock during each call.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import pathlib
 import sys
 from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
@@ -112,6 +113,7 @@ def _load() -> ctypes.CDLL:
     error_out = POINTER(c_void_p)
     signatures = {
         "dact_version": ([], c_char_p),
+        "dact_activation_name": ([c_uint32], c_char_p),
         "dact_check_abi": ([c_uint32, error_out], c_int32),
         "dact_error_message": ([c_void_p], c_char_p),
         "dact_error_free": ([c_void_p], None),
@@ -159,6 +161,11 @@ def path() -> str:
 
 def version() -> str:
     return _c.dact_version().decode()
+
+
+def activation_names() -> tuple[str, ...]:
+    """The activations, in the order of their codes."""
+    return tuple(name.decode() for name in iter(map(_c.dact_activation_name, itertools.count()).__next__, None))
 
 
 def device_code() -> str:

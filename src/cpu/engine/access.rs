@@ -2,14 +2,14 @@
 
 /// A way to access memory.
 pub(super) trait Access: Copy + Sync {
-    /// Whether to ask for memory some time before it is read.
+    /// Whether to ask for memory some time before it is read or written; else for the input alone, a little before.
     const PREFETCH: bool;
 
     /// Whether to write by non-temporal stores.
     const NON_TEMPORAL: bool;
 }
 
-/// A cache holds the tensors: the processor brings them nearer by itself.
+/// A cache may hold the tensors: the processor brings them nearer by itself, once it sees where that goes.
 #[derive(Clone, Copy)]
 pub(super) struct Cached;
 

@@ -8,7 +8,7 @@ use super::access::Access;
 use super::block_pass::{Bits, BlockPass};
 use super::keep_stream::{GROUP, Interleaved};
 use super::shift::WordShift;
-use super::tuning::{ALIGNED_ELEMENTS, READ_PREFETCH, WRITE_PREFETCH};
+use super::tuning::{ALIGNED_ELEMENTS, MASK_PREFETCH, NEAR_PREFETCH, READ_PREFETCH, WRITE_PREFETCH};
 use crate::cpu::simd::{CacheLines, LINE, Simd, Task};
 use crate::element::Element;
 use crate::io::{InOut, Tensors};
@@ -218,11 +218,26 @@ impl<T: Element, P: BlockPass<T>, A: Access> Task for PartialBlock<'_, '_, T, P,
     }
 }
 
-/// Asks for the lines of a block that is read a little later.
+/// Asks for lines of blocks that are read a little later.
 #[inline(always)]
-fn prefetch<S: Simd, T>(simd: S, block: &[T; 32]) {
-    for line in 0..size_of_val(block) / LINE {
-        simd.prefetch(block.as_ptr().cast::<u8>().wrapping_add(READ_PREFETCH + LINE * line));
+fn prefetch_to_read<S: Simd, T: Element, P: BlockPass<T>, A: Access>(simd: S, x: &[T; 32], saved: &[T; 32]) {
+    let lines = |block: &[T; 32], ahead| {
+        let at = block.as_ptr().cast::<u8>().wrapping_add(ahead);
+        (0..size_of_val(block) / LINE).map(move |line| at.wrapping_add(LINE * line))
+    };
+    if A::PREFETCH {
+        for line in lines(x, READ_PREFETCH) {
+            simd.prefetch(line);
+        }
+        if P::READS_SAVED {
+            for line in lines(saved, READ_PREFETCH) {
+                simd.prefetch(line);
+            }
+        }
+    } else if P::READS_SAVED || P::BITS != Bits::None {
+        for line in lines(x, NEAR_PREFETCH) {
+            simd.prefetch_near(line);
+        }
     }
 }
 
@@ -255,11 +270,9 @@ impl<T: Element, P: BlockPass<T>, A: Access> WholeBlocks<'_, T, P, A> {
     #[inline(always)]
     fn block<S: Simd>(&mut self, simd: S, k: usize, x: &[T; 32]) -> [T; 32] {
         let saved = if P::READS_SAVED { &self.saved[k] } else { x };
-        if A::PREFETCH {
-            prefetch(simd, x);
-            if P::READS_SAVED {
-                prefetch(simd, saved);
-            }
+        prefetch_to_read::<S, T, P, A>(simd, x, saved);
+        if P::BITS.writes_bits() {
+            simd.prefetch_to_write(self.write.as_ptr().wrapping_add(k + MASK_PREFETCH));
         }
         let bits = match P::BITS {
             Bits::Read if A::NON_TEMPORAL => self.shift.next(self.read[k]),
@@ -306,12 +319,7 @@ impl<T: Element, P: BlockPass<T>, A: Access> Interleaved for FullGroup<'_, T, P,
             GroupTensors::Apart(x, _) | GroupTensors::NonTemporal(x, _) => &x[k],
         };
         let saved = self.saved.map_or(x, |saved| &saved[k]);
-        if A::PREFETCH {
-            prefetch(simd, x);
-            if P::READS_SAVED {
-                prefetch(simd, saved);
-            }
-        }
+        prefetch_to_read::<S, T, P, A>(simd, x, saved);
         if let GroupTensors::Apart(_, y) = &self.tensors {
             prefetch_to_write(simd, &y[k]);
         }

@@ -19,7 +19,7 @@
 //!
 //! block:                                                                                                      (blocks)
 //!     a part of a block, at either end, is copied to the stack and back
-//!     ask for memory a little ahead, if no cache holds the tensors
+//!     ask for memory ahead: far if no cache holds the tensors, else a little
 //!     bits    = the block's: drawn, or of the mask that is read, shifted into place
 //!     y, bits = pass.block(x, saved, bits)
 //!     store y, by a non-temporal store if the tensor is large; store bits, if the pass writes some

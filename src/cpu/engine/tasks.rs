@@ -4,13 +4,12 @@ use super::access::{Access, Cached, Prefetched, Streamed};
 use super::block_pass::{Bits, BlockPass, Words};
 use super::blocks::BlockLoop;
 use super::draw::PrefetchedWords;
-use super::keep_stream::GROUP;
 use super::pool::Pool;
 use super::scratch::Scratch;
 use super::share::{alone_if_better, share};
 use super::shift::WordShift;
 use super::tuning::{
-    CACHED_BYTES, FEWEST_TASKS_PER_THREAD, LARGEST_TASK, MASK_PREFETCH_GROUPS, NON_TEMPORAL_BYTES, SMALLEST_TASK, TASK,
+    CACHED_BYTES, FEWEST_TASKS_PER_THREAD, LARGEST_TASK, MASK_PREFETCH, NON_TEMPORAL_BYTES, SMALLEST_TASK, TASK,
     TASKS_PER_THREAD,
 };
 use crate::cpu::part::whole_bytes;
@@ -165,12 +164,9 @@ impl<T: Element, P: BlockPass<T>, A: Access> Task for JobTask<'_, T, P, A> {
                 while first < blocks {
                     let (words, next_batch) = prefetched.next_words(simd);
                     let range = first..blocks.min(first + words.len());
-                    if A::NON_TEMPORAL
-                        && let Some(mask) = &write
-                    {
-                        // Stores keep their order: one to a line that is not in the cache yet would hold up the
-                        // non-temporal ones after it.
-                        simd.prefetch(mask.as_ptr().wrapping_add(first + GROUP * MASK_PREFETCH_GROUPS));
+                    if let Some(mask) = &write {
+                        // Stores keep their order: one to a line that is not in the cache yet holds up those after it.
+                        simd.prefetch_to_write(mask.as_ptr().wrapping_add(first + MASK_PREFETCH));
                     }
                     first = range.end;
                     if let Some(next_batch) = next_batch {
@@ -205,7 +201,7 @@ mod tests {
     use half::bf16;
 
     use super::super::block_pass::Bits;
-    use super::super::keep_stream::{BATCH, KeepStream};
+    use super::super::keep_stream::{BATCH, GROUP, KeepStream};
     use super::super::tuning::ALIGNED_ELEMENTS;
     use super::*;
     use crate::cpu::simd::LINE;

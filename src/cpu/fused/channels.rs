@@ -3,8 +3,8 @@
 use crate::cpu::engine::{CACHED_BYTES, READ_PREFETCH};
 use crate::cpu::lane::Lane;
 use crate::cpu::simd::{LINE, Simd};
-use crate::fused::Shape;
 use crate::real::Real;
+use crate::shape::Shape;
 
 /// The vectors that a pass reads.
 #[derive(Clone, Copy)]

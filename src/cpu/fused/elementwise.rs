@@ -9,12 +9,14 @@ use crate::cpu::mask_words::MaskWords;
 use crate::cpu::passes::drawn;
 use crate::cpu::simd::{Simd, Task};
 use crate::cpu::smooth::{self, Smooth};
+use crate::dz::Dz;
 use crate::error::Result;
-use crate::fused::{Dz, Operands, Shape};
 use crate::io::{InOut, Tensors};
 use crate::key::MaskKey;
+use crate::operands::Operands;
 use crate::operation::{DropActivation, Mixture};
 use crate::real::Real;
+use crate::shape::Shape;
 
 /// [`Pass::FusedForward`](crate::Pass::FusedForward).
 pub(super) fn forward<T: Lane<Real: Lane>>(

@@ -5,7 +5,8 @@ use crate::activation::Activation;
 use crate::cpu::lane::Lane;
 use crate::cpu::simd::{Simd, Task};
 use crate::cpu::smooth::{self, Smooth};
-use crate::fused::{Dz, Operands};
+use crate::dz::Dz;
+use crate::operands::Operands;
 use crate::operation::{DropActivation, Mixture};
 use crate::real::Real;
 

@@ -17,12 +17,12 @@ use super::lane::Lane;
 use super::mask_words::MaskWords;
 use crate::error::Result;
 use crate::float_environment::DefaultEnvironment;
-use crate::fused::Operands;
 use crate::io::InOut;
+use crate::operands::Operands;
 use crate::pass::Pass;
 
 /// Runs a checked pass over channels.
-pub(crate) fn run<T: Lane<Real: Lane>>(
+pub(super) fn run<T: Lane<Real: Lane>>(
     pass: &Pass,
     io: InOut<'_, T>,
     operands: Operands<'_, T>,

@@ -21,11 +21,13 @@ use crate::cpu::engine::{Pool, READ_PREFETCH, TASK, share};
 use crate::cpu::lane::Lane;
 use crate::cpu::mask_words::MaskWords;
 use crate::cpu::simd::{self, Simd, Task};
+use crate::dz::Dz;
 use crate::error::{Error, Result};
-use crate::fused::order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
-use crate::fused::{Dz, Operands, Shape};
 use crate::io::InOut;
+use crate::operands::Operands;
 use crate::real::Real;
+use crate::shape::Shape;
+use crate::sum_order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
 
 /// Channels whose chunks are summed together, where a tensor has more and a channel's elements are next to each other:
 /// their accumulators fit the first cache.
@@ -581,16 +583,16 @@ impl<R: Real, const N: usize> RowAccumulators<R, N> {
     #[inline(always)]
     fn load(&self, at: usize) -> [[R; 32]; N] {
         let mut blocks = [[R::ZERO; 32]; N];
-        for n in 0..N {
-            blocks[n] = *self.sums[n][at..].first_chunk().expect("a block follows the last accumulator");
+        for (block, sums) in blocks.iter_mut().zip(&self.sums) {
+            *block = *sums[at..].first_chunk().expect("a block follows the last accumulator");
         }
         blocks
     }
 
     #[inline(always)]
     fn store(&mut self, at: usize, blocks: &[[R; 32]; N]) {
-        for n in 0..N {
-            *self.sums[n][at..].first_chunk_mut().expect("a block follows the last accumulator") = blocks[n];
+        for (sums, block) in self.sums.iter_mut().zip(blocks) {
+            *sums[at..].first_chunk_mut().expect("a block follows the last accumulator") = *block;
         }
     }
 

@@ -489,6 +489,12 @@ impl MemoryOps for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch_near<T>(self, at: *const T) {
+        // SAFETY: 1; as in `prefetch`.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+    }
+
+    #[inline(always)]
     fn prefetch_to_write<T>(self, at: *const T) {
         // SAFETY: 1; as in `prefetch`. Processors with AVX2 that do not have this instruction do nothing. (The
         // intrinsic becomes it only where a feature is asked for that these lack.)

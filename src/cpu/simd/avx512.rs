@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{BlockOps, CacheLines, MAX_LANES, MemoryOps, Simd, Task, VectorOps};
+use super::{BlockOps, CacheLines, MAX_LANES, MemoryOps, Simd, Task, VectorOps, clear_by_bits};
 use crate::element::Element;
 
 /// Stands for the instructions: who has one may use them.
@@ -51,6 +51,34 @@ fn order_barrier([[a0, _, a2, _], [b0, _, b2, _]]: &mut [[__m512i; 4]; 2]) {
     }
 }
 
+/// The elements whose bit is not set, apart likewise. Written as a selection it becomes one by the inverted mask.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn clear(mut v: __m512i, mask: __mmask16) -> __m512i {
+    // SAFETY: the instruction touches no memory.
+    unsafe {
+        asm!(
+            "vpxord {0}{{{1}}}, {0}, {0}",
+            inout(zmm_reg) v,
+            in(kreg) mask,
+            options(nomem, nostack, preserves_flags, pure)
+        );
+    }
+    v
+}
+
+/// The mask as a word in a register for integers, whatever becomes of it.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn word(mask: __mmask16) -> u32 {
+    let word;
+    // SAFETY: the instruction touches no memory.
+    unsafe {
+        asm!("kmovw {0:e}, {1}", out(reg) word, in(kreg) mask, options(nomem, nostack, preserves_flags, pure));
+    }
+    word
+}
+
 /// [`BlockOps::optimizer_barrier`] for a vector, apart likewise.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -70,6 +98,27 @@ impl Simd for Avx512 {
     fn outlined(self, task: impl Task) {
         // SAFETY: 1.
         unsafe { run(task) }
+    }
+}
+
+impl Avx512 {
+    /// The sign of each element of 2 or 4 bytes is set if it is at most zero. With a sign it is, unless a sum that carries
+    /// beyond negative infinity loses it; and without one if it is zero, which the number before it tells.
+    #[inline(always)]
+    fn sign_if_at_most_zero<T: Element>(self, v: __m512i) -> __m512i {
+        let beyond = !T::NEGATIVE_INFINITY;
+        // SAFETY: 1.
+        unsafe {
+            let (with, without) = match size_of::<T>() {
+                2 => {
+                    (_mm512_add_epi16(v, _mm512_set1_epi16(beyond as i16)), _mm512_add_epi16(v, _mm512_set1_epi16(-1)))
+                }
+                _ => {
+                    (_mm512_add_epi32(v, _mm512_set1_epi32(beyond as i32)), _mm512_add_epi32(v, _mm512_set1_epi32(-1)))
+                }
+            };
+            _mm512_ternarylogic_epi32::<0b1100_1010>(v, with, without)
+        }
     }
 }
 
@@ -110,6 +159,35 @@ impl BlockOps for Avx512 {
                 bits
             },
         }
+    }
+
+    /// Mask registers have two ports, those of the multiplications, so little is done in them: one test in place of two
+    /// comparisons, and halves of 16 elements are not joined to a word and taken apart again, as the compiler does it.
+    #[inline(always)]
+    fn clear_among_at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> ([T; 32], u32) {
+        if size_of::<T>() == 8 {
+            return clear_by_bits(self, among, block);
+        }
+        let mut out = [T::default(); 32];
+        let (at, to) = (block.as_ptr().cast::<__m512i>(), out.as_mut_ptr().cast::<__m512i>());
+        let mut cleared = 0;
+        for i in 0..size_of::<T>() / 2 {
+            // SAFETY: 1; 2, for all vectors of both blocks.
+            unsafe {
+                let v = _mm512_loadu_si512(at.add(i));
+                let sign = self.sign_if_at_most_zero::<T>(v);
+                if size_of::<T>() == 2 {
+                    cleared = _mm512_mask_test_epi16_mask(among, sign, _mm512_set1_epi16(i16::MIN));
+                    _mm512_storeu_si512(to, _mm512_maskz_mov_epi16(!cleared, v));
+                } else {
+                    let among = (among >> (16 * i)) as __mmask16;
+                    let le = _mm512_mask_test_epi32_mask(among, sign, _mm512_set1_epi32(i32::MIN));
+                    _mm512_storeu_si512(to.add(i), clear(v, le));
+                    cleared |= word(le) << (16 * i);
+                }
+            }
+        }
+        (out, !cleared)
     }
 
     #[inline(always)]
@@ -431,6 +509,12 @@ impl MemoryOps for Avx512 {
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: 1; a prefetch of any address at all changes no memory and cannot fault.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+    }
+
+    #[inline(always)]
+    fn prefetch_near<T>(self, at: *const T) {
+        // SAFETY: 1; as in `prefetch`.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
 
     #[inline(always)]

@@ -6,6 +6,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod bf16;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
 mod numbers;
 mod portable;
 pub(crate) mod set;
@@ -43,6 +45,13 @@ pub(crate) trait Simd: BlockOps + NumberOps + VectorOps + MemoryOps {
 pub(crate) trait BlockOps: Copy {
     /// Bit i: bit i of `among` is set and element i is at most zero (and so not NaN).
     fn at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> u32;
+
+    /// +0 where bit i of `among` is set and element i is at most zero, elsewhere the element itself; and a set bit for
+    /// each of these others.
+    #[inline(always)]
+    fn clear_among_at_most_zero<T: Element>(self, among: u32, block: &[T; 32]) -> ([T; 32], u32) {
+        clear_by_bits(self, among, block)
+    }
 
     /// +0 where an element is at most zero, elsewhere the element itself.
     fn clear_at_most_zero<T: Element>(self, block: &[T; 32]) -> [T; 32];
@@ -83,6 +92,13 @@ pub(crate) trait BlockOps: Copy {
     fn narrow_bf16(self, block: &[f32; 32]) -> [half::bf16; 32] {
         bf16::narrow(block)
     }
+}
+
+/// [`BlockOps::clear_among_at_most_zero`] in two steps.
+#[inline(always)]
+fn clear_by_bits<T: Element>(simd: impl BlockOps, among: u32, block: &[T; 32]) -> ([T; 32], u32) {
+    let others = !simd.at_most_zero(among, block);
+    (simd.blend(others, block, &[T::default(); 32]), others)
 }
 
 /// Operations on vectors of 64-bit lanes. In what is made from one, only the low half of each lane counts.
@@ -145,8 +161,11 @@ pub(crate) trait VectorOps: Copy {
 
 /// Operations on caches and memory.
 pub(crate) trait MemoryOps: Copy {
-    /// Asks for the line of an address, which need not be anybody's, to be brought into the cache.
+    /// Asks for the line of an address, which need not be anybody's, to be brought into the second-level cache.
     fn prefetch<T>(self, at: *const T);
+
+    /// The same, into the first-level cache.
+    fn prefetch_near<T>(self, at: *const T);
 
     /// The same for a line that is about to be written.
     fn prefetch_to_write<T>(self, at: *const T);

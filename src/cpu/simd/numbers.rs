@@ -12,29 +12,6 @@ use crate::real::Real;
 /// Operations on blocks of numbers: element by element, each rounded once.
 pub(crate) trait NumberOps: Copy {
     /// The value in every place.
-    fn repeat<R: Real>(self, value: R) -> [R; 32];
-
-    fn plus<R: Real>(self, a: &[R; 32], b: &[R; 32]) -> [R; 32];
-
-    fn minus<R: Real>(self, a: &[R; 32], b: &[R; 32]) -> [R; 32];
-
-    fn times<R: Real>(self, a: &[R; 32], b: &[R; 32]) -> [R; 32];
-
-    fn over<R: Real>(self, a: &[R; 32], b: &[R; 32]) -> [R; 32];
-
-    /// `a b + c`.
-    fn times_plus<R: Real>(self, a: &[R; 32], b: &[R; 32], c: &[R; 32]) -> [R; 32];
-
-    /// Element i + BY at place i, anything at the last BY; BY is 1, 2, 4, 8 or 16.
-    #[inline(always)]
-    fn moved_down<R: Real, const BY: usize>(self, a: &[R; 32]) -> [R; 32] {
-        let mut out = [R::ZERO; 32];
-        out[..32 - BY].copy_from_slice(&a[BY..]);
-        out
-    }
-}
-
-impl NumberOps for Portable {
     #[inline(always)]
     fn repeat<R: Real>(self, value: R) -> [R; 32] {
         [value; 32]
@@ -60,9 +37,18 @@ impl NumberOps for Portable {
         each(|i| a[i] / b[i])
     }
 
+    /// `a b + c`.
     #[inline(always)]
     fn times_plus<R: Real>(self, a: &[R; 32], b: &[R; 32], c: &[R; 32]) -> [R; 32] {
         each(|i| a[i].mul_add(b[i], c[i]))
+    }
+
+    /// Element i + BY at place i, anything at the last BY; BY is 1, 2, 4, 8 or 16.
+    #[inline(always)]
+    fn moved_down<R: Real, const BY: usize>(self, a: &[R; 32]) -> [R; 32] {
+        let mut out = [R::ZERO; 32];
+        out[..32 - BY].copy_from_slice(&a[BY..]);
+        out
     }
 }
 
@@ -74,6 +60,8 @@ fn each<R: Real>(f: impl Fn(usize) -> R) -> [R; 32] {
     }
     out
 }
+
+impl NumberOps for Portable {}
 
 /// An operation by an instruction for f32 and one for f64, each with how to load and store, and how many numbers a vector
 /// has.
@@ -176,11 +164,6 @@ impl NumberOps for Avx512 {
 
 #[cfg(target_arch = "x86_64")]
 impl NumberOps for Avx2 {
-    #[inline(always)]
-    fn repeat<R: Real>(self, value: R) -> [R; 32] {
-        [value; 32]
-    }
-
     operations! {
         [_mm256_loadu_ps _mm256_storeu_ps 8 _mm256_loadu_pd _mm256_storeu_pd 4]
         plus(a, b) _mm256_add_ps _mm256_add_pd;

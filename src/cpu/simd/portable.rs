@@ -4,7 +4,9 @@ use std::hint::black_box;
 
 use half::f16;
 
-use super::{BlockOps, CacheLines, MAX_LANES, MemoryOps, Simd, Task, VectorOps};
+use super::{BlockOps, CacheLines, MemoryOps, Simd, Task};
+#[cfg(not(all(target_arch = "aarch64", target_endian = "little")))]
+use super::{MAX_LANES, VectorOps};
 use crate::element::Element;
 
 #[derive(Clone, Copy)]
@@ -17,7 +19,24 @@ pub(super) fn run(task: impl Task) {
 }
 
 /// As many lanes as fill the registers that most machines have, twice.
+#[cfg(not(all(target_arch = "aarch64", target_endian = "little")))]
 const LANES: usize = 4;
+
+/// [`VectorOps::compress`] for so many words, one after the other.
+#[inline(always)]
+pub(super) fn compress<const WORDS: usize>(
+    words: &[u32],
+    others: &[u32],
+    to: &mut [u32],
+    others_to: &mut [u32],
+) -> usize {
+    let mut count = 0;
+    for i in 0..WORDS {
+        (to[count], others_to[count]) = (words[i], others[i]);
+        count += usize::from(words[i] != 0);
+    }
+    count
+}
 
 /// The bits of an element.
 trait Plain: Sized {
@@ -177,6 +196,7 @@ impl BlockOps for Portable {
     }
 }
 
+#[cfg(not(all(target_arch = "aarch64", target_endian = "little")))]
 impl VectorOps for Portable {
     type Vector = [u64; LANES];
     const LANES: usize = LANES;
@@ -252,12 +272,7 @@ impl VectorOps for Portable {
 
     #[inline(always)]
     fn compress(self, words: &[u32], others: &[u32], to: &mut [u32], others_to: &mut [u32]) -> usize {
-        let mut count = 0;
-        for i in 0..2 * LANES {
-            (to[count], others_to[count]) = (words[i], others[i]);
-            count += usize::from(words[i] != 0);
-        }
-        count
+        compress::<{ 2 * LANES }>(words, others, to, others_to)
     }
 
     #[inline(always)]
@@ -278,6 +293,9 @@ impl VectorOps for Portable {
 impl MemoryOps for Portable {
     #[inline(always)]
     fn prefetch<T>(self, _: *const T) {}
+
+    #[inline(always)]
+    fn prefetch_near<T>(self, _: *const T) {}
 
     #[inline(always)]
     fn prefetch_to_write<T>(self, _: *const T) {}

@@ -110,6 +110,10 @@ macro_rules! task {
 }
 
 task!(AtMostZero<T>(among: u32, block: [T; 32]), |simd| [u64::from(simd.at_most_zero(*among, block))]);
+task!(ClearAmongAtMostZero<T>(among: u32, block: [T; 32]), |simd| {
+    let (cleared, others) = simd.clear_among_at_most_zero(*among, block);
+    cleared.into_iter().map(T::bits).chain([others.into()])
+});
 task!(ClearAtMostZero<T>(block: [T; 32]), |simd| simd.clear_at_most_zero(block).map(T::bits));
 task!(ClearWhereAtMostZero<T>(saved: [T; 32], block: [T; 32]), |simd| {
     simd.clear_where_at_most_zero(saved, block).map(T::bits)
@@ -163,6 +167,13 @@ fn comparisons_and_selections<T: Bits>() {
             let given = out_of(set, |set, out| set.run(AtMostZero { among: &bits, block: &block, out }));
             let expected: u64 = (0..32).map(|i| u64::from(block[i].at_most_zero()) << i).sum();
             assert_eq!(given, [expected & u64::from(bits)], "{set:?} at_most_zero {bits:#x} {block:?}");
+
+            let given = out_of(set, |set, out| set.run(ClearAmongAtMostZero { among: &bits, block: &block, out }));
+            let passes = |i: usize| !(block[i].at_most_zero() && bits >> i & 1 == 1);
+            let elements = (0..32).map(|i| if passes(i) { block[i].bits() } else { 0 });
+            let others = (0..32).map(|i| u64::from(passes(i)) << i).sum();
+            let expected: Vec<u64> = elements.chain([others]).collect();
+            assert_eq!(given, expected, "{set:?} clear_among_at_most_zero {bits:#x} {block:?}");
 
             let is_zero = |v: T| v.bits() << (64 - 8 * size_of::<T>()) << 1 == 0;
             let clear = |cleared: bool, v: T| if cleared { 0 } else { v.bits() };

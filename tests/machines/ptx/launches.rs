@@ -19,7 +19,9 @@ fn launches_that_are_impossible() {
     for (grid, block, blocks) in
         [(1, 257, 0..1), (1, 0, 0..1), (0, 1, 0..0), (4, 256, 0..5), (4, 256, 2..2), (1 << 31, 1, 0..1)]
     {
-        let report = ptx.launch_blocks("k", grid, block, blocks, &args, &buffers, Order::Reversed).unwrap_err();
+        let report = ptx
+            .launch_blocks("k", Blocks { grid, block, which: blocks }, &args, &buffers, Order::Reversed)
+            .unwrap_err();
         assert!(report.contains("no such launch of k: 1 to 2147483647 blocks of 1 to 256 threads"), "{report}");
     }
     let report = ptx.launch("k", 4, 256, &args.from, &buffers, Order::Forward).unwrap_err();

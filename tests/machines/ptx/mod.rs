@@ -1,5 +1,6 @@
-//! The machine that executes PTX (`tests/ptx_machine`): that it catches each kind of defect, refuses what it doesn't know,
-//! and runs sound kernels as the PTX ISA says. What single instructions compute is shown by `ptx_instructions.rs`.
+//! The machine that executes PTX (`tests/ptx_machine`): that it catches each kind of defect, refuses what it doesn't
+//! know, and runs sound kernels as the PTX ISA says. What single instructions compute is shown by
+//! `ptx_instructions.rs`.
 
 mod accesses;
 mod collectives;
@@ -9,7 +10,7 @@ mod refused;
 mod registers;
 mod sound;
 
-use crate::emulator::{Access, Buffer, Machine, Order, device_address};
+use crate::emulator::{Access, Blocks, Buffer, Machine, Order, device_address};
 use crate::numbers::numbers;
 use crate::ptx_machine::{self, Ptx};
 

@@ -241,7 +241,7 @@ fn special_registers_in_every_shape_of_launch() {
         let mut out = [0u32; 99];
         let args = Args { from: 0, to: device_address(out.as_ptr()).wrapping_sub(4 * 66) };
         let buffers = [Buffer::output("out", &mut out)];
-        made(body).launch_blocks("k", 7, 33, 2..5, &args, &buffers, order).unwrap();
+        made(body).launch_blocks("k", Blocks { grid: 7, block: 33, which: 2..5 }, &args, &buffers, order).unwrap();
         assert_eq!(out[..2], [33_702_000, 33_702_001u32.wrapping_add(1 << 27)]);
         assert_eq!(out[98], 33_704_032);
     }

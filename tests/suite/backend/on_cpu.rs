@@ -1,6 +1,6 @@
 //! The CUDA kernels on a CPU, as source and as compiled: the plan that a GPU would get, carried out by
-//! `tests/emulator` or `tests/ptx_machine`. Both check every access against the slices of the call, and that each output
-//! is written exactly once.
+//! `tests/emulator` or `tests/ptx_machine`. Both check every access against the slices of the call, and that each
+//! output is written exactly once.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 

@@ -50,7 +50,8 @@ fn compare(package: &str) {
     );
 }
 
-/// Has rustdoc describe the workspace's packages, with all that docs.rs shows of them, and returns the file of this one.
+/// Has rustdoc describe the workspace's packages, with all that docs.rs shows of them, and returns the file of this
+/// one.
 fn document(package: &str) -> PathBuf {
     let tool = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = tool.join("../..").canonicalize().unwrap();

@@ -72,9 +72,13 @@ class _BatchNormDropActivation(_NormBase):
     def _move(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """The running statistics, by those of a batch."""
         self.num_batches_tracked.add_(1)
-        share = 1 / self.num_batches_tracked.to(mean.dtype) if self.momentum is None else self.momentum
-        for running, of_batch in ((self.running_mean, mean), (self.running_var, variance * (count / (count - 1)))):
-            running.copy_((1 - share) * running + share * of_batch)
+        unbiased = count / (count - 1)
+        for running, of_batch, factor in ((self.running_mean, mean, 1), (self.running_var, variance, unbiased)):
+            if self.momentum is None:
+                share = 1 / self.num_batches_tracked.to(mean.dtype)
+                running.copy_((1 - share) * running + share * factor * of_batch)
+            else:
+                running.mul_(1 - self.momentum).add_(of_batch, alpha=self.momentum * factor)
 
     def _check(self, x: Tensor, residual: Tensor | None) -> None:
         if not isinstance(x, Tensor):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import _library as library
+from .._activations import CODES
 from .._library import Key, Pass, Tensors
 from ._layout import CONTIGUOUS, dense, empty_like, layout_of
 from ._operators import DTYPES, LIBRARY, empty_mask
@@ -32,6 +33,7 @@ batch_norm = torch.ops.drop_activation.batch_norm.default
 #: dx, dr (empty without a residual), and the gradients of weight and bias. `of_x`: the statistics are those of x.
 batch_norm_backward = torch.ops.drop_activation.batch_norm_backward.default
 
+_RELU = CODES["relu"]
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float64: "float64"}
 
 
@@ -143,8 +145,8 @@ def _kernels(device: int) -> library.Cuda:
 
 
 def _enqueue(pass_: Pass, tensors: Tensors, x: Tensor) -> None:
-    """On the current stream of x's device. Nothing waits: PyTorch's allocator gives the memory for sums, which is free again
-    when this returns, to nothing but later work of that stream."""
+    """On the current stream of x's device. Nothing waits: PyTorch's allocator gives the memory for sums, which is free
+    again when this returns, to nothing but later work of that stream."""
     tensors.workspace_bytes = library.cuda_workspace_bytes(pass_, tensors)
     workspace = x.new_empty(tensors.workspace_bytes, dtype=torch.uint8)
     tensors.workspace = workspace.data_ptr()
@@ -162,16 +164,27 @@ def _vector(vector: Tensor | None, real: torch.dtype) -> Tensor | None:
     return None if vector is None else vector.to(real).contiguous()
 
 
-def _scale(weight: Tensor | None, variance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """1 / sqrt(variance + eps) in f64, and the scale in it."""
-    inverse = (variance.double() + eps).rsqrt()
-    return inverse, inverse if weight is None else inverse * weight.double()
+# On a GPU each operation on vectors is a launch: so few, and rounded where they are written.
+
+
+def _wide(vector: Tensor) -> Tensor:
+    """A copy in f64."""
+    return vector.to(torch.float64, copy=True)
+
+
+def _inverse(variance: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(variance + eps) in f64."""
+    return _wide(variance).add_(eps).rsqrt_()
+
+
+def _scale(inverse: Tensor, weight: Tensor | None, real: torch.dtype) -> Tensor:
+    return inverse.to(real) if weight is None else torch.mul(inverse, weight, out=torch.empty_like(inverse, dtype=real))
 
 
 def _shift(scale: Tensor, bias: Tensor | None, mean: Tensor) -> Tensor:
     # By the scale as it was rounded, so that x = mean becomes the bias.
-    shift = -mean.double() * scale.double()
-    return (shift if bias is None else shift + bias.double()).to(scale.dtype)
+    moved = _wide(mean).mul_(scale)
+    return moved.neg_().to(scale.dtype) if bias is None else torch.sub(bias, moved, out=torch.empty_like(scale))
 
 
 def _batch_norm(x, residual, weight, bias, mean, variance, key, eps, p, activation):
@@ -186,7 +199,7 @@ def _batch_norm(x, residual, weight, bias, mean, variance, key, eps, p, activati
         _run(_on_channels(Pass(library.STATISTICS), x, layout), x, results=(mean, variance))
     else:
         mean, variance = mean.to(real, copy=True), variance.to(real, copy=True)
-    scale = _scale(weight, variance, eps)[1].to(real)
+    scale = _scale(_inverse(variance, eps), weight, real)
     shift = _shift(scale, bias, mean)
     y, mask = empty_like(x, layout), empty_mask(x)
     pass_ = Pass(library.FUSED_FORWARD, activation, p, key=_key(key))
@@ -200,9 +213,10 @@ def _batch_norm_backward(dy, mask, x, residual, weight, bias, mean, variance, of
     x, dy, mask = dense(x, layout), dense(dy, layout), mask.contiguous()
     residual = None if residual is None else dense(residual, layout)
     mean = _vector(mean, real)
-    inverse, wide = _scale(weight, variance, eps)
-    scale = wide.to(real)
-    z = {"scale": scale, "shift": _shift(scale, bias, mean), "residual": residual}
+    inverse = _inverse(variance, eps)
+    scale = _scale(inverse, weight, real)
+    needs_z = activation != _RELU
+    z = {"scale": scale, "shift": _shift(scale, bias, mean), "residual": residual} if needs_z else {}
     gradient, product = torch.empty_like(mean), torch.empty_like(mean)
     dr = x.new_empty(0) if residual is None else empty_like(x, layout)
     pass_ = _on_channels(Pass(library.FUSED_SUMS, activation, p), x, layout)
@@ -212,14 +226,15 @@ def _batch_norm_backward(dy, mask, x, residual, weight, bias, mean, variance, of
 
     rest = {}
     if of_x and x.numel():
-        count, alpha = x.numel() // x.shape[1], scale.double()
-        beta = (-alpha * inverse * inverse * product.double() / count).to(real)
-        rest = {"beta": beta, "gamma": (-alpha * gradient.double() / count).to(real), "mean": mean}
+        count, alpha = x.numel() // x.shape[1], _wide(scale)
+        beta = torch.div((alpha * inverse).mul_(inverse).mul_(product), -count, out=torch.empty_like(scale))
+        gamma = torch.div(alpha.mul_(gradient), -count, out=torch.empty_like(scale))
+        rest = {"beta": beta, "gamma": gamma, "mean": mean}
     dx = empty_like(x, layout)
     pass_ = _on_channels(Pass(library.FUSED_BACKWARD, activation, p), x, layout)
     pass_.dz = library.DZ_TRAINING
     _run(pass_, dy, dx, saved=x, mask=mask, alpha=scale, **rest, **z)
-    return dx, dr, (inverse * product.double()).to(real), gradient
+    return dx, dr, torch.mul(inverse, product, out=torch.empty_like(product)), gradient
 
 
 for device in ("CPU", "CUDA"):

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from .._activations import CODES, TABLE
+from .._activations import CODES, curvature
 from . import _operators as operators
 from ._keys import draw_key
 from ._layout import in_order
 
 RELU = CODES["relu"]
-#: σ'' by σ's code; None for ReLU, whose backward pass needs the mask alone.
-_CURVATURES = {row.code: row.curvature for row in TABLE.values()}
+#: σ'' by σ's code.
+_CURVATURES = {code: curvature(name) for name, code in CODES.items() if name != "relu"}
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
 

@@ -38,19 +38,20 @@ def fold(model: nn.Module, *example: Any) -> nn.Module:
             model(*example)
     for name, module in model.named_modules():
         if is_fused_with_relu(module) and any(child in replaced for child in module.children()):
-            raise ValueError(f"module {name!r} (a {type(module).__name__}) {FUSED_WITH_RELU}")
+            got = f"{name!r} (a {type(module).__name__}), which {FUSED_WITH_RELU}"
+            raise ValueError(f"model must have no module that is fused for quantization, got {got}")
     watched = [(name, module) for name, module in model.named_modules() if is_watched(module)]
     for name, module in watched:
         record, called = module._drop_activation, f"{name!r} (a {type(module).__name__})"
         if record.called:
             raise ValueError(
-                f"ReLUs must be modules, as in fold(torch.fx.symbolic_trace(model)), but the code of module {called} "
+                f"ReLUs must be modules, as in fold(torch.fx.symbolic_trace(model)), got module {called}, whose code "
                 "calls ReLU, which only this package replaces"
             )
         if not record.ran:
             raise ValueError(
-                f"module {called} has not run since replace_relu, so that nobody knows whether its code calls ReLU; "
-                "call the model once, or give fold the arguments of a call"
+                "model must have run since replace_relu, so that it is known whether its code calls ReLU, got module "
+                f"{called}, which has not: call the model once, or give fold the arguments of a call"
             )
     for _, module in watched:
         unwatch(module)

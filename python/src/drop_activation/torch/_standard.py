@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
-from .._activations import TABLE
-
-if TYPE_CHECKING:
-    from ._modules import DropActivation, RReLU
-
+#: The classes of torch.nn by the lower-case name, which is that of an activation.
+_CLASSES = {name.lower(): kind for name, kind in vars(nn).items() if isinstance(kind, type)}
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
-def standard(module: DropActivation | RReLU) -> nn.Module:
-    """What a module computes in evaluation mode: ReLU's is nn.LeakyReLU. It keeps the module's hooks.
+def standard(module: nn.Module) -> nn.Module:
+    """What a DropActivation or RReLU computes in evaluation mode: ReLU's is nn.LeakyReLU. It keeps the module's hooks.
 
     Raises:
         TypeError: The module is in training mode.
     """
     if module.training:
         raise TypeError(
-            f"{module} is in training mode, where it draws a mask; outside of this package it can only be what it "
-            "is in evaluation mode: call eval() first"
+            f"the model must be in evaluation mode, in which its modules draw no masks, got {module} in training mode: "
+            "call eval() first"
         )
     made = _rrelu(module) if not hasattr(module, "p") else _drop_activation(module.p, module.activation, module.inplace)
     for hooks in _HOOKS:
@@ -32,7 +28,7 @@ def standard(module: DropActivation | RReLU) -> nn.Module:
     return made.eval()
 
 
-def _rrelu(module: RReLU) -> nn.Module:
+def _rrelu(module: nn.Module) -> nn.Module:
     return nn.LeakyReLU((module.lower + module.upper) / 2)
 
 
@@ -41,7 +37,7 @@ def _drop_activation(p: float, activation: str, inplace: bool) -> nn.Module:
         return nn.Identity()
     if activation == "relu":
         return nn.ReLU(inplace) if p == 1 else nn.LeakyReLU(1 - p, inplace)
-    sigma = getattr(nn, TABLE[activation].module)()
+    sigma = _CLASSES[activation]()
     return sigma if p == 1 else _mixture(p, sigma)
 
 

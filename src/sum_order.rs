@@ -14,8 +14,8 @@ pub(crate) const fn chunks(count: usize) -> usize {
     count.div_ceil(CHUNK)
 }
 
-/// Combines the first `present` of 32 values to one by halving: with s = 16, 8, 4, 2, 1, value i takes up value i + s for
-/// each i below s, if that is present.
+/// Combines the first `present` of 32 values to one by halving: with s = 16, 8, 4, 2, 1, value i takes up value i + s
+/// for each i below s, if that is present.
 pub(crate) fn halve<V: Copy>(mut values: [V; ACCUMULATORS], present: usize, combine: impl Fn(V, V) -> V) -> V {
     let mut s = ACCUMULATORS / 2;
     while s > 0 {

@@ -1,5 +1,5 @@
-//! CUDA's words, as the kernels use them: what `tests/emulator` takes each to mean is what nvcc compiles it to, executed
-//! as PTX. Where there is no nvcc, the meaning alone is tested, against values that are computed here.
+//! CUDA's functions, as the kernels call them: what `tests/emulator` makes of each is what nvcc compiles it to,
+//! executed as PTX. Where there is no nvcc, the emulation alone is tested, against values that are computed here.
 
 use std::{fmt::Debug, fs, sync::OnceLock};
 
@@ -10,17 +10,17 @@ use crate::emulator::{self, Buffer, BuildError, Emulator, Machine, Order, device
 use crate::numbers::numbers;
 use crate::ptx_machine::{Ptx, compile};
 
-/// The words as sources, and as nvcc compiles them.
-struct Words {
+/// The functions as sources, and as nvcc compiles them.
+struct Functions {
     sources: Emulator,
-    /// For compute capabilities 7.5 and 9.0: words of 16 bits are other instructions in each.
+    /// For compute capabilities 7.5 and 9.0: functions of 16 bits are other instructions in each.
     compiled: Vec<(u32, Ptx)>,
 }
 
-fn words() -> Option<&'static Words> {
-    static BUILT: OnceLock<Option<Words>> = OnceLock::new();
+fn functions() -> Option<&'static Functions> {
+    static BUILT: OnceLock<Option<Functions>> = OnceLock::new();
     let build = || {
-        let folder = emulator::root().join("tests/emulator/words");
+        let folder = emulator::root().join("tests/emulator/functions");
         let sources = match Emulator::build(&folder) {
             Ok(emulator) => emulator,
             Err(BuildError::Unavailable(why)) => {
@@ -36,7 +36,7 @@ fn words() -> Option<&'static Words> {
                 Vec::new()
             }
         };
-        Some(Words { sources, compiled })
+        Some(Functions { sources, compiled })
     };
     BUILT.get_or_init(build).as_ref()
 }
@@ -59,29 +59,33 @@ fn launch<In: Copy, Out: Copy + Default>(
     out
 }
 
-/// A word's results, on which all machines agree to the last bit.
-fn each<In: Copy, Out: Copy + Default + PartialEq + Debug>(word: &str, x: &[In], inputs: usize) -> Option<Vec<Out>> {
-    each_like(word, x, inputs, |a: &Out, b| a == b)
+/// A function's results, on which all machines agree to the last bit.
+fn each<In: Copy, Out: Copy + Default + PartialEq + Debug>(
+    function: &str,
+    x: &[In],
+    inputs: usize,
+) -> Option<Vec<Out>> {
+    each_like(function, x, inputs, |a: &Out, b| a == b)
 }
 
 /// The same where results need only be alike.
 fn each_like<In: Copy, Out: Copy + Default + Debug>(
-    word: &str,
+    function: &str,
     x: &[In],
     inputs: usize,
     alike: impl Fn(&Out, &Out) -> bool,
 ) -> Option<Vec<Out>> {
-    let words = words()?;
+    let functions = functions()?;
     // So many that every lane comes to every meeting: the first again at the end.
     let n = (x.len() / inputs).next_multiple_of((GRID * BLOCK) as usize);
     let x: Vec<In> = x.iter().cycle().copied().take(n * inputs).collect();
-    let entry = format!("word_{word}");
-    let meant: Vec<Out> = launch(&words.sources, &entry, &x, n, Order::Reversed);
-    for (capability, ptx) in &words.compiled {
+    let entry = format!("function_{function}");
+    let meant: Vec<Out> = launch(&functions.sources, &entry, &x, n, Order::Reversed);
+    for (capability, ptx) in &functions.compiled {
         let compiled: Vec<Out> = launch(ptx, &entry, &x, n, Order::Random(7));
         if let Some(i) = (0..n).find(|&i| !alike(&meant[i], &compiled[i])) {
             let (meant, compiled) = (&meant[i], &compiled[i]);
-            panic!("{word}: result {i} is {compiled:X?} when compiled for {capability}, not {meant:X?}");
+            panic!("{function}: result {i} is {compiled:X?} when compiled for {capability}, not {meant:X?}");
         }
     }
     Some(meant)
@@ -108,14 +112,14 @@ fn doubles(n: usize) -> Vec<f64> {
 }
 
 #[test]
-fn every_word_that_the_kernels_use_is_here() {
+fn every_function_that_the_kernels_call_is_here() {
     let untested = emulator::untested(&emulator::root().join("kernels"));
     assert!(untested.is_empty(), "{untested:?}");
 }
 
 #[test]
-fn a_word_that_is_not_here_is_found() {
-    let folder = emulator::scratch_folder("untested-words");
+fn a_function_that_is_not_here_is_found() {
+    let folder = emulator::scratch_folder("untested-functions");
     let source =
         "// __in_a_comment(1)\n__device__ int f(int v) { return v ? __clz(v) + fma(1, 2, 3) : __umulhi(v, v); }\n";
     fs::write(folder.join("kernel.cu"), source).unwrap();
@@ -161,7 +165,7 @@ fn bits_stay_as_they_are() {
     assert!(packs.iter().flat_map(|pack| pack.0).zip(&words[..4096]).all(|(a, b)| a == *b));
 }
 
-/// All selectors. CUDA's word looks at three bits of each, PTX's instruction at four.
+/// All selectors. CUDA's function looks at three bits of each, PTX's instruction at four.
 #[test]
 fn bytes_are_permuted() {
     let bytes = numbers(2 * 65536);
