@@ -17,6 +17,7 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "scripts"))
+import report_blocks  # noqa: E402
 import report_cpu  # noqa: E402
 import report_gpu  # noqa: E402
 import report_markdown  # noqa: E402
@@ -204,6 +205,25 @@ class Report(unittest.TestCase):
         self.assertIn(
             "| f32 | 2 | one process |  | 1.50 to 1.50 |  |  | 1.25 to 1.25 |  |", report_pytorch.summary(rows, 1 << 25)
         )
+
+    def test_blocks(self):
+        layer = {"layer": "8 x 7 x 7", "memory": "channels last", "dtype": "bf16", "block": "norm", "warm": False}
+        seconds = {"fused": 2e-3, "fused_relu": 1.6e-3, "unfused": 4e-3, "copy": 3e-4}
+        ours = {"blocks": [layer | {"tensors": 8.0, "seconds": seconds}]}
+        rows = report_blocks.rows_of(ours)
+        names = "batch normalisation, activation | 8 x 7 x 7 | channels last | bf16"
+        self.assertIn(f"| {names} | 2.00 | 1.60 | 4.00 | 0.30 | 1.25 | 0.50 | 0.60 |", list(report_blocks.tables(*rows)))
+        # Of two layers, from the least to the greatest.
+        slow = layer | {"tensors": 8.0, "seconds": seconds | {"fused": 4e-3}}
+        summary = list(report_blocks.summary(*report_blocks.rows_of({"blocks": ours["blocks"] + [slow]})))
+        names = "batch normalisation, activation | large | bf16"
+        self.assertIn(f"| {names} | 1.25 to 2.50 | 0.50 to 1.00 | 0.30 to 0.60 |", summary)
+        # What was not compiled is left out.
+        theirs = [layer | {"seconds": {"module": 1e-3, "eager": 4e-3}}]
+        theirs.append(layer | {"seconds": {"module": 1e-3, "eager": 2e-3, "compiled": 5e-4, "composed": 8e-4}})
+        rows = report_blocks.rows_of({"pytorch_blocks": theirs})
+        self.assertIn(f"| {names} | 0.25 to 0.50 | 2.00 to 2.00 | 1.25 to 1.25 |", list(report_blocks.summary(*rows)))
+        self.assertTrue(any(line.endswith("| 1.00 | 4.00 |  |  | 0.25 |  |  |") for line in report_blocks.tables(*rows)))
 
     def test_masks_beside_pytorch(self):
         seconds = {"torch_mask": 5e-4, "mask": 8e-6}

@@ -1,15 +1,14 @@
 //! The blocks of a network on the CPU: a batch normalisation or a bias before Drop-Activation, with and without a
 //! residual, forward and backward.
 //!
-//!     cargo bench --bench blocks -- [--quick] [--json FILE]
-//!
 //! Each block is measured in three ways: fused Drop-Activation, fused plain ReLU (p = 1), and unfused, where each
 //! operation is a pass of its own: the statistics, the normalisation, the sum with the residual, the activation. Beside
-//! them, a copy of a tensor. All take turns, round after round in another order; the figures are medians. `ideal` is the
-//! time that a copy takes for the bytes that the fused passes move; `benches/blocks.py` measures PyTorch's blocks.
+//! them, a copy of a tensor. All take turns, round after round in another order; the figures are medians.
+//! `benches/blocks.py` measures PyTorch's blocks.
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::path::Path;
 use std::time::Instant;
 
 use drop_activation::fused::{BatchNorm, Before, Gradient, Shape, cpu as fused};
@@ -17,6 +16,7 @@ use drop_activation::half::bf16;
 use drop_activation::reference::philox4x32_10;
 use drop_activation::{DropActivation, Element, InOut, MaskKey, PackedMask, Real, cpu};
 use rayon::prelude::*;
+use serde_json::{Value, json};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Block {
@@ -67,18 +67,20 @@ fn layers(quick: bool) -> Result<Vec<Layer>, Box<dyn Error>> {
         Ok(Layer { name, shape: Shape::new(outer, channels, inner)?, warm })
     };
     let mut all = vec![
-        layer("WideResNet-28-10, 160 x 32 x 32, batch 128, channels first", 128, 160, 1024, false)?,
-        layer("WideResNet-28-10, 160 x 32 x 32, batch 128, channels last", 128 * 1024, 160, 1, false)?,
-        layer("WideResNet-28-10, 160 x 32 x 32, batch 2, channels last", 2 * 1024, 160, 1, true)?,
+        layer("WideResNet-28-10, 160 x 32 x 32, batch 128", 128, 160, 1024, false)?,
+        layer("WideResNet-28-10, 160 x 32 x 32, batch 128", 128 * 1024, 160, 1, false)?,
+        layer("WideResNet-28-10, 160 x 32 x 32, batch 2", 2, 160, 1024, true)?,
+        layer("WideResNet-28-10, 160 x 32 x 32, batch 2", 2 * 1024, 160, 1, true)?,
     ];
     if !quick {
         all.extend([
-            layer("WideResNet-28-10, 640 x 8 x 8, batch 128, channels first", 128, 640, 64, false)?,
-            layer("WideResNet-28-10, 640 x 8 x 8, batch 128, channels last", 128 * 64, 640, 1, false)?,
-            layer("ResNet-50, 256 x 56 x 56, batch 32, channels first", 32, 256, 3136, false)?,
-            layer("ResNet-50, 256 x 56 x 56, batch 32, channels last", 32 * 3136, 256, 1, false)?,
-            layer("ResNet-50, 2048 x 7 x 7, batch 128, channels first", 128, 2048, 49, false)?,
-            layer("ResNet-50, 2048 x 7 x 7, batch 2, channels first", 2, 2048, 49, true)?,
+            layer("WideResNet-28-10, 640 x 8 x 8, batch 128", 128, 640, 64, false)?,
+            layer("WideResNet-28-10, 640 x 8 x 8, batch 128", 128 * 64, 640, 1, false)?,
+            layer("ResNet-50, 256 x 56 x 56, batch 128", 128, 256, 3136, false)?,
+            layer("ResNet-50, 256 x 56 x 56, batch 128", 128 * 3136, 256, 1, false)?,
+            layer("ResNet-50, 2048 x 7 x 7, batch 128", 128, 2048, 49, false)?,
+            layer("ResNet-50, 2048 x 7 x 7, batch 128", 128 * 49, 2048, 1, false)?,
+            layer("ResNet-50, 2048 x 7 x 7, batch 2", 2, 2048, 49, true)?,
         ]);
     }
     Ok(all)
@@ -202,10 +204,14 @@ fn median(times: &mut [f64]) -> f64 {
     times[times.len() / 2]
 }
 
-fn measure<T: Element>(layer: &Layer, rows: &mut Vec<String>) -> Result<(), Box<dyn Error>> {
+fn measure<T: Element>(layer: &Layer, rows: &mut Vec<Value>) -> Result<(), Box<dyn Error>> {
     let mut buffers = Buffers::<T>::new(layer.shape);
-    let (calls, rounds) = if layer.warm { (20, 31) } else { (1, 11) };
-    let bytes = layer.shape.len() * size_of::<T>();
+    let (calls, rounds) = match layer.shape.len() {
+        _ if layer.warm => (20, 31),
+        0..0x400_0000 => (1, 11),
+        _ => (1, 5),
+    };
+    let memory = if layer.shape.inner() == 1 { "channels last" } else { "channels first" };
     for block in Block::ALL {
         let mut ways = [Way::Fused, Way::FusedRelu, Way::Unfused, Way::Copy];
         let mut times: BTreeMap<Way, Vec<f64>> = BTreeMap::new();
@@ -227,7 +233,7 @@ fn measure<T: Element>(layer: &Layer, rows: &mut Vec<String>) -> Result<(), Box<
             (seconds[&Way::Fused], seconds[&Way::FusedRelu], seconds[&Way::Unfused], seconds[&Way::Copy]);
         let ideal = copy * block.tensors() / 2.0;
         println!(
-            "{:>5} {:14} {:62} {:9.3} ms   of ReLU {:.3}   of unfused {:.3}   copy's bytes/s {:.3}",
+            "{:>5} {:14} {:44} {memory:14} {:9.3} ms   of ReLU {:.3}   of unfused {:.3}   copy's bytes/s {:.3}",
             T::DTYPE.name(),
             block.name(),
             layer.name,
@@ -236,37 +242,32 @@ fn measure<T: Element>(layer: &Layer, rows: &mut Vec<String>) -> Result<(), Box<
             fused / unfused,
             ideal / fused
         );
-        rows.push(format!(
-            "{{\"dtype\": \"{}\", \"block\": \"{}\", \"layer\": \"{}\", \"bytes\": {bytes}, \"fused\": {fused:e}, \
-             \"fused_relu\": {relu:e}, \"unfused\": {unfused:e}, \"copy\": {copy:e}}}",
-            T::DTYPE.name(),
-            block.name(),
-            layer.name
-        ));
+        rows.push(json!({
+            "dtype": T::DTYPE.name(),
+            "block": block.name(),
+            "layer": layer.name,
+            "memory": memory,
+            "n": layer.shape.len(),
+            "warm": layer.warm,
+            "tensors": block.tensors(),
+            "seconds": { "fused": fused, "fused_relu": relu, "unfused": unfused, "copy": copy },
+        }));
     }
     Ok(())
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let (mut quick, mut json) = (false, None);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--quick" => quick = true,
-            "--json" => json = Some(arguments.next().ok_or("--json takes a file")?),
-            // What cargo itself passes.
-            "--bench" => {}
-            other => return Err(format!("{other} is no option; allowed are --quick, --json FILE").into()),
-        }
-    }
-    println!("blocks on the CPU, {}, {} threads", cpu::instruction_set(), rayon::current_num_threads());
+/// All of them. The file holds, at any time, what has been measured.
+pub fn run(quick: bool, file: Option<&Path>) -> Result<(), Box<dyn Error>> {
+    let (set, threads) = (cpu::instruction_set(), rayon::current_num_threads());
+    println!("blocks on the CPU, {set}, {threads} threads");
     let mut rows = Vec::new();
     for layer in layers(quick)? {
         measure::<f32>(&layer, &mut rows)?;
         measure::<bf16>(&layer, &mut rows)?;
-    }
-    if let Some(file) = json {
-        std::fs::write(file, format!("[\n  {}\n]\n", rows.join(",\n  ")))?;
+        if let Some(file) = file {
+            let results = json!({ "device": format!("CPU, {set}, {threads} threads"), "blocks": rows });
+            std::fs::write(file, serde_json::to_string_pretty(&results)? + "\n")?;
+        }
     }
     Ok(())
 }

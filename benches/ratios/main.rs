@@ -1,15 +1,17 @@
 //! Ratios within one run: Drop-Activation beside plain ReLU, RReLU and the memory's own speed.
 //!
 //!     cargo bench --bench ratios -- [--device cpu|cuda] [--quick | --headline] [--sizes 28,20] [--json FILE]
+//!     cargo bench --bench ratios -- --blocks [--quick] [--json FILE]
 //!
 //! `--headline` takes the configurations alone that the aims speak of, `--sizes` other sizes, as binary logarithms.
-//! FILE holds, at any time, what has been measured.
+//! FILE holds, at any time, what has been measured. `--blocks` is for the blocks of networks on the CPU: `blocks.rs`.
 //!
 //! All cases of a configuration take turns, round after round in another order, so that what disturbs the machine
 //! disturbs them alike; the figures are medians over the rounds. The baseline of a size and type is the faster of our
 //! plain ReLU and an outsider's (for PyTorch's see `benches/pytorch.py`). The bench `passes` measures the same cases
 //! one by one.
 
+mod blocks;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod table;
@@ -78,6 +80,7 @@ struct Options {
     device: Option<String>,
     quick: bool,
     headline: bool,
+    blocks: bool,
     sizes: Option<Vec<u32>>,
     json: Option<PathBuf>,
 }
@@ -91,6 +94,7 @@ impl Options {
             match argument {
                 Long("device") => options.device = Some(arguments.value()?.string()?),
                 Long("quick") => options.quick = true,
+                Long("blocks") => options.blocks = true,
                 Long("headline") => options.headline = true,
                 Long("sizes") => options.sizes = Some(sizes(&arguments.value()?.string()?)?),
                 Long("json") => options.json = Some(arguments.value()?.into()),
@@ -110,7 +114,13 @@ fn sizes(list: &str) -> Result<Vec<u32>, String> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let Options { device, quick, headline, sizes, json } = Options::parse()?;
+    let Options { device, quick, headline, blocks, sizes, json } = Options::parse()?;
+    if blocks {
+        if headline || sizes.is_some() || device.as_deref().is_some_and(|device| device != "cpu") {
+            return Err("--blocks must be on the CPU, without --headline and --sizes".into());
+        }
+        return blocks::run(quick, json.as_deref());
+    }
     let device = cases::open(device.as_deref())?;
     println!("ratios on {}", device.name());
 

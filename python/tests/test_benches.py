@@ -191,3 +191,32 @@ def test_a_process_that_ends_is_told(relu_cpu):
     with pytest.raises(RuntimeError, match="ended with status 1"):
         process.ask("configure", dtype="f99", n=64, sets=1)
     process.end()
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    module = load("blocks.py")
+    monkeypatch.setattr(module, "LAYERS", {"a layer, batch 2": (16, 16, 64, False)})
+    return module
+
+
+def test_the_blocks_have_every_way_of_every_configuration(blocks, monkeypatch, tmp_path):
+    file = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["blocks.py", "--json", str(file)])
+    blocks.main()
+    rows = json.loads(file.read_text())["pytorch_blocks"]
+    configurations = {(row["memory"], row["dtype"], row["block"]) for row in rows}
+    assert len(rows) == len(configurations) == 2 * 2 * 2
+    for row in rows:
+        assert row["warm"] and row["seconds"].keys() == {"eager", "module"}
+        assert all(seconds > 0 for seconds in row["seconds"].values())
+
+
+def test_the_blocks_do_not_time_another_operation(blocks, monkeypatch):
+    right, measure = blocks.BatchNormDropActivation2d, ("a layer, batch 2", "f32", "channels last", True, False)
+    monkeypatch.setattr(blocks, "BatchNormDropActivation2d", lambda channels, p: right(channels, p=p - 0.02))
+    with pytest.raises(AssertionError, match="module: 0.07[0-9] of the negative elements passed, not 0.050"):
+        blocks.measure(*measure)
+    monkeypatch.setattr(blocks, "BatchNormDropActivation2d", lambda channels, p: right(channels, eps=1.0, p=p))
+    with pytest.raises(AssertionError, match="away from the batch normalisation of x"):
+        blocks.measure(*measure)

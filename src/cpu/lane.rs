@@ -11,6 +11,12 @@ pub(crate) trait Lane: Element {
     /// [`Element::to_real`] for the elements of a block.
     fn to_reals<S: Simd>(simd: S, block: &[Self; 32]) -> [Self::Real; 32];
 
+    /// The same, but a signalling NaN may stay one: for what arithmetic is done with.
+    #[inline(always)]
+    fn to_numbers<S: Simd>(simd: S, block: &[Self; 32]) -> [Self::Real; 32] {
+        Self::to_reals(simd, block)
+    }
+
     /// [`Element::from_real`] for the elements of a block.
     fn from_reals<S: Simd>(simd: S, block: &[Self::Real; 32]) -> [Self; 32];
 
@@ -66,6 +72,11 @@ impl Lane for bf16 {
     #[inline(always)]
     fn to_reals<S: Simd>(simd: S, block: &[Self; 32]) -> [f32; 32] {
         simd.widen_bf16(block)
+    }
+
+    #[inline(always)]
+    fn to_numbers<S: Simd>(simd: S, block: &[Self; 32]) -> [f32; 32] {
+        simd.widen_bf16_to_compute(block)
     }
 
     #[inline(always)]

@@ -25,6 +25,12 @@ pub(crate) trait BlockPass<T: Element>: Sync {
     /// `saved` is the saved tensor, for a pass that reads one. `bits` holds the block's bits, as they were drawn or
     /// loaded; the result holds those to store. Elements beyond the tensor's ends may be anything.
     fn block<S: Simd>(&self, simd: S, e: u64, input: &[T; 32], saved: &[T; 32], bits: u32) -> ([T; 32], u32);
+
+    /// The same for a block of which only a part is there; [`BlockPass::block`] is called for whole ones alone.
+    #[inline(always)]
+    fn partial<S: Simd>(&self, simd: S, e: u64, input: &[T; 32], saved: &[T; 32], bits: u32) -> ([T; 32], u32) {
+        self.block(simd, e, input, saved, bits)
+    }
 }
 
 /// What a pass has to do with bits: which of the [`Words`] go with it.

@@ -205,7 +205,7 @@ impl<T: Element, P: BlockPass<T>, A: Access> Task for PartialBlock<'_, '_, T, P,
         let saved = tensors.saved.map_or(x, |saved| padded(&saved[range.clone()]));
         let e = (*start + behind).wrapping_sub(32) as u64;
         let bits = if A::NON_TEMPORAL && P::BITS == Bits::Read { shift.next(word) } else { word };
-        let (y, bits) = pass.block(simd, e, &x, &saved, bits);
+        let (y, bits) = pass.partial(simd, e, &x, &saved, bits);
         tensors.io.output()[range].copy_from_slice(&y[here.clone()]);
         if let Some(write) = write {
             let there = (u64::from(u32::MAX) >> (32 - here.len())) << here.start;

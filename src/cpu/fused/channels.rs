@@ -35,65 +35,119 @@ pub(super) trait Place<R>: Copy {
     fn tensor<S: Simd, T: Lane>(&self, simd: S, tensor: &[T]) -> [T; 32];
 
     /// The values of a vector for its elements.
-    fn vector(&self, vector: Vector) -> [R; 32];
+    fn vector<S: Simd>(&self, simd: S, vector: Vector) -> [R; 32];
 }
 
 /// Which channels the elements of blocks belong to, anywhere in the tensor, and the vectors' values for them.
-pub(super) struct Channels<R> {
-    channels: Divisor,
-    inner: Divisor,
-    row: Divisor,
+pub(super) trait Channels<R>: Sync {
+    type At<'a>: Place<R>
+    where
+        Self: 'a;
+
+    /// The place of the block that begins at element `e`: of a whole one, or one of which a part is there, which may begin
+    /// before the tensor.
+    fn at(&self, e: u64, whole: bool) -> Self::At<'_>;
+}
+
+/// Work that is compiled for each kind of [`Channels`], so that no block asks for it; or once for any, if it is
+/// [`WithChannels::LONG`].
+pub(super) trait WithChannels<R> {
+    const LONG: bool;
+
+    fn run(self, channels: impl Channels<R>);
+}
+
+/// Runs it for tensors of elements of so many bytes. Those of `wanted` vectors can be had.
+pub(super) fn with_channels<R: Lane + Real, W: WithChannels<R>>(
+    shape: Shape,
+    size: usize,
+    vectors: &Vectors<'_, R>,
+    wanted: &[Vector],
+    work: W,
+) {
+    let prefetch = no_cache_holds(shape, size);
+    let (of_row, inner) = (shape.channels(), shape.inner().max(1));
+    let value = |vector: usize, c: usize| vectors[vector].map_or(absent(vector), |values| values[c]);
+    if inner < 32 || of_row == 1 {
+        // A row is written out, as often as makes up a block, and then one block more. Of a single channel all elements have
+        // the same.
+        let row = if of_row == 1 { 1 } else { of_row * inner };
+        let period = row * 32_usize.div_ceil(row);
+        let mut values: [Vec<R>; VECTORS] = Default::default();
+        for vector in wanted.iter().map(|vector| *vector as usize) {
+            let of_elements = (0..of_row).flat_map(|c| std::iter::repeat_n(value(vector, c), row / of_row));
+            values[vector] = of_elements.cycle().take(period + 32).collect();
+        }
+        let rows = RowsOfElements { period: Divisor::new(period, shape), prefetch, values };
+        if W::LONG { work.run(Either::Rows(rows)) } else { work.run(rows) }
+    } else {
+        let values = (0..of_row).map(|c| std::array::from_fn(|vector| value(vector, c))).collect();
+        let divisors = (Divisor::new(inner, shape), Divisor::new(of_row, shape));
+        let planes = Planes { inner: divisors.0, channels: divisors.1, prefetch, values };
+        if W::LONG { work.run(Either::Planes(planes)) } else { work.run(planes) }
+    }
+}
+
+/// Where a block may have elements of more than two channels: rows are written out.
+struct RowsOfElements<R> {
+    /// Elements of a row, or of several.
+    period: Divisor,
     /// Whether no cache holds the tensors.
     prefetch: bool,
-    /// A multiple of the elements of a row, and more than a block: blocks may begin that much before the tensor.
-    ahead: u64,
-    /// The values of channels; where these are short, those of a row's elements, and of the next block.
+    /// The values of those elements, and of the next block.
     values: [Vec<R>; VECTORS],
 }
 
-impl<R: Real> Channels<R> {
-    /// For tensors of elements of so many bytes. Those of `wanted` vectors can be had afterwards.
-    pub(super) fn new(shape: Shape, size: usize, vectors: &Vectors<'_, R>, wanted: &[Vector]) -> Self {
-        let prefetch = no_cache_holds(shape, size);
-        let (channels, inner) = (shape.channels() as u64, shape.inner() as u64);
-        let row = (channels * inner).max(1);
-        let [channels, inner, of_row] = [channels, inner, row].map(|divisor| Divisor::new(divisor.max(1)));
-        let ahead = row * 32u64.div_ceil(row);
-        let mut all = Self { channels, inner, row: of_row, prefetch, ahead, values: Default::default() };
-        for vector in wanted.iter().map(|vector| *vector as usize) {
-            let values = match vectors[vector] {
-                Some(values) => values.to_vec(),
-                None => vec![absent(vector); shape.channels()],
-            };
-            all.values[vector] = if all.are_short() {
-                let of_elements = values.iter().flat_map(|value| std::iter::repeat_n(*value, shape.inner()));
-                of_elements.cycle().take(row as usize + 32).collect()
-            } else {
-                values
-            };
+/// Where it has elements of at most two.
+struct Planes<R> {
+    inner: Divisor,
+    channels: Divisor,
+    prefetch: bool,
+    /// Those of each channel.
+    values: Vec<[R; VECTORS]>,
+}
+
+impl<R: Lane + Real> Channels<R> for RowsOfElements<R> {
+    type At<'a> = AtElement<InRow<'a, R>>;
+
+    #[inline(always)]
+    fn at(&self, e: u64, whole: bool) -> Self::At<'_> {
+        // A period ahead, for those before the tensor.
+        let at = self.period.divide(e.wrapping_add(self.period.divisor)).1 as usize;
+        AtElement { e, whole, prefetch: self.prefetch, values: InRow { values: &self.values, at } }
+    }
+}
+
+impl<R: Lane + Real> Channels<R> for Planes<R> {
+    type At<'a> = AtElement<OfTwo<'a, R>>;
+
+    #[inline(always)]
+    fn at(&self, e: u64, whole: bool) -> Self::At<'_> {
+        // A row ahead.
+        let (row, j) = self.inner.divide(e.wrapping_add(self.inner.divisor * self.channels.divisor));
+        let c = self.channels.divide(row).1 as usize;
+        let next = if c + 1 == self.values.len() { 0 } else { c + 1 };
+        let firsts = u32::MAX >> (32 - (self.inner.divisor - j).min(32));
+        let values = OfTwo { first: &self.values[c], others: &self.values[next], firsts };
+        AtElement { e, whole, prefetch: self.prefetch, values }
+    }
+}
+
+/// One or the other.
+enum Either<R> {
+    Rows(RowsOfElements<R>),
+    Planes(Planes<R>),
+}
+
+impl<R: Lane + Real> Channels<R> for Either<R> {
+    type At<'a> = AtElement<OfEither<'a, R>>;
+
+    #[inline(always)]
+    fn at(&self, e: u64, whole: bool) -> Self::At<'_> {
+        match self {
+            Self::Rows(rows) => rows.at(e, whole).map(OfEither::Row),
+            Self::Planes(planes) => planes.at(e, whole).map(OfEither::Two),
         }
-        all
-    }
-
-    /// Whether a block may have elements of more than two channels. Then rows are written out.
-    #[inline(always)]
-    fn are_short(&self) -> bool {
-        self.inner.divisor < 32
-    }
-
-    /// The place of the block that begins at element `e`, which may lie before the tensor.
-    #[inline(always)]
-    pub(super) fn at(&self, e: u64) -> AtElement<'_, R> {
-        let from = e.wrapping_add(self.ahead);
-        let among = if self.are_short() {
-            Among::Row(self.row.divide(from).1 as usize)
-        } else {
-            let (row, j) = self.inner.divide(from);
-            let c = self.channels.divide(row).1;
-            let next = if c + 1 == self.channels.divisor { 0 } else { c + 1 };
-            Among::Two(c as usize, next as usize, (self.inner.divisor - j).min(32) as usize)
-        };
-        AtElement { e, among, channels: self }
     }
 }
 
@@ -103,22 +157,29 @@ impl<R: Real> Channels<R> {
 #[derive(Clone, Copy)]
 struct Divisor {
     divisor: u64,
-    /// 2^64 / divisor, rounded up; 0 for 1.
+    /// 2^64 / divisor, rounded up; 0 where numerators are larger.
     reciprocal: u64,
 }
 
 impl Divisor {
-    fn new(divisor: u64) -> Self {
-        Self { divisor, reciprocal: (u64::MAX / divisor).wrapping_add(1) }
+    /// For elements of a tensor, and up to a row or a block more. The divisor is at least 2.
+    fn new(divisor: usize, shape: Shape) -> Self {
+        let row = (shape.channels() as u64).saturating_mul(shape.inner() as u64).saturating_add(64);
+        let small = (shape.len() as u64).saturating_add(row.saturating_mul(2)) <= u64::from(u32::MAX);
+        Self::of(divisor as u64, small)
+    }
+
+    fn of(divisor: u64, small: bool) -> Self {
+        debug_assert!(divisor > 1);
+        Self { divisor, reciprocal: if small { u64::MAX / divisor + 1 } else { 0 } }
     }
 
     /// Quotient and remainder.
     #[inline(always)]
     fn divide(self, a: u64) -> (u64, u64) {
-        let quotient = match (u32::try_from(a).is_ok() && u32::try_from(self.divisor).is_ok(), self.reciprocal) {
-            (true, 0) => a,
-            (true, reciprocal) => ((u128::from(reciprocal) * u128::from(a)) >> 64) as u64,
-            (false, _) => a / self.divisor,
+        let quotient = match self.reciprocal {
+            0 => a / self.divisor,
+            reciprocal => ((u128::from(reciprocal) * u128::from(a)) >> 64) as u64,
         };
         (quotient, a - quotient * self.divisor)
     }
@@ -126,44 +187,91 @@ impl Divisor {
 
 /// The place of the block that begins at an element of the tensor, or before it.
 #[derive(Clone, Copy)]
-pub(super) struct AtElement<'a, R> {
+pub(super) struct AtElement<V> {
     e: u64,
-    among: Among,
-    channels: &'a Channels<R>,
+    whole: bool,
+    prefetch: bool,
+    values: V,
 }
 
-/// Which channels its elements belong to.
+impl<V> AtElement<V> {
+    #[inline(always)]
+    fn map<W>(self, f: impl FnOnce(V) -> W) -> AtElement<W> {
+        let Self { e, whole, prefetch, values } = self;
+        AtElement { e, whole, prefetch, values: f(values) }
+    }
+}
+
+/// The values of a block's elements.
+pub(super) trait BlockValues<R>: Copy {
+    fn of<S: Simd>(&self, simd: S, vector: Vector) -> [R; 32];
+}
+
+/// Those that begin at a place in a row.
 #[derive(Clone, Copy)]
-enum Among {
-    /// Those that begin at a place in a row.
-    Row(usize),
-    /// The first of one channel, as many as are said, and the others of another one.
-    Two(usize, usize, usize),
+pub(super) struct InRow<'a, R> {
+    values: &'a [Vec<R>; VECTORS],
+    at: usize,
 }
 
-impl<R: Real> Place<R> for AtElement<'_, R> {
+/// Those whose bit is set of one channel, the others of another one.
+#[derive(Clone, Copy)]
+pub(super) struct OfTwo<'a, R> {
+    first: &'a [R; VECTORS],
+    others: &'a [R; VECTORS],
+    firsts: u32,
+}
+
+/// One or the other.
+#[derive(Clone, Copy)]
+pub(super) enum OfEither<'a, R> {
+    Row(InRow<'a, R>),
+    Two(OfTwo<'a, R>),
+}
+
+impl<R: Lane + Real> BlockValues<R> for OfEither<'_, R> {
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, vector: Vector) -> [R; 32] {
+        match self {
+            Self::Row(values) => values.of(simd, vector),
+            Self::Two(values) => values.of(simd, vector),
+        }
+    }
+}
+
+impl<R: Real> BlockValues<R> for InRow<'_, R> {
+    #[inline(always)]
+    fn of<S: Simd>(&self, _: S, vector: Vector) -> [R; 32] {
+        *self.values[vector as usize][self.at..].first_chunk().expect("a block follows each element of a row")
+    }
+}
+
+impl<R: Lane + Real> BlockValues<R> for OfTwo<'_, R> {
+    /// Without asking whether there are two: of planes of 7 x 7 most blocks have elements of two.
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, vector: Vector) -> [R; 32] {
+        let (first, others) = (self.first[vector as usize], self.others[vector as usize]);
+        simd.blend(self.firsts, &simd.repeat(first), &simd.repeat(others))
+    }
+}
+
+impl<R: Real, V: BlockValues<R>> Place<R> for AtElement<V> {
     #[inline(always)]
     fn tensor<S: Simd, T: Lane>(&self, simd: S, tensor: &[T]) -> [T; 32] {
-        let start = usize::try_from(self.e).unwrap_or(usize::MAX);
-        match tensor.get(start..).and_then(|rest| rest.first_chunk()) {
-            Some(block) => {
-                if self.channels.prefetch {
-                    prefetch(simd, block);
-                }
-                *block
-            }
-            None => part(tensor, self.e),
+        let start = self.e as usize;
+        if !self.whole {
+            return part_of(tensor, start);
         }
+        let block = tensor[start..].first_chunk().expect("a whole block");
+        if self.prefetch {
+            prefetch(simd, block, READ_PREFETCH);
+        }
+        *block
     }
 
     #[inline(always)]
-    fn vector(&self, vector: Vector) -> [R; 32] {
-        let values = &self.channels.values[vector as usize];
-        match self.among {
-            Among::Row(at) => *values[at..].first_chunk().expect("a block follows each element of a row"),
-            Among::Two(c, _, 32) => [values[c]; 32],
-            Among::Two(c, next, count) => of_two(values[c], values[next], count),
-        }
+    fn vector<S: Simd>(&self, simd: S, vector: Vector) -> [R; 32] {
+        self.values.of(simd, vector)
     }
 }
 
@@ -172,30 +280,22 @@ pub(super) fn no_cache_holds(shape: Shape, size: usize) -> bool {
     shape.len().saturating_mul(3 * size) > CACHED_BYTES
 }
 
-/// Asks for the lines of a block that is read a little later.
+/// Asks for the lines of a block that is read a little later, so many bytes behind this one.
 #[inline(always)]
-pub(super) fn prefetch<S: Simd, T>(simd: S, block: &[T; 32]) {
+pub(super) fn prefetch<S: Simd, T>(simd: S, block: &[T; 32], ahead: usize) {
     for line in 0..size_of_val(block) / LINE {
-        simd.prefetch(block.as_ptr().cast::<u8>().wrapping_add(READ_PREFETCH + LINE * line));
+        simd.prefetch(block.as_ptr().cast::<u8>().wrapping_add(ahead + LINE * line));
     }
 }
 
-/// A block at an end of the tensor.
+/// A block at an end of the tensor. Where it begins before that, its place has wrapped around.
 #[cold]
 #[inline(never)]
-fn part<T: Lane>(tensor: &[T], e: u64) -> [T; 32] {
+pub(super) fn part_of<T: Lane>(tensor: &[T], start: usize) -> [T; 32] {
     let mut block = [T::default(); 32];
     for (i, element) in block.iter_mut().enumerate() {
-        let at = usize::try_from(e.wrapping_add(i as u64)).unwrap_or(usize::MAX);
-        *element = tensor.get(at).copied().unwrap_or_default();
+        *element = tensor.get(start.wrapping_add(i)).copied().unwrap_or_default();
     }
-    block
-}
-
-#[inline(never)]
-fn of_two<R: Real>(first: R, others: R, count: usize) -> [R; 32] {
-    let mut block = [first; 32];
-    block[count..].fill(others);
     block
 }
 
@@ -206,11 +306,13 @@ mod tests {
     #[test]
     fn quotients_and_remainders_are_exact() {
         let edges = [0, 1, 2, 31, 32, 49, 3136, 65_535, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, u64::MAX - 1];
-        for divisor in edges.into_iter().chain(1..200).filter(|divisor| *divisor > 0) {
-            let by = Divisor::new(divisor);
+        for divisor in edges.into_iter().chain(1..200).filter(|divisor| *divisor > 1) {
             for a in edges.into_iter().flat_map(|edge| [edge, edge / 3, divisor, divisor - 1, edge / divisor * divisor])
             {
-                assert_eq!(by.divide(a), (a / divisor, a % divisor), "{a} by {divisor}");
+                for small in [false, a <= u64::from(u32::MAX) && divisor <= u64::from(u32::MAX)] {
+                    let by = Divisor::of(divisor, small);
+                    assert_eq!(by.divide(a), (a / divisor, a % divisor), "{a} by {divisor}");
+                }
             }
         }
     }

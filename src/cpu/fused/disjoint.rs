@@ -4,6 +4,9 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use crate::cpu::simd::Simd;
+use crate::element::Element;
+
 /// Elements that are nobody else's for 'a.
 #[derive(Clone, Copy)]
 pub(super) struct Disjoint<'a, T> {
@@ -35,26 +38,19 @@ impl<'a, T: Copy> Disjoint<'a, T> {
         unsafe { self.elements.add(range.start).copy_to_nonoverlapping(to.as_mut_ptr(), to.len()) };
     }
 
-    /// Writes elements.
+    /// Some elements of a block, of which the first would be at `start`.
     ///
     /// # Safety
     /// No other thread reads or writes these elements meanwhile.
     #[inline(always)]
-    pub(super) unsafe fn write(&self, range: Range<usize>, from: &[T]) {
-        self.check(range.clone(), from.len());
-        // SAFETY: within the slice, by the check; `from` is other memory. No other thread is there, by this function's
-        // contract.
-        unsafe { self.elements.add(range.start).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
-    }
-
-    /// [`Disjoint::write`] for as many as fill a block, which compilers then know.
-    ///
-    /// # Safety
-    /// That of [`Disjoint::write`].
-    #[inline(always)]
-    pub(super) unsafe fn write_block(&self, start: usize, from: &[T; 32]) {
-        // SAFETY: by this function's contract.
-        unsafe { self.write(start..start.saturating_add(32), from) };
+    pub(super) unsafe fn write_lanes<S: Simd>(&self, simd: S, start: usize, lanes: Range<usize>, block: &[T; 32])
+    where
+        T: Element,
+    {
+        assert!(lanes.end <= 32 && start.saturating_add(lanes.end) <= self.len, "beyond the tensor");
+        let to = self.elements.wrapping_add(start);
+        // SAFETY: these lanes lie within the slice, by the check. No other thread is there, by this function's contract.
+        unsafe { simd.store_lanes(lanes, block, to) };
     }
 
     /// So many elements are there.
@@ -66,34 +62,72 @@ impl<'a, T: Copy> Disjoint<'a, T> {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
+    use crate::cpu::lane::Lane;
+    use crate::cpu::simd::tests::sets;
+    use crate::cpu::simd::{Task, dispatch};
+    use crate::real::Real;
+
+    struct Write<'a, 'b, T>(&'b Disjoint<'a, T>, usize, Range<usize>, &'b [T; 32]);
+
+    impl<T: Element> Task for Write<'_, '_, T> {
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) {
+            // SAFETY: this thread is alone.
+            unsafe { self.0.write_lanes(simd, self.1, self.2, self.3) };
+        }
+    }
+
+    fn elements_are_written<T: Lane>() {
+        let block: [T; 32] = std::array::from_fn(|i| T::from_real(T::Real::from_f64(i as f64 + 1.0)));
+        for set in sets() {
+            for (start, lanes) in (0..40)
+                .flat_map(|start| (0..=32).map(move |lane| (start, lane)))
+                .flat_map(|(start, from)| (from..=32).map(move |to| (start, from..to)))
+                .filter(|(start, lanes)| start + lanes.end <= 70 && (*start < 3 || *start > 36))
+            {
+                let mut tensor = [T::default(); 70];
+                let disjoint = Disjoint::new(&mut tensor);
+                set.force(|| dispatch(Write(&disjoint, start, lanes.clone(), &block)));
+                for (i, element) in tensor.iter().enumerate() {
+                    let lane = i.wrapping_sub(start);
+                    let expected = if lanes.contains(&lane) { block[lane] } else { T::default() };
+                    assert!(*element == expected, "{set:?} {}: element {i}, {lanes:?} at {start}", T::DTYPE.name());
+                }
+            }
+        }
+    }
 
     #[test]
     fn elements_are_written_where_they_belong() {
-        let mut tensor = [0u16; 70];
-        let disjoint = Disjoint::new(&mut tensor);
-        let block: [u16; 32] = std::array::from_fn(|i| i as u16 + 1);
+        elements_are_written::<bf16>();
+        elements_are_written::<f32>();
+        elements_are_written::<f64>();
+    }
+
+    #[test]
+    fn elements_are_read() {
+        let mut tensor: [u16; 70] = std::array::from_fn(|i| i as u16);
         let mut read = [9; 32];
         // SAFETY: this thread is alone.
-        unsafe {
-            disjoint.write_block(3, &block);
-            disjoint.write(65..70, &block[..5]);
-            disjoint.read(1..5, &mut read[..4]);
-        }
-        assert_eq!(read[..6], [0, 0, 1, 2, 9, 9]);
-        assert_eq!(tensor[..4], [0, 0, 0, 1]);
-        assert_eq!(tensor[34..66], *[[32].as_slice(), &[0; 30], &[1]].concat());
-        assert_eq!(tensor[66..], [2, 3, 4, 5]);
+        unsafe { Disjoint::new(&mut tensor).read(5..9, &mut read[..4]) };
+        assert_eq!(read[..5], [5, 6, 7, 8, 9]);
     }
 
     #[test]
     fn what_lies_beyond_is_nobody_s() {
-        let mut tensor = [0u16; 40];
+        let mut tensor = [0f32; 40];
         let disjoint = Disjoint::new(&mut tensor);
-        for range in [9..41, 8..41, 8..39, usize::MAX - 32..usize::MAX] {
+        for (start, lanes) in [(9, 0..32), (40, 0..1), (8, 0..33), (usize::MAX - 8, 0..9)] {
+            let write = || dispatch(Write(&disjoint, start, lanes.clone(), &[1.0; 32]));
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(write)).is_err(), "{start}, {lanes:?}");
+        }
+        for range in [39..41, 38..40, usize::MAX - 1..usize::MAX] {
             // SAFETY: this thread is alone.
-            let write = || unsafe { disjoint.write(range.clone(), &[1; 32]) };
-            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(write)).is_err(), "{range:?}");
+            let read = || unsafe { disjoint.read(range.clone(), &mut [0.0; 1]) };
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).is_err(), "{range:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The elementwise passes: what each does to a block of 32 elements.
 
-use super::channels::{Channels, Place, Vector, Vectors};
-use super::gradient::{Source, Z};
+use super::channels::{Channels, Place, Vector, WithChannels, with_channels};
+use super::gradient::{OF_Z, OfZ, Selected, Source, Z};
 use crate::activation::Activation;
 use crate::cpu::engine::{Bits, BlockPass, KeepStream, Words, run_over_tensor};
 use crate::cpu::lane::Lane;
@@ -27,11 +27,11 @@ pub(super) fn forward<T: Lane<Real: Lane>>(
     io: InOut<'_, T>,
     mask: MaskWords<'_>,
 ) {
-    let y = match op.activation() {
-        Activation::Relu => Y::DropRelu,
-        activation => Y::DropSmooth(activation),
-    };
-    Forward::new(shape, operands, y).run(io, drawn(&KeepStream::new(op, key), mask));
+    let stream = KeepStream::new(op, key);
+    match op.activation() {
+        Activation::Relu => forward_to(DropRelu, shape, operands, io, drawn(&stream, mask)),
+        activation => forward_to(Y::DropSmooth(activation), shape, operands, io, drawn(&stream, mask)),
+    }
 }
 
 /// [`Pass::FusedInfer`](crate::Pass::FusedInfer).
@@ -44,7 +44,7 @@ pub(super) fn infer<T: Lane<Real: Lane>>(
     // A stream for which nothing is drawn: so there is no second copy of the pass, for no bits.
     let stream = KeepStream::new(&DropActivation::relu(1.0)?, MaskKey::new(0, 0));
     let y = Y::Infer(op.activation(), op.mixture::<T::Real>());
-    Forward::new(shape, operands, y).run(io, Words::Draw(&stream));
+    forward_to(y, shape, operands, io, Words::Draw(&stream));
     Ok(())
 }
 
@@ -56,76 +56,124 @@ pub(super) fn backward<T: Lane<Real: Lane>>(
     io: InOut<'_, T>,
     mask: MaskWords<'_>,
 ) {
-    let vectors = operands.vectors();
-    let source = Source::new(dz, &vectors, operands);
-    let x = operands.x.filter(|_| operands.beta.is_some());
-    let alpha = operands.alpha.is_some();
-    let mut wanted = source.vectors().to_vec();
-    if alpha || x.is_some() {
-        wanted.push(Vector::Alpha);
-    }
-    if x.is_some() {
-        wanted.extend([Vector::Beta, Vector::Gamma, Vector::Mean]);
-    }
-    let channels = Channels::new(shape, size_of::<T>(), &vectors, &wanted);
-    let tensors = Tensors { io, saved: None };
-    match mask {
-        MaskWords::Read(words) if matches!(dz, Dz::Training(_)) => {
-            run_over_tensor(&Backward::<_, true> { channels, source, x, alpha }, tensors, Words::Load(words));
-        }
-        _ => run_over_tensor(&Backward::<_, false> { channels, source, x, alpha }, tensors, Words::None),
+    match OfZ::new(dz, operands) {
+        Some(of_z) => backward_from(of_z, dz, shape, operands, io, mask),
+        None => backward_from(Selected, dz, shape, operands, io, mask),
     }
 }
 
-/// What y is of z.
+fn backward_from<T: Lane<Real: Lane>>(
+    source: impl Source<T>,
+    dz: &Dz,
+    shape: Shape,
+    operands: &Operands<'_, T>,
+    io: InOut<'_, T>,
+    mask: MaskWords<'_>,
+) {
+    let x = operands.x.filter(|_| operands.beta.is_some());
+    let mut wanted = [source.vectors(), &[Vector::Alpha]].concat();
+    if x.is_some() {
+        wanted.extend([Vector::Beta, Vector::Gamma, Vector::Mean]);
+    }
+    let mask = match mask {
+        MaskWords::Read(words) if matches!(dz, Dz::Training(_)) => Some(words),
+        _ => None,
+    };
+    let work = BackwardWork { source, x, tensors: Tensors { io, saved: None }, mask };
+    with_channels(shape, size_of::<T>(), &operands.vectors(), &wanted, work);
+}
+
+/// What y is of z, and which bits are stored.
+trait OfPreactivation<T: Lane>: Sync {
+    /// As [`Source::LONG`].
+    const LONG: bool;
+
+    fn block<S: Simd>(&self, simd: S, z: &[T::Real; 32], keep: u32) -> ([T; 32], u32);
+}
+
+/// In training, with ReLU: keep bits in, pass bits out.
+struct DropRelu;
+
+impl<T: Lane<Real: Lane>> OfPreactivation<T> for DropRelu {
+    const LONG: bool = false;
+
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, z: &[T::Real; 32], keep: u32) -> ([T; 32], u32) {
+        let pass = !simd.at_most_zero(keep, z);
+        (simd.blend(pass, &T::from_reals(simd, z), &[T::default(); 32]), pass)
+    }
+}
+
+/// The others, bound by arithmetic or seldom run.
 #[derive(Clone, Copy)]
 enum Y {
-    /// In training, with ReLU: keep bits in, pass bits out.
-    DropRelu,
     /// In training, with another nonlinearity: keep bits in and out.
     DropSmooth(Activation),
     /// At inference.
     Infer(Activation, Mixture),
 }
 
-struct Forward<'a, T: Lane> {
-    channels: Channels<T::Real>,
+impl<T: Lane<Real: Lane>> OfPreactivation<T> for Y {
+    const LONG: bool = true;
+
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, z: &[T::Real; 32], keep: u32) -> ([T; 32], u32) {
+        let mut y = *z;
+        simd.outlined(Evaluate { y: *self, keep, z: &mut y });
+        (T::from_reals(simd, &y), keep)
+    }
+}
+
+fn forward_to<T: Lane<Real: Lane>>(
+    y: impl OfPreactivation<T>,
+    shape: Shape,
+    operands: &Operands<'_, T>,
+    io: InOut<'_, T>,
+    words: Words<'_>,
+) {
+    let work = ForwardWork { y, z: Z { residual: operands.residual }, tensors: Tensors { io, saved: None }, words };
+    with_channels(shape, size_of::<T>(), &operands.vectors(), OF_Z, work);
+}
+
+struct ForwardWork<'a, T: Lane, Y> {
+    y: Y,
+    z: Z<'a, T>,
+    tensors: Tensors<'a, T>,
+    words: Words<'a>,
+}
+
+impl<T: Lane<Real: Lane>, Y: OfPreactivation<T>> WithChannels<T::Real> for ForwardWork<'_, T, Y> {
+    const LONG: bool = Y::LONG;
+
+    fn run(self, channels: impl Channels<T::Real>) {
+        let Self { y, z, tensors, words } = self;
+        run_over_tensor(&Forward { channels, z, y }, tensors, words);
+    }
+}
+
+struct Forward<'a, T, C, Y> {
+    channels: C,
     z: Z<'a, T>,
     y: Y,
 }
 
-impl<'a, T: Lane<Real: Lane>> Forward<'a, T> {
-    fn new(shape: Shape, operands: &Operands<'a, T>, y: Y) -> Self {
-        let vectors: Vectors<'_, T::Real> = operands.vectors();
-        let z = Z::new(&vectors, operands.residual);
-        Self { channels: Channels::new(shape, size_of::<T>(), &vectors, z.vectors()), z, y }
-    }
-
-    fn run(&self, io: InOut<'_, T>, words: Words<'_>) {
-        run_over_tensor(self, Tensors { io, saved: None }, words);
-    }
-}
-
-impl<T: Lane<Real: Lane>> BlockPass<T> for Forward<'_, T> {
+impl<T: Lane<Real: Lane>, C: Channels<T::Real>, Y: OfPreactivation<T>> BlockPass<T> for Forward<'_, T, C, Y> {
     const BITS: Bits = Bits::Draw;
     const MEMORY_BOUND: bool = true;
     const LONG: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
-        let z = self.z.block(simd, self.channels.at(e), x);
-        if let Y::DropRelu = self.y {
-            let pass = !simd.at_most_zero(keep, &z);
-            return (simd.blend(pass, &T::from_reals(simd, &z), &[T::default(); 32]), pass);
-        }
-        // Bound by arithmetic, or seldom run: a function of its own, so that z stays in registers above.
-        let mut y = z;
-        simd.outlined(Evaluate { y: self.y, keep, z: &mut y });
-        (T::from_reals(simd, &y), keep)
+        self.y.block(simd, &self.z.block(simd, self.channels.at(e, true), x), keep)
+    }
+
+    #[inline(always)]
+    fn partial<S: Simd>(&self, simd: S, e: u64, x: &[T; 32], _: &[T; 32], keep: u32) -> ([T; 32], u32) {
+        self.y.block(simd, &self.z.block(simd, self.channels.at(e, false), x), keep)
     }
 }
 
-/// Puts y in place of z, but for ReLU in training.
+/// Puts y in place of z.
 struct Evaluate<'a, R> {
     y: Y,
     keep: u32,
@@ -137,7 +185,7 @@ impl<R: Lane + Real> Task for Evaluate<'_, R> {
     fn run<S: Simd>(self, simd: S) {
         let Self { y, keep, z } = self;
         match y {
-            Y::DropRelu | Y::Infer(_, Mixture::Identity) => {}
+            Y::Infer(_, Mixture::Identity) => {}
             Y::DropSmooth(activation) => {
                 let mut sigma = *z;
                 smooth::evaluate(simd, Smooth::Value(activation), &mut sigma);
@@ -168,40 +216,67 @@ impl<R: Lane + Real> Task for Evaluate<'_, R> {
     }
 }
 
-struct Backward<'a, T: Lane, const READS: bool> {
-    channels: Channels<T::Real>,
-    source: Source<'a, T>,
+struct BackwardWork<'a, T, P> {
+    source: P,
     /// With beta, gamma and mean.
     x: Option<&'a [T]>,
-    alpha: bool,
+    tensors: Tensors<'a, T>,
+    mask: Option<&'a [u32]>,
 }
 
-impl<T: Lane<Real: Lane>, const READS: bool> BlockPass<T> for Backward<'_, T, READS> {
+impl<T: Lane<Real: Lane>, P: Source<T>> WithChannels<T::Real> for BackwardWork<'_, T, P> {
+    const LONG: bool = P::LONG;
+
+    fn run(self, channels: impl Channels<T::Real>) {
+        let Self { source, x, tensors, mask } = self;
+        match mask {
+            Some(words) => {
+                run_over_tensor(&Backward::<_, _, _, true> { channels, source, x }, tensors, Words::Load(words))
+            }
+            None => run_over_tensor(&Backward::<_, _, _, false> { channels, source, x }, tensors, Words::None),
+        }
+    }
+}
+
+struct Backward<'a, T, C, P, const READS: bool> {
+    channels: C,
+    source: P,
+    /// With beta, gamma and mean.
+    x: Option<&'a [T]>,
+}
+
+impl<T: Lane<Real: Lane>, C: Channels<T::Real>, P: Source<T>, const READS: bool> BlockPass<T>
+    for Backward<'_, T, C, P, READS>
+{
     const BITS: Bits = if READS { Bits::Read } else { Bits::None };
     const MEMORY_BOUND: bool = true;
     const LONG: bool = true;
 
     #[inline(always)]
     fn block<S: Simd>(&self, simd: S, e: u64, dy: &[T; 32], _: &[T; 32], bits: u32) -> ([T; 32], u32) {
-        let place = self.channels.at(e);
-        let mut dz = self.source.block(simd, place, dy, bits);
-        if self.alpha || self.x.is_some() {
-            // An absent alpha is 1, absent others amount to -0: what is left has the same bits.
-            let mut others = [T::Real::from_f64(-0.0); 32];
-            if let Some(x) = self.x {
-                let x = T::to_reals(simd, &place.tensor(simd, x));
-                let (beta, mean) = (place.vector(Vector::Beta), place.vector(Vector::Mean));
-                let gamma = place.vector(Vector::Gamma);
-                for i in 0..32 {
-                    others[i] = beta[i].mul_add(x[i] - mean[i], gamma[i]);
-                }
+        (self.dx(simd, self.channels.at(e, true), dy, bits), bits)
+    }
+
+    #[inline(always)]
+    fn partial<S: Simd>(&self, simd: S, e: u64, dy: &[T; 32], _: &[T; 32], bits: u32) -> ([T; 32], u32) {
+        (self.dx(simd, self.channels.at(e, false), dy, bits), bits)
+    }
+}
+
+impl<T: Lane<Real: Lane>, C, P: Source<T>, const READS: bool> Backward<'_, T, C, P, READS> {
+    #[inline(always)]
+    fn dx<S: Simd>(&self, simd: S, place: impl Place<T::Real>, dy: &[T; 32], bits: u32) -> [T; 32] {
+        let dz = self.source.block(simd, place, dy, if READS { bits } else { u32::MAX });
+        // An absent alpha is 1, absent others amount to -0: what is left has the same bits.
+        let others = match self.x {
+            Some(x) => {
+                let x = T::to_numbers(simd, &place.tensor(simd, x));
+                let distances = simd.minus(&x, &place.vector(simd, Vector::Mean));
+                simd.times_plus(&place.vector(simd, Vector::Beta), &distances, &place.vector(simd, Vector::Gamma))
             }
-            let alpha = place.vector(Vector::Alpha);
-            for i in 0..32 {
-                dz[i] = alpha[i].mul_add(dz[i], others[i]);
-            }
-        }
-        (T::from_reals(simd, &dz), bits)
+            None => simd.repeat(T::Real::from_f64(-0.0)),
+        };
+        T::from_reals(simd, &simd.times_plus(&place.vector(simd, Vector::Alpha), &dz, &others))
     }
 }
 

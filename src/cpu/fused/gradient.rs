@@ -1,6 +1,6 @@
 //! z and dz of a block, in the type of the arithmetic.
 
-use super::channels::{Place, Vector, Vectors};
+use super::channels::{Place, Vector};
 use crate::activation::Activation;
 use crate::cpu::lane::Lane;
 use crate::cpu::simd::{Simd, Task};
@@ -10,108 +10,90 @@ use crate::operands::Operands;
 use crate::operation::{DropActivation, Mixture};
 use crate::real::Real;
 
-/// How z comes from x.
+/// How z comes from x, by scale and shift: an absent one is 1 or -0, and what is left has the same bits.
 #[derive(Clone, Copy)]
 pub(super) struct Z<'a, T> {
-    /// Whether there is a scale or a shift.
-    affine: bool,
-    residual: Option<&'a [T]>,
+    pub(super) residual: Option<&'a [T]>,
 }
 
-impl<'a, T: Lane> Z<'a, T> {
-    pub(super) fn new(vectors: &Vectors<'_, T::Real>, residual: Option<&'a [T]>) -> Self {
-        let affine = [Vector::Scale, Vector::Shift].iter().any(|vector| vectors[*vector as usize].is_some());
-        Self { affine, residual }
-    }
+/// The vectors that it takes.
+pub(super) const OF_Z: &[Vector] = &[Vector::Scale, Vector::Shift];
 
-    /// The vectors that it takes.
-    pub(super) fn vectors(&self) -> &'static [Vector] {
-        if self.affine { &[Vector::Scale, Vector::Shift] } else { &[] }
-    }
-
+impl<T: Lane> Z<'_, T> {
     #[inline(always)]
     pub(super) fn block<S: Simd, P: Place<T::Real>>(&self, simd: S, place: P, x: &[T; 32]) -> [T::Real; 32] {
-        let mut z = T::to_reals(simd, x);
-        if self.affine {
-            // An absent vector is 1 or -0: the sum or product that is left has the same bits.
-            let (scale, shift) = (place.vector(Vector::Scale), place.vector(Vector::Shift));
-            for i in 0..32 {
-                z[i] = scale[i].mul_add(z[i], shift[i]);
-            }
+        let (scale, shift) = (place.vector(simd, Vector::Scale), place.vector(simd, Vector::Shift));
+        let z = simd.times_plus(&scale, &T::to_numbers(simd, x), &shift);
+        match self.residual {
+            Some(residual) => simd.plus(&z, &T::to_numbers(simd, &place.tensor(simd, residual))),
+            None => z,
         }
-        if let Some(residual) = self.residual {
-            let residual = T::to_reals(simd, &place.tensor(simd, residual));
-            for i in 0..32 {
-                z[i] = z[i] + residual[i];
-            }
-        }
-        z
     }
 }
 
 /// Where dz comes from.
-#[derive(Clone, Copy)]
-pub(super) enum Source<'a, T> {
-    /// It is dy.
-    Given,
-    /// ReLU in training: dy or zero.
-    Selected,
-    /// From z too.
-    OfZ(OfZ<'a, T>),
-}
-
-impl<'a, T: Lane<Real: Lane>> Source<'a, T> {
-    pub(super) fn new(dz: &Dz, vectors: &Vectors<'_, T::Real>, operands: &Operands<'a, T>) -> Self {
-        let (op, training) = match dz {
-            Dz::Given => return Self::Given,
-            Dz::Training(op) if !dz.needs_z() => {
-                debug_assert_eq!(op.activation(), Activation::Relu);
-                return Self::Selected;
-            }
-            Dz::Training(op) => (*op, true),
-            Dz::Inference(op) => (*op, false),
-        };
-        let z = Z::new(vectors, operands.residual);
-        Self::OfZ(OfZ { x: operands.x.unwrap_or_default(), z, op, training })
-    }
+pub(super) trait Source<T: Lane>: Sync {
+    /// Whether it takes so long that it need not be compiled for each kind of [`Channels`](super::channels::Channels).
+    const LONG: bool;
 
     /// The vectors that it takes.
-    pub(super) fn vectors(&self) -> &'static [Vector] {
-        match self {
-            Self::OfZ(of_z) => of_z.z.vectors(),
-            _ => &[],
-        }
+    fn vectors(&self) -> &'static [Vector];
+
+    /// `bits` are the mask's of the block; all of them where there is none.
+    fn block<S: Simd, P: Place<T::Real>>(&self, simd: S, place: P, dy: &[T; 32], bits: u32) -> [T::Real; 32];
+}
+
+/// ReLU in training: dy or zero. So it is dy that was given too, with all bits.
+pub(super) struct Selected;
+
+impl<T: Lane> Source<T> for Selected {
+    const LONG: bool = false;
+
+    fn vectors(&self) -> &'static [Vector] {
+        &[]
     }
 
-    /// `bits` are the mask's of the block.
     #[inline(always)]
-    pub(super) fn block<S: Simd, P: Place<T::Real>>(
-        &self,
-        simd: S,
-        place: P,
-        dy: &[T; 32],
-        bits: u32,
-    ) -> [T::Real; 32] {
-        match self {
-            Self::Given => T::to_reals(simd, dy),
-            Self::Selected => T::to_reals(simd, &simd.blend(bits, dy, &[T::default(); 32])),
-            Self::OfZ(of_z) => {
-                // Bound by arithmetic: a function of its own, of which there is one copy for many callers.
-                let mut dz = [T::Real::ZERO; 32];
-                simd.outlined(Evaluate { of_z, place, dy, bits, dz: &mut dz });
-                dz
-            }
-        }
+    fn block<S: Simd, P: Place<T::Real>>(&self, simd: S, _: P, dy: &[T; 32], bits: u32) -> [T::Real; 32] {
+        T::to_numbers(simd, &simd.blend(bits, dy, &[T::default(); 32]))
     }
 }
 
-/// A smooth nonlinearity in training, or any at inference.
-#[derive(Clone, Copy)]
+/// From z too: a smooth nonlinearity in training, or any at inference.
 pub(super) struct OfZ<'a, T> {
     x: &'a [T],
     z: Z<'a, T>,
     op: DropActivation,
     training: bool,
+}
+
+impl<'a, T: Lane> OfZ<'a, T> {
+    /// If it [`Dz::needs_z`].
+    pub(super) fn new(dz: &Dz, operands: &Operands<'a, T>) -> Option<Self> {
+        let (op, training) = match dz {
+            Dz::Training(op) if dz.needs_z() => (*op, true),
+            Dz::Inference(op) => (*op, false),
+            _ => return None,
+        };
+        let z = Z { residual: operands.residual };
+        Some(Self { x: operands.x.unwrap_or_default(), z, op, training })
+    }
+}
+
+impl<T: Lane<Real: Lane>> Source<T> for OfZ<'_, T> {
+    const LONG: bool = true;
+
+    fn vectors(&self) -> &'static [Vector] {
+        OF_Z
+    }
+
+    #[inline(always)]
+    fn block<S: Simd, P: Place<T::Real>>(&self, simd: S, place: P, dy: &[T; 32], bits: u32) -> [T::Real; 32] {
+        // Bound by arithmetic: a function of its own, of which there is one copy for many callers.
+        let mut dz = [T::Real::ZERO; 32];
+        simd.outlined(Evaluate { of_z: self, place, dy, bits, dz: &mut dz });
+        dz
+    }
 }
 
 struct Evaluate<'a, T: Lane, P> {
@@ -126,7 +108,7 @@ impl<T: Lane<Real: Lane>, P: Place<T::Real>> Task for Evaluate<'_, T, P> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { of_z: OfZ { x, z, op, training }, place, dy, bits, dz } = self;
-        let dy = T::to_reals(simd, dy);
+        let dy = T::to_numbers(simd, dy);
         let mixture = if *training { Mixture::Sigma } else { op.mixture::<T::Real>() };
         let (p, slope) = match mixture {
             Mixture::Identity => {

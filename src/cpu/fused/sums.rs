@@ -1,21 +1,23 @@
 //! Sums over channels, in the order of section 4 of `docs/fused.md`.
 //!
-//! That order gives each chunk of a channel 32 accumulators, which take turns. Here they are in memory, those of a chunk
-//! in several neighbouring channels at once, in the order in which the tensor has the elements that they take:
+//! That order gives each chunk of a channel 32 accumulators, which take turns. So both memory layouts are sums of blocks of
+//! 32 elements in a row, one vector operation for several elements:
 //!
 //! ```text
-//! inner == 1    accumulator, channel     32 rows of the tensor are added to them as they are, whatever their length
-//! else          channel, accumulator     a row of a channel is added to the 32 of the channel again and again
+//! inner == 1    32 rows of the tensor are a block for each 32 of their elements, whatever their length. The accumulators
+//!               of a chunk in all of these channels are in memory, in that order; each is loaded once for several rows,
+//!               which lie 32 rows apart.
+//! else          a row of a channel, its plane, is cut where the accumulators begin again: they stay in registers for the
+//!               whole plane. So the tensor is read in its order, all channels of a group for each of the batch.
 //! ```
-//!
-//! So both are sums of blocks of 32 elements in a row, one vector operation for several elements.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::channels::{Place, VECTORS, Vector, Vectors, absent, no_cache_holds, prefetch};
+use super::channels::{Place, VECTORS, Vector, Vectors, absent, no_cache_holds, part_of, prefetch};
 use super::disjoint::Disjoint;
-use super::gradient::Source;
-use crate::cpu::engine::{Pool, TASK, share};
+use super::gradient::{OfZ, Selected, Source};
+use crate::cpu::engine::{Pool, READ_PREFETCH, TASK, share};
 use crate::cpu::lane::Lane;
 use crate::cpu::mask_words::MaskWords;
 use crate::cpu::simd::{self, Simd, Task};
@@ -31,9 +33,18 @@ use crate::sum_order::{ACCUMULATORS, CHUNK, Moments, chunks, halve};
 /// their accumulators fit the first cache.
 const CHANNELS: usize = 64;
 
+/// Fewer are enough where so many elements of one channel, or of several, are next to each other.
+const RUN: usize = 1 << 14;
+
 /// The same where channels are next to each other. Rows are read faster the more of them is read in one piece: with 64
 /// channels of 160 a sum took five times as long. These accumulators fit the second cache.
 const CHANNELS_OF_ROWS: usize = 512;
+
+/// How many rows, 32 apart, an accumulator takes something of before it is stored.
+const SETS: usize = 4;
+
+/// Elements of the largest part of a tensor that one thread sums at a time.
+const LARGEST_PART: usize = 1 << 18;
 
 /// [`Pass::Statistics`](crate::Pass::Statistics).
 pub(super) fn statistics<T: Lane<Real: Lane>>(
@@ -55,11 +66,24 @@ pub(super) fn reduce<T: Lane<Real: Lane>>(
     operands: Operands<'_, T>,
     mask: MaskWords<'_>,
 ) -> Result<()> {
+    match OfZ::new(dz, &operands) {
+        Some(of_z) => reduce_from(of_z, dz, shape, io, operands, mask),
+        None => reduce_from(Selected, dz, shape, io, operands, mask),
+    }
+}
+
+fn reduce_from<T: Lane<Real: Lane>>(
+    source: impl Source<T>,
+    dz: &Dz,
+    shape: Shape,
+    io: InOut<'_, T>,
+    operands: Operands<'_, T>,
+    mask: MaskWords<'_>,
+) -> Result<()> {
     let vectors = operands.vectors();
-    let source = Source::new(dz, &vectors, &operands);
     let words = match mask {
-        MaskWords::Read(words) if matches!(dz, Dz::Training(_)) => words,
-        _ => &[],
+        MaskWords::Read(words) if matches!(dz, Dz::Training(_)) => Some(words),
+        _ => None,
     };
     let (x, means) = (operands.x.unwrap_or_default(), operands.mean.is_some());
     let mut results = operands.results.map(Option::unwrap_or_default);
@@ -99,8 +123,16 @@ trait Summand<T: Lane, const N: usize>: Sync {
         accumulators: &mut [[T::Real; 32]; N],
     );
 
-    /// Makes one of the accumulators of a chunk.
-    fn finish(&self, accumulators: &mut Accumulators<T::Real, N>, length: usize, out: &mut [[T::Real; N]]);
+    /// Makes one of the accumulators of a chunk of one channel.
+    fn merged<S: Simd>(&self, simd: S, accumulators: &[[T::Real; 32]; N], shares: &Shares<T::Real>) -> [T::Real; N];
+
+    /// The same for all channels of rows.
+    fn merge_rows(
+        &self,
+        accumulators: &mut RowAccumulators<T::Real, N>,
+        shares: &Shares<T::Real>,
+        out: &mut [[T::Real; N]],
+    );
 
     /// The results of a channel from those of its chunks, of which there are so many elements.
     fn total(&self, count: usize, chunks: impl Iterator<Item = [T::Real; N]>) -> [T::Real; N];
@@ -112,11 +144,13 @@ struct Here<'a, V> {
     start: usize,
     /// Those that count: of the others, which are another channel's or nobody's, anything may come out.
     lanes: Range<usize>,
-    /// The place of lane 0's accumulator, where rows are summed.
+    /// Whether some of the others may lie behind the tensor.
+    at_end: bool,
+    /// The place of lane 0 among the values.
     at: usize,
     values: &'a V,
-    /// Whether no cache holds the tensors.
-    prefetch: bool,
+    /// How many bytes further on memory is asked for; 0 where a cache holds the tensors.
+    ahead: usize,
 }
 
 impl<V> Here<'_, V> {
@@ -128,25 +162,15 @@ impl<V> Here<'_, V> {
 
     #[inline(always)]
     fn block<S: Simd, T: Lane>(&self, simd: S, tensor: &[T]) -> [T; 32] {
-        match tensor[self.start..].first_chunk() {
-            Some(block) => {
-                if self.prefetch {
-                    prefetch(simd, block);
-                }
-                *block
-            }
-            None => last(&tensor[self.start..]),
+        if self.at_end {
+            return part_of(tensor, self.start);
         }
+        let block = tensor[self.start..].first_chunk().expect("not at the end");
+        if self.ahead > 0 {
+            prefetch(simd, block, self.ahead);
+        }
+        *block
     }
-}
-
-/// Less than a block, at the end of a tensor.
-#[cold]
-#[inline(never)]
-fn last<T: Lane>(rest: &[T]) -> [T; 32] {
-    let mut block = [T::default(); 32];
-    block[..rest.len()].copy_from_slice(rest);
-    block
 }
 
 impl<R: Real, V: Values<R>> Place<R> for &Here<'_, V> {
@@ -156,8 +180,8 @@ impl<R: Real, V: Values<R>> Place<R> for &Here<'_, V> {
     }
 
     #[inline(always)]
-    fn vector(&self, vector: Vector) -> [R; 32] {
-        self.values.block(vector, self.at)
+    fn vector<S: Simd>(&self, simd: S, vector: Vector) -> [R; 32] {
+        self.values.block(simd, vector, self.at)
     }
 }
 
@@ -169,12 +193,18 @@ fn bits(words: &[u32], i: usize) -> u32 {
     ((u64::from(high) << 32 | u64::from(low)) >> (i % 32)) as u32
 }
 
+/// Those of lanes.
+#[inline(always)]
+fn bits_of(lanes: &Range<usize>) -> u32 {
+    ((1_u64 << lanes.end) - (1_u64 << lanes.start)) as u32
+}
+
 /// Sums for the statistics: the first element, the distances from it, their squares.
 struct Distances<'a, T> {
     x: &'a [T],
 }
 
-impl<T: Lane> Summand<T, 3> for Distances<'_, T> {
+impl<T: Lane<Real: Lane>> Summand<T, 3> for Distances<'_, T> {
     const FIRST: bool = true;
 
     fn vectors(&self) -> Vec<Vector> {
@@ -188,26 +218,49 @@ impl<T: Lane> Summand<T, 3> for Distances<'_, T> {
         here: &Here<'_, V>,
         [first, distances, squared]: &mut [[T::Real; 32]; 3],
     ) {
-        let x = T::to_reals(simd, &here.block(simd, self.x));
+        let x = T::to_numbers(simd, &here.block(simd, self.x));
         if FIRST {
-            (*first, *distances, *squared) = (x, [T::Real::ZERO; 32], [T::Real::ZERO; 32]);
+            let zero = simd.repeat(T::Real::ZERO);
+            (*first, *distances, *squared) = (x, zero, zero);
             return;
         }
-        for i in 0..32 {
-            let distance = x[i] - first[i];
-            distances[i] = distances[i] + distance;
-            squared[i] = distance.mul_add(distance, squared[i]);
-        }
+        let distance = simd.minus(&x, first);
+        *distances = simd.plus(distances, &distance);
+        *squared = simd.times_plus(&distance, &distance, squared);
     }
 
     #[inline(always)]
-    fn finish(&self, accumulators: &mut Accumulators<T::Real, 3>, length: usize, out: &mut [[T::Real; 3]]) {
-        let shares = Shares::new(length);
-        accumulators.each(length, |a, [first, distances, squared]| {
+    fn merged<S: Simd>(
+        &self,
+        simd: S,
+        [first, distances, squared]: &[[T::Real; 32]; 3],
+        shares: &Shares<T::Real>,
+    ) -> [T::Real; 3] {
+        // As `Moments::of_sums`, and then `Moments::with_share`.
+        let zero = simd.repeat(T::Real::ZERO);
+        let difference = simd.over(distances, &shares.counts);
+        let squares = simd.times_plus(&simd.minus(&zero, distances), &difference, squared);
+        let squares = simd.blend(simd.at_most_zero(u32::MAX, &squares), &zero, &squares);
+        let all = [*first, difference, squares];
+        let all = halved::<S, T::Real, 16>(simd, all, shares);
+        let all = halved::<S, T::Real, 8>(simd, all, shares);
+        let all = halved::<S, T::Real, 4>(simd, all, shares);
+        let all = halved::<S, T::Real, 2>(simd, all, shares);
+        halved::<S, T::Real, 1>(simd, all, shares).map(|lanes| lanes[0])
+    }
+
+    #[inline(always)]
+    fn merge_rows(
+        &self,
+        accumulators: &mut RowAccumulators<T::Real, 3>,
+        shares: &Shares<T::Real>,
+        out: &mut [[T::Real; 3]],
+    ) {
+        accumulators.each(shares.present, |a, [first, distances, squared]| {
             let moments = Moments::of_sums(shares.counts[a], first, distances, squared);
             [moments.first, moments.difference, moments.squares]
         });
-        accumulators.halve(length, out, |place, a, b| {
+        accumulators.halve(shares.present, out, |place, a, b| {
             let [first, difference, squares] = a;
             let a = Moments { count: shares.before[place], first, difference, squares };
             let [first, difference, squares] = b;
@@ -233,45 +286,81 @@ impl<T: Lane> Summand<T, 3> for Distances<'_, T> {
     }
 }
 
+/// Accumulator i takes up accumulator i + BY, where that is present; of the others anything is left.
+#[inline(always)]
+fn halved<S: Simd, R: Lane + Real, const BY: usize>(
+    simd: S,
+    [first, difference, squares]: [[R; 32]; 3],
+    shares: &Shares<R>,
+) -> [[R; 32]; 3] {
+    let (share, weight) = (shares.block(&shares.share, BY), shares.block(&shares.weight, BY));
+    let apart = simd.plus(
+        &simd.minus(&simd.moved_down::<R, BY>(&first), &first),
+        &simd.minus(&simd.moved_down::<R, BY>(&difference), &difference),
+    );
+    let both = simd.plus(&squares, &simd.moved_down::<R, BY>(&squares));
+    let there = bits_of(&(0..shares.present.saturating_sub(BY)));
+    [
+        first,
+        simd.blend(there, &simd.times_plus(&apart, share, &difference), &difference),
+        simd.blend(there, &simd.times_plus(&simd.times(&apart, &apart), weight, &both), &squares),
+    ]
+}
+
 /// The counts of a chunk's accumulators, and what they amount to when these are halved. Value i takes up value i + s at
 /// place s + i.
 struct Shares<R> {
+    /// Accumulators that have taken something.
+    present: usize,
     counts: [R; 32],
-    before: [R; 32],
-    share: [R; 32],
+    before: [R; 64],
+    share: [R; 64],
+    /// Their product.
+    weight: [R; 64],
 }
 
 impl<R: Real> Shares<R> {
+    /// Of a chunk of so many elements.
     fn new(length: usize) -> Self {
         let mut counts = [0; 32];
         for (a, count) in counts.iter_mut().enumerate() {
             *count = (length + 31 - a) / 32;
         }
         let real = |count: usize| R::from_f64(count as f64);
-        let mut shares = Self { counts: counts.map(real), before: [R::ZERO; 32], share: [R::ZERO; 32] };
+        let none = [R::ZERO; 64];
+        let present = length.min(ACCUMULATORS);
+        let mut shares = Self { present, counts: counts.map(real), before: none, share: none, weight: none };
         for s in [16, 8, 4, 2, 1] {
             for i in 0..s {
+                let share = real(counts[i + s]) / real(counts[i] + counts[i + s]);
                 shares.before[s + i] = real(counts[i]);
-                shares.share[s + i] = real(counts[i + s]) / real(counts[i] + counts[i + s]);
+                shares.share[s + i] = share;
+                shares.weight[s + i] = real(counts[i]) * share;
                 counts[i] += counts[i + s];
             }
         }
         shares
     }
+
+    /// Those for halving by `s`; behind these anything.
+    #[inline(always)]
+    fn block<'a>(&self, of: &'a [R; 64], s: usize) -> &'a [R; 32] {
+        of[s..].first_chunk().expect("s is at most 16")
+    }
 }
 
 /// Sums of dz.
-struct Plain<'a, T> {
-    gradients: Gradients<'a, T>,
+struct Plain<'a, T, P> {
+    gradients: Gradients<'a, T, P>,
 }
 
 /// Sums of dz and of its products with x - μ.
-struct Products<'a, T> {
-    gradients: Gradients<'a, T>,
+struct Products<'a, T, P> {
+    gradients: Gradients<'a, T, P>,
     x: &'a [T],
 }
 
-impl<T: Lane<Real: Lane>> Summand<T, 1> for Plain<'_, T> {
+impl<T: Lane<Real: Lane>, P: Source<T>> Summand<T, 1> for Plain<'_, T, P> {
     const FIRST: bool = false;
 
     fn vectors(&self) -> Vec<Vector> {
@@ -285,15 +374,22 @@ impl<T: Lane<Real: Lane>> Summand<T, 1> for Plain<'_, T> {
         here: &Here<'_, V>,
         [sums]: &mut [[T::Real; 32]; 1],
     ) {
-        let dz = self.gradients.block(simd, here);
-        for i in 0..32 {
-            sums[i] = sums[i] + dz[i];
-        }
+        *sums = simd.plus(sums, &self.gradients.block(simd, here));
     }
 
     #[inline(always)]
-    fn finish(&self, accumulators: &mut Accumulators<T::Real, 1>, length: usize, out: &mut [[T::Real; 1]]) {
-        accumulators.halve(length, out, |_, [a], [b]| [a + b]);
+    fn merged<S: Simd>(&self, simd: S, [sums]: &[[T::Real; 32]; 1], _: &Shares<T::Real>) -> [T::Real; 1] {
+        [sum_of(simd, sums)]
+    }
+
+    #[inline(always)]
+    fn merge_rows(
+        &self,
+        accumulators: &mut RowAccumulators<T::Real, 1>,
+        shares: &Shares<T::Real>,
+        out: &mut [[T::Real; 1]],
+    ) {
+        accumulators.halve(shares.present, out, |_, [a], [b]| [a + b]);
     }
 
     fn total(&self, _: usize, chunks: impl Iterator<Item = [T::Real; 1]>) -> [T::Real; 1] {
@@ -301,7 +397,7 @@ impl<T: Lane<Real: Lane>> Summand<T, 1> for Plain<'_, T> {
     }
 }
 
-impl<T: Lane<Real: Lane>> Summand<T, 2> for Products<'_, T> {
+impl<T: Lane<Real: Lane>, P: Source<T>> Summand<T, 2> for Products<'_, T, P> {
     const FIRST: bool = false;
 
     fn vectors(&self) -> Vec<Vector> {
@@ -315,23 +411,42 @@ impl<T: Lane<Real: Lane>> Summand<T, 2> for Products<'_, T> {
         here: &Here<'_, V>,
         [sums, products]: &mut [[T::Real; 32]; 2],
     ) {
-        let x = T::to_reals(simd, &here.block(simd, self.x));
-        let mean = here.vector(Vector::Mean);
+        let x = T::to_numbers(simd, &here.block(simd, self.x));
+        let distance = simd.minus(&x, &here.vector(simd, Vector::Mean));
         let dz = self.gradients.block(simd, here);
-        for i in 0..32 {
-            sums[i] = sums[i] + dz[i];
-            products[i] = dz[i].mul_add(x[i] - mean[i], products[i]);
-        }
+        *sums = simd.plus(sums, &dz);
+        *products = simd.times_plus(&dz, &distance, products);
     }
 
     #[inline(always)]
-    fn finish(&self, accumulators: &mut Accumulators<T::Real, 2>, length: usize, out: &mut [[T::Real; 2]]) {
-        accumulators.halve(length, out, |_, a, b| [a[0] + b[0], a[1] + b[1]]);
+    fn merged<S: Simd>(&self, simd: S, [sums, products]: &[[T::Real; 32]; 2], _: &Shares<T::Real>) -> [T::Real; 2] {
+        [sum_of(simd, sums), sum_of(simd, products)]
+    }
+
+    #[inline(always)]
+    fn merge_rows(
+        &self,
+        accumulators: &mut RowAccumulators<T::Real, 2>,
+        shares: &Shares<T::Real>,
+        out: &mut [[T::Real; 2]],
+    ) {
+        accumulators.halve(shares.present, out, |_, a, b| [a[0] + b[0], a[1] + b[1]]);
     }
 
     fn total(&self, _: usize, chunks: impl Iterator<Item = [T::Real; 2]>) -> [T::Real; 2] {
         total_of_sums(chunks)
     }
+}
+
+/// Of 32 accumulators, halved. Those that have taken nothing are +0, and add nothing: at most the sign of a zero changes,
+/// which is lost in the sum of chunks.
+#[inline(always)]
+fn sum_of<S: Simd, R: Real>(simd: S, sums: &[R; 32]) -> R {
+    let sums = simd.plus(sums, &simd.moved_down::<R, 16>(sums));
+    let sums = simd.plus(&sums, &simd.moved_down::<R, 8>(&sums));
+    let sums = simd.plus(&sums, &simd.moved_down::<R, 4>(&sums));
+    let sums = simd.plus(&sums, &simd.moved_down::<R, 2>(&sums));
+    simd.plus(&sums, &simd.moved_down::<R, 1>(&sums))[0]
 }
 
 fn total_of_sums<R: Real, const N: usize>(chunks: impl Iterator<Item = [R; N]>) -> [R; N] {
@@ -347,11 +462,11 @@ fn total_of_sums<R: Real, const N: usize>(chunks: impl Iterator<Item = [R; N]>) 
 }
 
 /// dz, which is written too where the residual's gradient is asked for.
-struct Gradients<'a, T> {
+struct Gradients<'a, T, P> {
     dy: Tensors<'a, T>,
-    source: Source<'a, T>,
-    /// The mask's; none if there is none.
-    words: &'a [u32],
+    source: P,
+    /// The mask's.
+    words: Option<&'a [u32]>,
 }
 
 /// dy and dr.
@@ -372,7 +487,7 @@ impl<'a, T: Lane> Tensors<'a, T> {
     }
 }
 
-impl<T: Lane<Real: Lane>> Gradients<'_, T> {
+impl<T: Lane<Real: Lane>, P: Source<T>> Gradients<'_, T, P> {
     /// dz of a block; where that is shorter, anything behind it.
     #[inline(always)]
     #[allow(unsafe_code)] // see `disjoint`
@@ -386,16 +501,12 @@ impl<T: Lane<Real: Lane>> Gradients<'_, T> {
                 dy
             }
         };
-        let dz = self.source.block(simd, here, &dy, bits(self.words, here.start));
+        let bits = self.words.map_or(u32::MAX, |words| bits(words, here.start));
+        let dz = self.source.block(simd, here, &dy, bits);
         if let Tensors::Apart(_, dr) | Tensors::InPlace(dr) = &self.dy {
             let block = T::from_reals(simd, &dz);
             // SAFETY: as above.
-            unsafe {
-                match here.lanes {
-                    Range { start: 0, end: 32 } => dr.write_block(here.start, &block),
-                    _ => dr.write(here.elements(), &block[here.lanes.clone()]),
-                }
-            }
+            unsafe { dr.write_lanes(simd, here.start, here.lanes.clone(), &block) }
         }
         dz
     }
@@ -405,8 +516,8 @@ impl<T: Lane<Real: Lane>> Gradients<'_, T> {
 
 /// The vectors' values for the elements of a block.
 trait Values<R>: Sync {
-    /// Those of a vector. `at` is the place of the block's first accumulator.
-    fn block(&self, vector: Vector, at: usize) -> [R; 32];
+    /// Those of a vector. `at` is the place of the block's first element.
+    fn block<S: Simd>(&self, simd: S, vector: Vector, at: usize) -> [R; 32];
 }
 
 /// One channel's.
@@ -421,14 +532,14 @@ impl<R: Real> OfChannel<R> {
 
 impl<R: Real> Values<R> for OfChannel<R> {
     #[inline(always)]
-    fn block(&self, vector: Vector, _: usize) -> [R; 32] {
-        [self.0[vector as usize]; 32]
+    fn block<S: Simd>(&self, simd: S, vector: Vector, _: usize) -> [R; 32] {
+        simd.repeat(self.0[vector as usize])
     }
 }
 
 /// Those of neighbouring channels, again and again, as they follow each other in rows.
 struct OfRows<R> {
-    /// Behind which it begins again.
+    /// Behind which it begins again; no less than a block.
     period: usize,
     tiles: [Vec<R>; VECTORS],
 }
@@ -436,8 +547,7 @@ struct OfRows<R> {
 impl<R: Real> OfRows<R> {
     fn new(vectors: &Vectors<'_, R>, wanted: &[Vector], channels: &Range<usize>) -> Self {
         let width = channels.len();
-        // Of rows and blocks.
-        let period = width * 32 / (1 << width.trailing_zeros().min(5));
+        let period = width * 32_usize.div_ceil(width);
         let mut tiles: [Vec<R>; VECTORS] = Default::default();
         for vector in wanted.iter().map(|vector| *vector as usize) {
             tiles[vector] = match vectors[vector] {
@@ -451,32 +561,32 @@ impl<R: Real> OfRows<R> {
 
 impl<R: Real> Values<R> for OfRows<R> {
     #[inline(always)]
-    fn block(&self, vector: Vector, at: usize) -> [R; 32] {
-        let at = (at as u32 % self.period as u32) as usize;
+    fn block<S: Simd>(&self, _: S, vector: Vector, at: usize) -> [R; 32] {
         *self.tiles[vector as usize][at..].first_chunk().expect("32 values follow each place within the period")
     }
 }
 
-// ---- The accumulators.
+// ---- The accumulators of rows.
 
-/// Those of a chunk in neighbouring channels.
-struct Accumulators<R, const N: usize> {
-    /// Neighbouring channels, and neighbouring accumulators of one channel.
-    strides: [usize; 2],
+/// Those of a chunk in neighbouring channels: accumulator, channel.
+struct RowAccumulators<R, const N: usize> {
     channels: usize,
     sums: [Vec<R>; N],
 }
 
-impl<R: Real, const N: usize> Accumulators<R, N> {
-    fn new(channels: usize, rows: bool) -> Self {
-        let strides = if rows { [1, channels] } else { [32, 1] };
-        Self { strides, channels, sums: std::array::from_fn(|_| vec![R::ZERO; 32 * channels + 32]) }
+impl<R: Real, const N: usize> RowAccumulators<R, N> {
+    fn new(channels: usize) -> Self {
+        Self { channels, sums: std::array::from_fn(|_| vec![R::ZERO; 32 * channels + 32]) }
     }
 
     /// 32 of them from `at` on.
     #[inline(always)]
     fn load(&self, at: usize) -> [[R; 32]; N] {
-        std::array::from_fn(|n| *self.sums[n][at..].first_chunk().expect("a block follows the last accumulator"))
+        let mut blocks = [[R::ZERO; 32]; N];
+        for (block, sums) in blocks.iter_mut().zip(&self.sums) {
+            *block = *sums[at..].first_chunk().expect("a block follows the last accumulator");
+        }
+        blocks
     }
 
     #[inline(always)]
@@ -486,77 +596,43 @@ impl<R: Real, const N: usize> Accumulators<R, N> {
         }
     }
 
-    /// The first `len` of a block that was loaded there.
+    /// Replaces each of those that are present.
     #[inline(always)]
-    fn store_first(&mut self, at: usize, len: usize, blocks: &[[R; 32]; N]) {
-        for (sums, block) in self.sums.iter_mut().zip(blocks) {
-            let to: &mut [R; 32] = sums[at..].first_chunk_mut().expect("a block follows the last accumulator");
-            for i in 0..32 {
-                to[i] = if i < len { block[i] } else { to[i] };
-            }
-        }
-    }
-
-    /// Replaces each of those that a chunk of so many elements has.
-    #[inline(always)]
-    fn each(&mut self, length: usize, f: impl Fn(usize, [R; N]) -> [R; N]) {
-        let present = length.min(ACCUMULATORS);
-        let rows = self.strides[0] == 1;
-        // What is next to each other in memory is one run.
-        let (runs, run, apart) =
-            if rows { (present, self.channels, self.channels) } else { (self.channels, present, 32) };
-        for r in 0..runs {
-            let sums = self.sums.each_mut().map(|sums| &mut sums[r * apart..r * apart + run]);
-            // A loop for each layout: in one for both, what `f` looks up for an accumulator would be gathered.
-            if rows {
-                replace(sums, run, |_, sums| f(r, sums));
-            } else {
-                replace(sums, run, &f);
+    fn each(&mut self, present: usize, f: impl Fn(usize, [R; N]) -> [R; N]) {
+        for a in 0..present {
+            let rows = self.sums.each_mut().map(|sums| &mut sums[a * self.channels..][..self.channels]);
+            // Not an iterator: `N` rows are walked side by side.
+            #[allow(clippy::needless_range_loop)]
+            for c in 0..self.channels {
+                let new = f(a, std::array::from_fn(|n| rows[n][c]));
+                for n in 0..N {
+                    rows[n][c] = new[n];
+                }
             }
         }
     }
 
     /// Halves them to one for each channel. `combine` gets the place of a pair: see [`Shares`].
     #[inline(always)]
-    fn halve(&mut self, length: usize, out: &mut [[R; N]], combine: impl Fn(usize, [R; N], [R; N]) -> [R; N]) {
-        let present = length.min(ACCUMULATORS);
-        let rows = self.strides[0] == 1;
+    fn halve(&mut self, present: usize, out: &mut [[R; N]], combine: impl Fn(usize, [R; N], [R; N]) -> [R; N]) {
         for s in [16, 8, 4, 2, 1] {
-            let pairs = s.min(present.saturating_sub(s));
-            // What is next to each other in memory is one run.
-            let (runs, run) = if rows { (pairs, self.channels) } else { (self.channels, pairs) };
-            for r in 0..runs {
-                let start = if rows { r * self.channels } else { 32 * r };
-                let other = start + s * self.strides[1];
+            for i in 0..s.min(present.saturating_sub(s)) {
+                let (start, other) = (i * self.channels, (i + s) * self.channels);
                 let halves = self.sums.each_mut().map(|sums| {
                     let (low, high) = sums.split_at_mut(other);
-                    (&mut low[start..start + run], &high[..run])
+                    (&mut low[start..][..self.channels], &high[..self.channels])
                 });
-                for i in 0..run {
-                    let place = s + if rows { r } else { i };
-                    let (a, b) = (std::array::from_fn(|n| halves[n].0[i]), std::array::from_fn(|n| halves[n].1[i]));
-                    let sum = combine(place, a, b);
+                for c in 0..self.channels {
+                    let (a, b) = (std::array::from_fn(|n| halves[n].0[c]), std::array::from_fn(|n| halves[n].1[c]));
+                    let sum = combine(s + i, a, b);
                     for n in 0..N {
-                        halves[n].0[i] = sum[n];
+                        halves[n].0[c] = sum[n];
                     }
                 }
             }
         }
         for (c, out) in out.iter_mut().enumerate() {
-            *out = std::array::from_fn(|n| self.sums[n][c * self.strides[0]]);
-        }
-    }
-}
-
-/// Replaces what stands at each place of `N` rows side by side.
-#[inline(always)]
-fn replace<R: Real, const N: usize>(rows: [&mut [R]; N], len: usize, f: impl Fn(usize, [R; N]) -> [R; N]) {
-    // Not an iterator: `N` rows are walked side by side.
-    #[allow(clippy::needless_range_loop)]
-    for i in 0..len {
-        let new = f(i, std::array::from_fn(|n| rows[n][i]));
-        for n in 0..N {
-            rows[n][i] = new[n];
+            *out = std::array::from_fn(|n| self.sums[n][c]);
         }
     }
 }
@@ -572,7 +648,7 @@ struct Part<'a, R, const N: usize> {
 }
 
 /// Sums all channels and hands over their results.
-fn sum<T: Lane, const N: usize>(
+fn sum<T: Lane<Real: Lane>, const N: usize>(
     shape: Shape,
     summand: &impl Summand<T, N>,
     vectors: &Vectors<'_, T::Real>,
@@ -590,8 +666,13 @@ fn sum<T: Lane, const N: usize>(
     partial.resize(values, [T::Real::ZERO; N]);
 
     // The groups of channels, one after the other, have the sums of their chunks.
-    let group = channels.min(if shape.inner() == 1 { CHANNELS_OF_ROWS } else { CHANNELS });
-    let together = (TASK / (CHUNK * group)).max(1);
+    let pool = Pool::of_caller();
+    let group = channels.min(match shape.inner() {
+        1 => CHANNELS_OF_ROWS,
+        inner => (RUN / inner.max(1)).clamp(8, CHANNELS),
+    });
+    let part = (shape.len() / (8 * pool.threads())).clamp(TASK, LARGEST_PART);
+    let together = (part / (CHUNK * group)).max(1);
     let mut rest = &mut partial[..];
     let mut next = (0, 0);
     let parts = std::iter::from_fn(move || {
@@ -610,7 +691,7 @@ fn sum<T: Lane, const N: usize>(
     if shape.len() <= TASK {
         parts.for_each(run);
     } else {
-        share(&Pool::of_caller(), parts.collect::<Vec<_>>().into_iter(), count, run);
+        share(&pool, parts.collect::<Vec<_>>().into_iter(), count, run);
     }
 
     for first in (0..channels).step_by(group) {
@@ -632,169 +713,336 @@ struct SumOfPart<'a, T: Lane, P, const N: usize> {
     part: Part<'a, T::Real, N>,
 }
 
-impl<T: Lane, P: Summand<T, N>, const N: usize> Task for SumOfPart<'_, T, P, N> {
+impl<T: Lane<Real: Lane>, P: Summand<T, N>, const N: usize> Task for SumOfPart<'_, T, P, N> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        if self.shape.inner() == 1 { self.channels_last(simd) } else { self.channels_first(simd) }
+    }
+}
+
+impl<T: Lane<Real: Lane>, P: Summand<T, N>, const N: usize> SumOfPart<'_, T, P, N> {
+    /// How many bytes further on to ask for memory: what is read next, or what is read in the next round through a row that
+    /// has so many elements of the part, or through several of them.
+    fn ahead(&self, run: usize, round: usize) -> usize {
+        let size = size_of::<T>();
+        match no_cache_holds(self.shape, size) {
+            false => 0,
+            true if run * size >= 4 * READ_PREFETCH => READ_PREFETCH,
+            true => round * size,
+        }
+    }
+
+    /// Where a row of the tensor has the channels next to each other.
+    #[inline(always)]
+    fn channels_last<S: Simd>(self, simd: S) {
+        let (width, of_row) = (self.part.channels.len(), self.shape.channels());
+        let ahead = if width == of_row {
+            self.ahead(ACCUMULATORS * of_row, SETS * ACCUMULATORS * of_row)
+        } else {
+            self.ahead(width, of_row)
+        };
         let Self { shape, summand, vectors, part: Part { channels, chunks, out } } = self;
-        let rows = shape.inner() == 1;
-        let mut accumulators = Accumulators::new(channels.len(), rows);
-        let wanted = if rows { summand.vectors() } else { Vec::new() };
-        let values = OfRows::new(vectors, &wanted, &channels);
-        let each = if rows { 0..0 } else { channels.clone() };
-        let of_channels: Vec<_> = each.map(|c| OfChannel::new(vectors, c)).collect();
-        let prefetch = no_cache_holds(shape, size_of::<T>());
+        let mut accumulators = RowAccumulators::new(channels.len());
+        let values = OfRows::new(vectors, &summand.vectors(), &channels);
+        let of_whole = Shares::new(CHUNK);
         for (k, out) in chunks.zip(out.chunks_exact_mut(channels.len())) {
             let chunk = k * CHUNK..shape.count().min((k + 1) * CHUNK);
             if !P::FIRST {
                 accumulators.sums.iter_mut().for_each(|sums| sums.fill(T::Real::ZERO));
             }
-            let mut chunk_of = Chunk {
-                shape,
-                summand,
-                values: &of_channels,
-                channels: channels.clone(),
-                prefetch,
-                accumulators: &mut accumulators,
-            };
-            if rows {
-                chunk_of.channels_last(simd, chunk.clone(), &values);
+            let length = chunk.len();
+            Rows { summand, values: &values, accumulators: &mut accumulators, of_row, first: channels.start, ahead }
+                .chunk::<T, S>(simd, chunk);
+            if length == CHUNK {
+                summand.merge_rows(&mut accumulators, &of_whole, out);
             } else {
-                chunk_of.channels_first(simd, chunk.clone());
-            }
-            summand.finish(&mut accumulators, chunk.len(), out);
-        }
-    }
-}
-
-struct Chunk<'a, R, P, const N: usize> {
-    shape: Shape,
-    summand: &'a P,
-    /// Of each channel, where a channel's elements are next to each other.
-    values: &'a [OfChannel<R>],
-    channels: Range<usize>,
-    /// Whether no cache holds the tensors.
-    prefetch: bool,
-    accumulators: &'a mut Accumulators<R, N>,
-}
-
-impl<R: Real, P, const N: usize> Chunk<'_, R, P, N> {
-    /// Where a row of the tensor has the channels next to each other.
-    #[inline(always)]
-    fn channels_last<T: Lane<Real = R>, S: Simd>(&mut self, simd: S, chunk: Range<usize>, values: &OfRows<R>)
-    where
-        P: Summand<T, N>,
-    {
-        let (width, of_row) = (self.channels.len(), self.shape.channels());
-        // Whole rows follow each other without a gap, so that all accumulators take something at once.
-        let together = if width == of_row { ACCUMULATORS } else { 1 };
-        let first = chunk.start + ACCUMULATORS;
-        for row in chunk.clone().step_by(together) {
-            let rows = together.min(chunk.end - row);
-            let start = row * of_row + self.channels.start;
-            let elements = start..start + rows * width;
-            let at = row % ACCUMULATORS * width;
-            if P::FIRST && row < first {
-                self.blocks::<T, S, _, true>(simd, elements, at, values);
-            } else {
-                self.blocks::<T, S, _, false>(simd, elements, at, values);
+                summand.merge_rows(&mut accumulators, &Shares::new(length), out);
             }
         }
     }
 
     /// Where a row of the tensor has the elements of a channel next to each other.
     #[inline(always)]
-    fn channels_first<T: Lane<Real = R>, S: Simd>(&mut self, simd: S, chunk: Range<usize>)
+    fn channels_first<S: Simd>(self, simd: S) {
+        let row = self.shape.channels() * self.shape.inner();
+        let run = if self.part.channels.len() == self.shape.channels() {
+            self.shape.len()
+        } else {
+            self.part.channels.len() * self.shape.inner()
+        };
+        let ahead = self.ahead(run, row);
+        let Self { shape, summand, vectors, part: Part { channels, chunks, out } } = self;
+        let (inner, of_row, count, width) = (shape.inner(), shape.channels(), shape.count(), channels.len());
+        let values: Vec<_> = channels.clone().map(|c| OfChannel::new(vectors, c)).collect();
+        let mut accumulators = vec![[[T::Real::ZERO; 32]; N]; width];
+        let (of_whole, of_last) = (Shares::new(CHUNK), Shares::new(count % CHUNK));
+        let (mut start, end) = (chunks.start * CHUNK, count.min(chunks.end * CHUNK));
+        while start < end {
+            let (o, j) = (start / inner, start % inner);
+            let plane_end = end.min(start + inner - j);
+            for c in 0..width {
+                let from = (o * of_row + channels.start + c) * inner + j;
+                let plane = Plane {
+                    summand,
+                    values: &values[c],
+                    elements: from..from + (plane_end - start),
+                    t: start,
+                    shares: [&of_whole, &of_last],
+                    count,
+                    ahead,
+                    accumulators: &mut accumulators[c],
+                    out: &mut out[..],
+                    place: c,
+                    width,
+                    first_chunk: chunks.start,
+                };
+                if plane.elements.end + ACCUMULATORS <= shape.len() {
+                    plane.take::<T, S, false>(simd);
+                } else {
+                    simd.outlined(LastPlane(plane, PhantomData::<T>));
+                }
+            }
+            start = plane_end;
+        }
+    }
+}
+
+/// Elements of one channel that follow each other.
+struct Plane<'a, R, P, const N: usize> {
+    summand: &'a P,
+    values: &'a OfChannel<R>,
+    elements: Range<usize>,
+    /// The first one's number in the channel, of which there are `count`.
+    t: usize,
+    count: usize,
+    /// Of a whole chunk, and of the last one if that is not.
+    shares: [&'a Shares<R>; 2],
+    ahead: usize,
+    accumulators: &'a mut [[R; 32]; N],
+    /// Gets the sums of the chunks that end: of chunk `first_chunk` at `place`, and the next `width` later.
+    out: &'a mut [[R; N]],
+    place: usize,
+    width: usize,
+    first_chunk: usize,
+}
+
+/// At the end of the tensor: see [`Here::at_end`]. A call in the midst of the others would have their accumulators leave the
+/// registers.
+struct LastPlane<'a, T, R, P, const N: usize>(Plane<'a, R, P, N>, PhantomData<T>);
+
+impl<T: Lane<Real: Lane>, P: Summand<T, N>, const N: usize> Task for LastPlane<'_, T, T::Real, P, N> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        self.0.take::<T, S, true>(simd);
+    }
+}
+
+impl<R: Lane + Real, P, const N: usize> Plane<'_, R, P, N> {
+    #[inline(always)]
+    fn take<T: Lane<Real = R>, S: Simd, const AT_END: bool>(self, simd: S)
     where
         P: Summand<T, N>,
     {
-        let (inner, of_row) = (self.shape.inner(), self.shape.channels());
-        let mut start = chunk.start;
-        while start < chunk.end {
-            let (o, j) = (start / inner, start % inner);
-            let end = chunk.end.min(start + inner - j);
-            let first = if P::FIRST { (chunk.start + ACCUMULATORS).clamp(start, end) } else { start };
-            for c in self.channels.clone() {
-                let values = self.values[c - self.channels.start];
-                let from = (o * of_row + c) * inner + j;
-                let place = 32 * (c - self.channels.start);
-                if P::FIRST {
-                    self.ring::<T, S, true>(simd, from..from + (first - start), place, start, &values);
-                }
-                self.ring::<T, S, false>(simd, from + (first - start)..from + (end - start), place, first, &values);
+        let Self { summand, values, elements, mut t, count, shares, ahead, accumulators, out, place, .. } = self;
+        let (end, mut start) = (t + elements.len(), elements.start);
+        let ring = Ring::<_, _, AT_END> { summand, values, ahead };
+        let mut sums = *accumulators;
+        while t < end {
+            let chunk_end = count.min((t / CHUNK + 1) * CHUNK);
+            let piece = end.min(chunk_end) - t;
+            ring.take::<T, S, N>(simd, t, start..start + piece, &mut sums);
+            if t + piece == chunk_end {
+                let shares = shares[usize::from(!chunk_end.is_multiple_of(CHUNK))];
+                out[(t / CHUNK - self.first_chunk) * self.width + place] = summand.merged(simd, &sums, shares);
+                sums = [[R::ZERO; 32]; N];
             }
-            start = end;
+            (t, start) = (t + piece, start + piece);
         }
+        *accumulators = sums;
     }
+}
 
-    /// Elements of a channel, of which the first is its `t`th, into its accumulators from `place` on. These are loaded and
-    /// stored once; lane i is always accumulator i.
+/// Elements of one channel, in its 32 accumulators.
+struct Ring<'a, R, P, const AT_END: bool> {
+    summand: &'a P,
+    values: &'a OfChannel<R>,
+    ahead: usize,
+}
+
+impl<R: Lane + Real, P, const AT_END: bool> Ring<'_, R, P, AT_END> {
+    /// Elements of a chunk that follow each other, the first of which is its channel's `t`th. Lane i is always accumulator i.
     #[inline(always)]
-    fn ring<T: Lane<Real = R>, S: Simd, const FIRST: bool>(
-        &mut self,
+    fn take<T: Lane<Real = R>, S: Simd, const N: usize>(
+        &self,
         simd: S,
-        elements: Range<usize>,
-        place: usize,
         t: usize,
-        values: &OfChannel<R>,
+        elements: Range<usize>,
+        sums: &mut [[R; 32]; N],
     ) where
         P: Summand<T, N>,
     {
-        if elements.is_empty() {
-            return;
-        }
-        let mut sums = self.accumulators.load(place);
         // An element's index in the tensor is no less than in its channel: lane 0 lies in the tensor.
-        let first = t % ACCUMULATORS;
-        let (mut start, prefetch) = (elements.start - first, self.prefetch);
-        let mut lanes = first..ACCUMULATORS.min(elements.end - start);
-        loop {
-            let here = Here { start, lanes: lanes.clone(), at: 0, values, prefetch };
-            if lanes == (0..ACCUMULATORS) {
-                self.summand.take::<S, _, FIRST>(simd, &here, &mut sums);
-            } else {
-                let mut new = sums;
-                self.summand.take::<S, _, FIRST>(simd, &here, &mut new);
-                for (sums, new) in sums.iter_mut().zip(&new) {
-                    for i in 0..32 {
-                        sums[i] = if i >= lanes.start && i < lanes.end { new[i] } else { sums[i] };
-                    }
-                }
-            }
+        let lane = t % ACCUMULATORS;
+        let (mut start, end) = (elements.start - lane, elements.end);
+        let mut first = P::FIRST && t % CHUNK < ACCUMULATORS;
+        if lane > 0 || elements.len() < ACCUMULATORS {
+            self.some::<T, S, N>(simd, first, start, lane..ACCUMULATORS.min(end - start), sums);
             start += ACCUMULATORS;
-            if start >= elements.end {
-                break;
-            }
-            lanes = 0..ACCUMULATORS.min(elements.end - start);
+            first = false;
         }
-        self.accumulators.store(place, &sums);
+        if first {
+            self.summand.take::<S, _, true>(simd, &self.here(start, 0..ACCUMULATORS), sums);
+            start += ACCUMULATORS;
+        }
+        // A copy stays in registers.
+        let mut whole = *sums;
+        while start + ACCUMULATORS <= end {
+            self.summand.take::<S, _, false>(simd, &self.here(start, 0..ACCUMULATORS), &mut whole);
+            start += ACCUMULATORS;
+        }
+        *sums = whole;
+        if start < end {
+            self.some::<T, S, N>(simd, false, start, 0..end - start, sums);
+        }
     }
 
-    /// Elements into as many accumulators from `at` on.
+    /// Those of some lanes.
     #[inline(always)]
-    fn blocks<T: Lane<Real = R>, S: Simd, V: Values<R>, const FIRST: bool>(
-        &mut self,
+    fn some<T: Lane<Real = R>, S: Simd, const N: usize>(
+        &self,
         simd: S,
-        mut elements: Range<usize>,
-        mut at: usize,
-        values: &V,
+        first: bool,
+        start: usize,
+        lanes: Range<usize>,
+        sums: &mut [[R; 32]; N],
     ) where
         P: Summand<T, N>,
     {
-        while elements.len() >= 32 {
-            let mut sums = self.accumulators.load(at);
-            let here = Here { start: elements.start, lanes: 0..32, at, values, prefetch: self.prefetch };
-            self.summand.take::<S, V, FIRST>(simd, &here, &mut sums);
-            self.accumulators.store(at, &sums);
-            elements.start += 32;
-            at += 32;
+        let (mut new, bits) = (*sums, bits_of(&lanes));
+        if first {
+            self.summand.take::<S, _, true>(simd, &self.here(start, lanes), &mut new);
+        } else {
+            self.summand.take::<S, _, false>(simd, &self.here(start, lanes), &mut new);
         }
-        if !elements.is_empty() {
-            let len = elements.len();
-            let mut sums = self.accumulators.load(at);
-            let here = Here { start: elements.start, lanes: 0..len, at, values, prefetch: self.prefetch };
-            self.summand.take::<S, V, FIRST>(simd, &here, &mut sums);
-            self.accumulators.store_first(at, len, &sums);
+        for n in 0..N {
+            sums[n] = simd.blend(bits, &new[n], &sums[n]);
         }
+    }
+
+    #[inline(always)]
+    fn here(&self, start: usize, lanes: Range<usize>) -> Here<'_, OfChannel<R>> {
+        Here { start, lanes, at_end: AT_END, at: 0, values: self.values, ahead: self.ahead }
+    }
+}
+
+/// Rows of the tensor, in the accumulators of a chunk.
+struct Rows<'a, R, P, const N: usize> {
+    summand: &'a P,
+    values: &'a OfRows<R>,
+    accumulators: &'a mut RowAccumulators<R, N>,
+    /// Channels of a row, and which of these is the first of the accumulators'.
+    of_row: usize,
+    first: usize,
+    ahead: usize,
+}
+
+impl<R: Lane + Real, P, const N: usize> Rows<'_, R, P, N> {
+    #[inline(always)]
+    fn chunk<T: Lane<Real = R>, S: Simd>(&mut self, simd: S, chunk: Range<usize>)
+    where
+        P: Summand<T, N>,
+    {
+        let mut row = chunk.start;
+        while row < chunk.end {
+            let rows = chunk.end - row;
+            let first = P::FIRST && row == chunk.start;
+            let sets = if first || rows < SETS * ACCUMULATORS { 1 } else { SETS };
+            self.sets::<T, S>(simd, row, rows.min(ACCUMULATORS), sets, first);
+            row += sets * ACCUMULATORS;
+        }
+    }
+
+    /// So many rows, and as many of each set that follows.
+    #[inline(always)]
+    fn sets<T: Lane<Real = R>, S: Simd>(&mut self, simd: S, row: usize, rows: usize, sets: usize, first: bool)
+    where
+        P: Summand<T, N>,
+    {
+        let width = self.accumulators.channels;
+        // Whole rows follow each other without a gap: as if they were one.
+        let (runs, run) = if width == self.of_row { (1, rows * width) } else { (rows, width) };
+        for r in 0..runs {
+            let mut start = (row + r) * self.of_row + self.first;
+            let (mut at, mut place) = (r * width, 0);
+            let end = start + run;
+            while start + 32 <= end {
+                if first {
+                    self.block::<T, S, 1, true>(simd, start, at, place);
+                } else if sets == SETS {
+                    self.block::<T, S, SETS, false>(simd, start, at, place);
+                } else {
+                    self.block::<T, S, 1, false>(simd, start, at, place);
+                }
+                (start, at, place) = (start + 32, at + 32, place + 32);
+                if place >= self.values.period {
+                    place -= self.values.period;
+                }
+            }
+            if start < end {
+                let len = end - start;
+                for set in 0..sets {
+                    let start = start + set * ACCUMULATORS * self.of_row;
+                    self.some::<T, S>(simd, start, len, at, place, first);
+                }
+            }
+        }
+    }
+
+    /// A block, and one of each set that follows.
+    #[inline(always)]
+    fn block<T: Lane<Real = R>, S: Simd, const SETS: usize, const FIRST: bool>(
+        &mut self,
+        simd: S,
+        start: usize,
+        at: usize,
+        place: usize,
+    ) where
+        P: Summand<T, N>,
+    {
+        let mut sums = self.accumulators.load(at);
+        for set in 0..SETS {
+            let start = start + set * ACCUMULATORS * self.of_row;
+            let here = Here { start, lanes: 0..32, at_end: false, at: place, values: self.values, ahead: self.ahead };
+            self.summand.take::<S, _, FIRST>(simd, &here, &mut sums);
+        }
+        self.accumulators.store(at, &sums);
+    }
+
+    /// Less than a block, at the end of a row.
+    #[inline(always)]
+    fn some<T: Lane<Real = R>, S: Simd>(
+        &mut self,
+        simd: S,
+        start: usize,
+        len: usize,
+        at: usize,
+        place: usize,
+        first: bool,
+    ) where
+        P: Summand<T, N>,
+    {
+        let old = self.accumulators.load(at);
+        let mut sums = old;
+        let here = Here { start, lanes: 0..len, at_end: true, at: place, values: self.values, ahead: 0 };
+        if first {
+            self.summand.take::<S, _, true>(simd, &here, &mut sums);
+        } else {
+            self.summand.take::<S, _, false>(simd, &here, &mut sums);
+        }
+        for n in 0..N {
+            sums[n] = simd.blend(bits_of(&(0..len)), &sums[n], &old[n]);
+        }
+        self.accumulators.store(at, &sums);
     }
 }
 

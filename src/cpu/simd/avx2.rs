@@ -316,6 +316,20 @@ impl BlockOps for Avx2 {
     }
 
     #[inline(always)]
+    fn widen_bf16_to_compute(self, block: &[bf16; 32]) -> [f32; 32] {
+        let mut out = [0.0; 32];
+        let (at, to) = (block.as_ptr().cast::<__m128i>(), out.as_mut_ptr());
+        for i in 0..4 {
+            // SAFETY: 1; 2, for 8 of the elements on either side.
+            unsafe {
+                let bits = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.add(i))));
+                _mm256_storeu_ps(to.add(8 * i), _mm256_castsi256_ps(bits));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
     fn narrow_bf16(self, block: &[f32; 32]) -> [bf16; 32] {
         let mut out = [bf16::ZERO; 32];
         let (at, to) = (block.as_ptr(), out.as_mut_ptr().cast::<__m256i>());

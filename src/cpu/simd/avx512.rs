@@ -337,21 +337,48 @@ impl BlockOps for Avx512 {
     }
 
     #[inline(always)]
-    fn narrow_bf16(self, block: &[f32; 32]) -> [bf16; 32] {
-        let mut out = [bf16::ZERO; 32];
-        let (at, to) = (block.as_ptr(), out.as_mut_ptr().cast::<__m256i>());
+    fn widen_bf16_to_compute(self, block: &[bf16; 32]) -> [f32; 32] {
+        let mut out = [0.0; 32];
+        let (at, to) = (block.as_ptr().cast::<__m256i>(), out.as_mut_ptr());
         for i in 0..2 {
             // SAFETY: 1; 2, for 16 of the elements on either side.
             unsafe {
+                let bits = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(at.add(i))));
+                _mm512_storeu_ps(to.add(16 * i), _mm512_castsi512_ps(bits));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn narrow_bf16(self, block: &[f32; 32]) -> [bf16; 32] {
+        // The places of the upper halves.
+        const UPPER: [u16; 32] = {
+            let mut places = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                places[i] = 2 * i as u16 + 1;
+                i += 1;
+            }
+            places
+        };
+        let mut out = [bf16::ZERO; 32];
+        let at = block.as_ptr();
+        // SAFETY: 1; 2, for 16 of the numbers each, 32 places, and 32 elements.
+        unsafe {
+            let mut rounded = [_mm512_setzero_si512(); 2];
+            for (i, to) in rounded.iter_mut().enumerate() {
                 let values = _mm512_loadu_ps(at.add(16 * i));
                 let bits = _mm512_castps_si512(values);
                 let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(values, values);
                 // Half a unit less the smallest part, and that too where the last bit is odd: ties go to even.
                 let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-                let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-                let quiet = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40 << 16));
-                _mm256_storeu_si256(to.add(i), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(quiet)));
+                let up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+                *to = _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x40 << 16));
             }
+            let places = _mm512_loadu_si512(UPPER.as_ptr().cast());
+            let upper = _mm512_permutex2var_epi16(rounded[0], places, rounded[1]);
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), upper);
         }
         out
     }
@@ -504,6 +531,24 @@ impl MemoryOps for Avx512 {
             // SAFETY: 1; 2, for all vectors of both blocks; `CacheLines` begin on lines of 64 bytes. What follows is
             // ordered by the fence that the trait asks for.
             unsafe { _mm512_stream_si512(to.add(i), _mm512_loadu_si512(block.add(i))) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_lanes<T: Element>(self, lanes: std::ops::Range<usize>, block: &[T; 32], to: *mut T) {
+        let bits = ((1_u64 << lanes.end.min(32)) - 1) as u32 & !((1_u64 << lanes.start.min(32)) - 1) as u32;
+        let (block, to) = (block.as_ptr().cast::<__m512i>(), to.cast::<__m512i>());
+        for i in 0..size_of::<T>() / 2 {
+            // SAFETY: 1; 2, for all vectors of the block. Only lanes whose bit is set are written, which may be, by this
+            // function's contract.
+            unsafe {
+                let (v, to) = (_mm512_loadu_si512(block.add(i)), to.wrapping_add(i));
+                match size_of::<T>() {
+                    2 => _mm512_mask_storeu_epi16(to.cast(), bits, v),
+                    4 => _mm512_mask_storeu_epi32(to.cast(), (bits >> (16 * i)) as __mmask16, v),
+                    _ => _mm512_mask_storeu_epi64(to.cast(), (bits >> (8 * i)) as __mmask8, v),
+                }
+            }
         }
     }
 

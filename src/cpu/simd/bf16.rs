@@ -14,6 +14,16 @@ pub(super) fn widen(block: &[bf16; 32]) -> [f32; 32] {
     out
 }
 
+/// The same, but a signalling NaN stays one.
+#[inline(always)]
+pub(super) fn widen_to_compute(block: &[bf16; 32]) -> [f32; 32] {
+    let mut out = [0.0; 32];
+    for (out, x) in out.iter_mut().zip(block) {
+        *out = f32::from_bits(u32::from(x.to_bits()) << 16);
+    }
+    out
+}
+
 /// Its bits, of which the upper half is rounded to bf16; not for NaN.
 #[inline(always)]
 pub(crate) fn rounded(value: f32) -> u32 {

@@ -8,6 +8,7 @@ mod avx512;
 pub(crate) mod bf16;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
+mod numbers;
 mod portable;
 pub(crate) mod set;
 #[cfg(test)]
@@ -15,6 +16,7 @@ pub(crate) mod tests;
 
 use half::f16;
 
+use numbers::NumberOps;
 use set::Set;
 
 use crate::element::Element;
@@ -26,7 +28,7 @@ pub(crate) const LINE: usize = 64;
 pub(crate) const MAX_LANES: usize = 8;
 
 /// An instruction set: whoever has a value of such a type may use the instructions.
-pub(crate) trait Simd: BlockOps + VectorOps + MemoryOps {
+pub(crate) trait Simd: BlockOps + NumberOps + VectorOps + MemoryOps {
     /// Runs the task in a function of its own, compiled for the instruction set: one copy for all callers.
     fn outlined(self, task: impl Task);
 }
@@ -77,6 +79,12 @@ pub(crate) trait BlockOps: Copy {
     #[inline(always)]
     fn widen_bf16(self, block: &[half::bf16; 32]) -> [f32; 32] {
         bf16::widen(block)
+    }
+
+    /// The same, but a signalling NaN may stay one: for what arithmetic is done with.
+    #[inline(always)]
+    fn widen_bf16_to_compute(self, block: &[half::bf16; 32]) -> [f32; 32] {
+        bf16::widen_to_compute(block)
     }
 
     /// Rounds each once, to nearest, ties to even.
@@ -165,6 +173,17 @@ pub(crate) trait MemoryOps: Copy {
     /// Writes block `k` by non-temporal (streaming) stores. Others may see it only after a [`MemoryOps::fence`]: see
     /// [`Fence`].
     fn store_non_temporal<T: Element>(self, block: &[T; 32], to: &mut CacheLines<'_, T>, k: usize);
+
+    /// Writes some of a block's elements, of which the first would be at `to`. No more than 32.
+    ///
+    /// # Safety
+    /// These elements are memory that may be written.
+    #[inline(always)]
+    unsafe fn store_lanes<T: Element>(self, lanes: std::ops::Range<usize>, block: &[T; 32], to: *mut T) {
+        let from = &block[lanes.clone()];
+        // SAFETY: as many elements on either side, by this function's contract.
+        unsafe { to.wrapping_add(lanes.start).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
+    }
 
     /// Makes what was stored so visible to other threads in the order of the program.
     fn fence(self);
