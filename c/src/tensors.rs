@@ -93,6 +93,7 @@ pub(crate) struct Checked {
     /// Scale, shift, mean, alpha, beta and gamma.
     pub(crate) vectors: [usize; 6],
     pub(crate) results: [usize; 2],
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only passes on a GPU have one"))]
     pub(crate) workspace: usize,
 }
 
