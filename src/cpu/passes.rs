@@ -292,7 +292,7 @@ impl<T: Lane> BlockPass<T> for Infer {
     }
 }
 
-/// Inference, backward, x second.
+/// Inference, backward, x saved.
 struct InferBackward(DropActivation);
 
 impl<T: Lane> BlockPass<T> for InferBackward {
@@ -376,7 +376,7 @@ impl<T: Lane> BlockPass<T> for DropRReluBackward {
     }
 }
 
-/// RReLU at inference, backward, x second.
+/// RReLU at inference, backward, x saved.
 struct RReluInferBackward(RRelu);
 
 impl<T: Lane> BlockPass<T> for RReluInferBackward {
