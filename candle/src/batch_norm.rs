@@ -17,6 +17,7 @@ use crate::batch_norm_cuda as cuda;
 use crate::cpu::elements;
 use crate::element::with_element;
 use crate::layer::{ActivationLayer, checked};
+use crate::normalisation::{Normalisation, of_dims};
 
 /// A batch normalisation, a residual if there is one, and [`DropActivation`], in fewer passes over memory than three
 /// operations take: `y = drop_activation((x - mean) / sqrt(variance + eps) * weight + bias + residual)`.
@@ -147,7 +148,7 @@ impl BatchNormDropActivation {
     }
 
     fn train(&self, x: &Tensor, residual: Option<&Tensor>, key: MaskKey) -> Result<Tensor> {
-        let training = Training {
+        let normalisation = Normalisation {
             op: self.op,
             key,
             eps: self.eps,
@@ -156,8 +157,8 @@ impl BatchNormDropActivation {
             running: [self.running_mean.as_detached_tensor(), self.running_variance.as_detached_tensor()],
             weight: self.weight.detach(),
             bias: self.bias.detach(),
-            saved: Arc::default(),
         };
+        let training = Training { normalisation, saved: Arc::default() };
         let saved = training.saved.clone();
         let parameters = Tensor::stack(&[&self.weight, &self.bias], 0)?;
         let y = match residual {
@@ -211,15 +212,8 @@ enum OnDevice {
 
 /// A training forward pass, from x, the residual if there is one, and weight and bias as one tensor, which is there for
 /// its gradient.
-pub(crate) struct Training {
-    pub(crate) op: DropActivation,
-    pub(crate) key: MaskKey,
-    pub(crate) eps: f64,
-    pub(crate) momentum: f64,
-    pub(crate) frozen: bool,
-    pub(crate) running: [Tensor; 2],
-    pub(crate) weight: Tensor,
-    pub(crate) bias: Tensor,
+struct Training {
+    normalisation: Normalisation,
     saved: Arc<OnceLock<Saved>>,
 }
 
@@ -231,22 +225,23 @@ impl Training {
 
     fn run(&self, x: Source<'_>, residual: Option<Source<'_>>) -> Result<(CpuStorage, Shape)> {
         use candle_core::backend::BackendStorage;
+        let Normalisation { op, key, eps, momentum, frozen, running, weight, bias } = &self.normalisation;
         let shape = of_dims(x.1)?;
         let (y, saved) = with_element!(x.0.dtype(), T => {
             type Real = <T as Element>::Real;
             let (x, residual) = (elements::<T>(x)?, residual.map(elements::<T>).transpose()?);
-            let (weight, bias) = (self.weight.to_vec1::<Real>()?, self.bias.to_vec1()?);
-            let norm = BatchNorm { weight: Some(&weight), bias: Some(&bias), eps: self.eps };
-            let [mut mean, mut variance] = [self.running[0].to_vec1::<Real>()?, self.running[1].to_vec1()?];
-            let normalised = if self.frozen {
+            let (weight, bias) = (weight.to_vec1::<Real>()?, bias.to_vec1()?);
+            let norm = BatchNorm { weight: Some(&weight), bias: Some(&bias), eps: *eps };
+            let [mut mean, mut variance] = [running[0].to_vec1::<Real>()?, running[1].to_vec1()?];
+            let normalised = if *frozen {
                 norm.with_statistics(shape, &mean, &variance)
             } else {
-                let running = Running { mean: &mut mean, variance: &mut variance, momentum: self.momentum };
+                let running = Running { mean: &mut mean, variance: &mut variance, momentum: *momentum };
                 norm.of_batch(shape, x, Some(running))
             }
             .map_err(Error::wrap)?;
             let mut y = vec![T::default(); x.len()];
-            let mask = passes::forward(&self.op, self.key, shape, &normalised.before(residual), (x, &mut y));
+            let mask = passes::forward(op, *key, shape, &normalised.before(residual), (x, &mut y));
             let moved = [Tensor::new(mean, &Device::Cpu)?, Tensor::new(variance, &Device::Cpu)?];
             let normalised = OnDevice::Cpu(mask.map_err(Error::wrap)?, Box::new(normalised));
             Ok::<_, Error>((T::to_cpu_storage_owned(y), Saved { normalised, moved }))
@@ -261,7 +256,7 @@ impl Training {
         x: (&CudaStorage, &Layout),
         residual: Option<(&CudaStorage, &Layout)>,
     ) -> Result<(CudaStorage, Shape)> {
-        let (y, normalised, moved) = cuda::forward(self, x, residual)?;
+        let (y, normalised, moved) = cuda::forward(&self.normalisation, x, residual)?;
         self.keep(Saved { normalised: OnDevice::Cuda(normalised), moved })?;
         Ok((y, x.1.shape().clone()))
     }
@@ -274,7 +269,7 @@ impl Training {
     fn gradients(&self, x: &Tensor, residual: Option<&Tensor>, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let others: Others = Arc::default();
         let dy = dy.contiguous()?;
-        let backward = Backward { op: self.op, saved: self.saved.clone(), others: others.clone() };
+        let backward = Backward { op: self.normalisation.op, saved: self.saved.clone(), others: others.clone() };
         let dx = match residual {
             Some(residual) => dy.apply_op3(x, residual, backward)?,
             None => dy.apply_op2(x, backward)?,
@@ -283,12 +278,6 @@ impl Training {
         let parameters = dy.apply_op1(Other { others, parameters: true })?;
         Ok([Some(dx), dr, Some(parameters)])
     }
-}
-
-/// The logical shape of a tensor whose second dimension has the channels.
-pub(crate) fn of_dims(layout: &Layout) -> Result<fused::Shape> {
-    let dims = layout.dims();
-    fused::Shape::new(dims[0], dims[1], dims[2..].iter().product()).map_err(Error::wrap)
 }
 
 impl CustomOp2 for Training {

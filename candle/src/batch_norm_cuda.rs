@@ -10,9 +10,9 @@ use drop_activation::cuda::{DeviceMask, DyAndDr, FusedSlices, Workspace};
 use drop_activation::fused::Dz;
 use drop_activation::{DropActivation, Element};
 
-use crate::batch_norm::{Training, of_dims};
 use crate::cuda::{Source, allocate, elements, kernels};
 use crate::element::with_element;
+use crate::normalisation::{Normalisation, of_dims};
 
 /// What the backward pass needs again.
 pub(crate) struct Normalised {
@@ -27,7 +27,7 @@ pub(crate) struct Normalised {
 
 /// y, what the backward pass needs, and the running statistics afterwards.
 pub(crate) fn forward(
-    training: &Training,
+    call: &Normalisation,
     x: Source<'_>,
     residual: Option<Source<'_>>,
 ) -> Result<(CudaStorage, Normalised, [Tensor; 2])> {
@@ -38,8 +38,8 @@ pub(crate) fn forward(
         let stream = device.cuda_stream();
         let kernels = kernels(stream.context())?;
         let (x, residual) = (elements::<T>(x)?, residual.map(elements::<T>).transpose()?);
-        let [mean, variance] = if training.frozen {
-            training.running.clone()
+        let [mean, variance] = if call.frozen {
+            call.running.clone()
         } else {
             let channels = shape.channels();
             let [mut mean, mut variance] = [allocate::<Real>(device, channels)?, allocate(device, channels)?];
@@ -48,16 +48,16 @@ pub(crate) fn forward(
             [mean, variance].map(|vector| of_slice(vector, device.clone()))
         };
         let real = mean.dtype();
-        let inverse = (wide(&variance)? + training.eps)?.sqrt()?.recip()?;
-        let scale = (wide(&training.weight)? * &inverse)?.to_dtype(real)?;
+        let inverse = (wide(&variance)? + call.eps)?.sqrt()?.recip()?;
+        let scale = (wide(&call.weight)? * &inverse)?.to_dtype(real)?;
         // By the scale as it was rounded, so that x = mean becomes the bias.
-        let shift = (wide(&training.bias)? - (wide(&mean)? * wide(&scale)?)?)?.to_dtype(real)?;
-        let moved = if training.frozen {
-            training.running.clone()
+        let shift = (wide(&call.bias)? - (wide(&mean)? * wide(&scale)?)?)?.to_dtype(real)?;
+        let moved = if call.frozen {
+            call.running.clone()
         } else {
-            let (count, momentum) = (shape.count() as f64, training.momentum);
+            let (count, momentum) = (shape.count() as f64, call.momentum);
             let moved = |i: usize, new: &Tensor, factor: f64| {
-                let running = (wide(&training.running[i])? * (1.0 - momentum))?;
+                let running = (wide(&call.running[i])? * (1.0 - momentum))?;
                 (running + (wide(new)? * (momentum * factor))?)?.to_dtype(real)
             };
             [moved(0, &mean, 1.0)?, moved(1, &variance, count / (count - 1.0))?]
@@ -69,10 +69,10 @@ pub(crate) fn forward(
             let residual = residual.as_ref().map(|residual| residual as _);
             let slices = FusedSlices { scale: Some(&scale), shift: Some(&shift), residual, ..FusedSlices::default() };
             let io = (&x, &mut y);
-            kernels.fused_forward(&stream, &training.op, training.key, shape, &slices, io).map_err(Error::wrap)?
+            kernels.fused_forward(&stream, &call.op, call.key, shape, &slices, io).map_err(Error::wrap)?
         };
         let y = CudaStorage::wrap_cuda_slice(y, device.clone());
-        Ok((y, Normalised { mask, scale, shift, mean, inverse, frozen: training.frozen }, moved))
+        Ok((y, Normalised { mask, scale, shift, mean, inverse, frozen: call.frozen }, moved))
     })
 }
 

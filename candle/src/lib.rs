@@ -11,6 +11,7 @@ mod cuda;
 mod element;
 mod layer;
 mod nonlinearity;
+mod normalisation;
 
 pub use batch_norm::BatchNormDropActivation;
 pub use candle_core;
