@@ -1,4 +1,4 @@
-//! What host and device share, made by bindgen from kernels/drop_activation.h (0733d4733533ec96).
+//! What host and device share, made by bindgen from kernels/drop_activation.h (b7811a1a121a0960).
 //! `BLESS=1 cargo test -p layout` makes it anew.
 #![allow(dead_code, non_camel_case_types)]
 
