@@ -160,7 +160,8 @@ def test_relu_on_a_cpu_is_measured_in_processes_of_their_own_and_in_one(relu_cpu
         assert all(0 < low <= row["seconds"][case] <= high for case, (low, high) in row["spread"].items())
 
 
-def test_each_process_has_its_threads_and_its_cases(relu_cpu):
+def test_each_process_has_its_threads_and_its_cases(relu_cpu, monkeypatch):
+    monkeypatch.setattr(relu_cpu, "UNTIL_AWAKE", 0)
     worker = relu_cpu.Worker(["relu"], 2, "apart")
     assert torch.get_num_threads() == 1
     assert worker.configure("f32", 64, 3) == ["relu_forward", "relu_backward", "relu_step"]
@@ -170,13 +171,13 @@ def test_each_process_has_its_threads_and_its_cases(relu_cpu):
 
 @pytest.mark.parametrize(("family", "other"), [("drop", "relu"), ("relu", "drop")])
 def test_relu_on_a_cpu_is_not_timed_if_it_is_another_operation(relu_cpu, family, other):
-    cases = relu_cpu.Cases([family], torch.float32, 1 << 16)
+    cases = relu_cpu.Cases([family], torch.float32, 1 << 16, with_masks=False)
     with pytest.raises(AssertionError, match=rf"{family}: 0 of 65536 results are wrong, \d+ of \d+ were kept"):
         cases.check(family, getattr(cases, other)()["step"])
 
 
 def test_relu_on_a_cpu_is_not_timed_if_a_result_is_wrong(relu_cpu):
-    cases = relu_cpu.Cases(["torch_relu"], torch.float32, 1 << 12)
+    cases = relu_cpu.Cases(["torch_relu"], torch.float32, 1 << 12, with_masks=False)
 
     def off_by_one():
         cases.by_name["torch_relu_step"]()
