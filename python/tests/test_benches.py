@@ -172,7 +172,7 @@ def test_each_process_has_its_threads_and_its_cases(relu_cpu, monkeypatch):
 @pytest.mark.parametrize(("family", "other"), [("drop", "relu"), ("relu", "drop")])
 def test_relu_on_a_cpu_is_not_timed_if_it_is_another_operation(relu_cpu, family, other):
     cases = relu_cpu.Cases([family], torch.float32, 1 << 16, with_masks=False)
-    with pytest.raises(AssertionError, match=rf"{family}: 0 of 65536 results are wrong, \d+ of \d+ were kept"):
+    with pytest.raises(AssertionError, match=rf"{family}: \d+ of \d+ were kept"):
         cases.check(family, getattr(cases, other)()["step"])
 
 
