@@ -60,8 +60,12 @@ impl StandIn {
 fn leaves_a_stand_in() {
     let folder = PathBuf::from(std::env::var_os("STAND_IN").expect("STAND_IN names a folder"));
     let Some(stand_in) = stand_in() else { return };
-    for name in ["libcuda.so", "libcuda.so.1"] {
-        std::fs::copy(stand_in.folder.join("libcuda.so.1"), folder.join(name)).expect("a copy");
+    std::fs::copy(stand_in.folder.join("libcuda.so.1"), folder.join("libcuda.so.1")).expect("a copy");
+    // A link: a process that loads both names is to have one driver.
+    let link = folder.join("libcuda.so");
+    match std::fs::remove_file(&link) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+        _ => std::os::unix::fs::symlink("libcuda.so.1", link).expect("a link"),
     }
     std::fs::copy(&stand_in.kernels, folder.join("kernels.so")).expect("a copy");
 }
