@@ -470,9 +470,10 @@ NO_RELU = [
     *(lambda x: F.hardtanh(x), lambda x: F.hardtanh(x, 0, 1), nn.Hardtanh(0, 1), lambda x: F.threshold(x, 0, 1)),
     *(lambda x: F.threshold(x, 1, 0), lambda x: torch.maximum(x, x / 2), lambda x: torch.max(x, 0), lambda x: x.max()),
     *(lambda x: x.long().maximum(x.long() * 0), lambda x: x * 2, lambda x: x * x, lambda x: x * (x < 0)),
-    *(lambda x: x * (2 * x > 0), lambda x: x * (x > 1), lambda x: (x > 0) * torch.randn(8), lambda x: torch.where(x < 0, x, 0)),
+    *(lambda x: x * (2 * x > 0), lambda x: x * (x > 1), lambda x: (x > 0) * torch.randn(8)),
+    *(lambda x: torch.where(x < 0, x, 0), lambda x: x * (x > 0).logical_not_()),
     *(lambda x: torch.where(x > 0, x, 1), lambda x: torch.where(x > 0, 2 * x, 0), lambda x: x.masked_fill(x > 0, 0)),
-    *(lambda x: x.masked_fill(x < 0, 1), lambda x: x.maximum(x.new_zeros(8).add_(1)), lambda x: x * (x > 0).logical_not_()),
+    *(lambda x: x.masked_fill(x < 0, 1), lambda x: x.maximum(x.new_zeros(8).add_(1))),
     lambda x: torch.where(x > 0, x.neg_(), 0),
 ]
 
