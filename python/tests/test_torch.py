@@ -685,6 +685,7 @@ def test_functionalized_it_is_itself(name, remove):
 DRAWING = {
     "apart": lambda x: dt.drop_activation(x, 0.5),
     "in place": lambda x: dt.drop_activation(x * 1, 0.5, inplace=True),
+    "overwritten later": lambda x: dt.drop_activation(x, 0.5).add_(1),
     "rrelu": lambda x: dt.rrelu(x),
 }
 

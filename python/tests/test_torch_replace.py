@@ -507,13 +507,17 @@ def test_modules_that_are_relu_by_their_parameters_are_named():
 
 
 def test_what_is_known_of_tensors_does_not_keep_them():
-    model, seen = Calls(lambda module, x: x * (x > 0)), []
-    replaced = dt.replace_relu(model, 0.5)
-    x = torch.randn(8)
-    seen.append(weakref.ref(x))
+    def function(module, x):
+        module.positive = x > 0
+        return x * module.positive
+
+    model, x = Calls(function), torch.randn(8)
+    replaced, seen = dt.replace_relu(model, 0.5), weakref.ref(x)
     model(x)
     del x
-    assert replaced.left and seen[0]() is None and not other_names._known.of
+    assert replaced.left and seen() is None and len(other_names._known.of) == 1
+    del model.positive
+    assert not other_names._known.of
 
 
 def test_integers_keep_their_relu_and_are_named():
