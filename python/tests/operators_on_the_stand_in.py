@@ -7,7 +7,6 @@ import pathlib
 from ctypes import POINTER, byref, c_char_p, c_int32, c_int64, c_uint32, c_void_p
 
 import torch
-from test_torch_keys import philox, signed
 
 from drop_activation import _library as library
 
@@ -89,6 +88,8 @@ register = library.torch_register
 library.torch_register = lambda find: register(
     lambda name: ctypes.cast(INSTEAD[name], c_void_p).value if name in INSTEAD else find(name)
 )
+
+from test_torch_keys import philox, signed
 
 from drop_activation.torch import _keys as keys
 from drop_activation.torch import _operators as operators
