@@ -6,7 +6,7 @@
 //! does, and draw the random numbers as often as said; a warp's lanes stay together (`BRA.DIV` is never taken).
 //! Whatever such a path issues is counted, with predicates that are false too. Where there are several such paths,
 //! because a lane may or may not skip some lines, or since what is impossible is not known to be, the longest
-//! one counts.
+//! one counts. No path is one that draws an offset, as in a captured graph of PyTorch's: some 150 instructions more.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -240,7 +240,8 @@ fn path(kernel: &Kernel, wanted: &Wanted, start: usize, back: (usize, usize), to
             length += 1;
             pipes.add(&kernel.code[at]);
             marks.add(&kernel.code[at]);
-            if !marks.can_become(wanted) || length > TOO_LONG {
+            let is_of_a_graph = kernel.code[at].makes_round_key();
+            if is_of_a_graph || !marks.can_become(wanted) || length > TOO_LONG {
                 break;
             }
             let mut record = |ends: bool| {

@@ -66,6 +66,12 @@ impl Instruction {
         self.has("64") && (self.base() == "STG" || (self.base() == "LDG" && self.has("STRONG")))
     }
 
+    /// Whether it adds the first of Philox's two increments to a key, which the host has done but where a generator in
+    /// device memory draws the offset.
+    pub fn makes_round_key(&self) -> bool {
+        ["-0x61c88647", "0x9e3779b9"].iter().any(|increment| self.operands.contains(increment))
+    }
+
     /// The label it names, and what stands before that.
     pub fn target(&self) -> Option<(&'static str, &'static str)> {
         let (before, rest) = self.operands.split_once("`(")?;
