@@ -179,8 +179,7 @@ impl Set {
             saved: of(&self.saved),
             output: of(&self.output),
             mask: of(&self.mask),
-            offset_at: 0,
-            offset_out: 0,
+            ..Addresses::default()
         }
     }
 }

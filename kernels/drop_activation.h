@@ -46,6 +46,7 @@ struct da_args {
     uint64_t shard_start;      /* global index of element 0, a multiple of 32 */
     uint64_t offset;           /* upper half of the Philox counter, counted from what is at offset_at */
     const uint64_t* offset_at; /* device memory that holds the offset's base; null: the base is 0 */
+    const uint64_t* seed_at;   /* beside offset_at: a generator's seed; the offset is what it draws there (offset.cuh) */
     uint64_t* offset_out;      /* RReLU's forward stores its whole offset here, unless null; da_advance always */
     uint32_t threshold;        /* T of the keep stream, when planes != 0 */
     uint32_t planes;           /* bits of T that matter (32 - trailing zeros); 0: every keep word is constant_word */

@@ -10,8 +10,20 @@ use crate::mask::{MaskOrigin, PackedMask, clear_unused, words_for, zero_words};
 use crate::operation::{DropActivation, Mixture, RRelu};
 use crate::pass::{Arguments, MaskArgument, Pass};
 use crate::real::Real;
+use crate::stream::{high, low};
 
 pub use crate::stream::{keep_word, philox4x32_10, rrelu_slope};
+
+/// The offset that a key has where a generator draws it, which kernels do by [`cuda::Addresses::seed_at`]: the first two
+/// words of Philox4x32-10 at key `seed` and counter `offset / 4`, the first the upper half, modulo 2^63 - 1. PyTorch's
+/// `randint(2**63 - 1, (1,))` draws it on a GPU whose generator has this seed and offset.
+///
+#[cfg_attr(feature = "cuda", doc = "[`cuda::Addresses::seed_at`]: crate::cuda::Addresses::seed_at")]
+#[cfg_attr(not(feature = "cuda"), doc = "[`cuda::Addresses::seed_at`]: crate")]
+pub fn drawn_offset(seed: u64, offset: u64) -> u64 {
+    let [high, low, ..] = philox4x32_10([low(offset / 4), high(offset / 4), 0, 0], [low(seed), high(seed)]);
+    (u64::from(high) << 32 | u64::from(low)) % i64::MAX as u64
+}
 
 /// The keep bits of `len` elements, packed.
 ///

@@ -24,11 +24,11 @@ pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
-const fn low(v: u64) -> u32 {
+pub(crate) const fn low(v: u64) -> u32 {
     v as u32
 }
 
-const fn high(v: u64) -> u32 {
+pub(crate) const fn high(v: u64) -> u32 {
     (v >> 32) as u32
 }
 

@@ -155,11 +155,27 @@ mutants! {
     // offset.cuh: the base in device memory
 
     /// The base is not looked at, so that every replay of a graph draws the same.
-    base_ignored: "offset.cuh" "return base + a.offset" => "return a.offset", ["train_forward_relu_f32"], Numbers;
+    base_ignored: "offset.cuh" "offset += __ldcg(a.offset_at)" => "(void)0", ["train_forward_relu_f32"], Numbers;
     /// A sum of 32 bits.
-    base_without_carry: "offset.cuh" "return base + a.offset" =>
-        "return (base & 0xFFFFFFFF00000000) | static_cast<uint32_t>(base + a.offset)",
+    base_without_carry: "offset.cuh" "offset += __ldcg(a.offset_at)" =>
+        "offset = (__ldcg(a.offset_at) & 0xFFFFFFFF00000000) | static_cast<uint32_t>(__ldcg(a.offset_at) + offset)",
         ["train_forward_relu_f32"], Numbers;
+    /// A generator's seed is not looked at, so that a graph's keys are other than those of the steps without it.
+    seed_ignored: "offset.cuh" "if (a.seed_at != nullptr)" => "if (false)", ["train_forward_relu_f16"], Numbers;
+    /// The generator's offset counts numbers, of which a block has four.
+    block_of_one_number: "offset.cuh" "static_cast<uint32_t>(offset / 4), y" => "static_cast<uint32_t>(offset), y",
+        ["train_forward_relu_f32"], Numbers;
+    /// The upper half of the place is left out.
+    block_truncated: "offset.cuh" "y = static_cast<uint32_t>(offset / 4 >> 32)" => "y = 0",
+        ["train_forward_relu_bf16"], Numbers;
+    /// The words of what is drawn exchanged.
+    drawn_halves_exchanged: "offset.cuh" "uint64_t{x} << 32 | y" => "uint64_t{y} << 32 | x",
+        ["train_forward_relu_f32"], Numbers;
+    /// A power of two for the bound.
+    drawn_below_another_bound: "offset.cuh" "(drawn & bound) + (drawn >> 63)" => "drawn & bound",
+        ["rrelu_train_backward_f32"], Numbers;
+    /// The same key in each round.
+    drawn_without_key_schedule: "offset.cuh" "low += 0x9E3779B9u" => "low += 0", ["train_forward_relu_f32"], Numbers;
     /// By elements only.
     base_ignored_by_elements: "tile.cuh"
         "const uint64_t offset = kDraws ? whole_offset(a) : 0;\n        uint32_t bits = 0;  // lane l: word l" =>
@@ -412,6 +428,8 @@ struct Case {
     in_place: bool,
     /// The part of the key's offset that is in device memory.
     base: u64,
+    /// A generator's seed there, which draws the offset.
+    seed: Option<u64>,
     /// Those of the plan if `None`.
     geometry: Option<(u32, u32)>,
     order: Order,
@@ -427,6 +445,7 @@ const PLAIN: Case = Case {
     saved: 0,
     in_place: false,
     base: 0,
+    seed: None,
     geometry: None,
     order: Order::Forward,
 };
@@ -440,6 +459,9 @@ const CASES: &[Case] = &[
     Case { n: 1023, in_place: true, ..PLAIN },
     // A carry from the lower half of the offset.
     Case { p: 0.5, base: OFFSET - 0x8000_0000, ..PLAIN },
+    // One of the two draws the top bit.
+    Case { p: 0.5, base: OFFSET - 0x8000_0000, seed: Some(0x0123_4567_89AB_CDEF), ..PLAIN },
+    Case { output: 1, base: OFFSET - 8, seed: Some(u64::MAX - 5), ..PLAIN },
     Case { input: 1, saved: 1, order: Order::Random(1), ..PLAIN },
     // Seven planes.
     Case { output: 1, p: 121.0 / 128.0, ..PLAIN },
@@ -454,6 +476,13 @@ const CASES: &[Case] = &[
     // Element and pack indices beyond 32 bits: the last block of a long tensor.
     Case { before: 1 << 34, ..PLAIN },
 ];
+
+impl Case {
+    /// That of the key.
+    fn offset(&self) -> u64 {
+        self.seed.map_or(OFFSET, |seed| reference::drawn_offset(seed, OFFSET))
+    }
+}
 
 fn probe(machine: &impl Machine, entry: &str) -> Result<(), Finding> {
     if entry.starts_with("fused_") {
@@ -515,7 +544,7 @@ struct Work<T> {
 impl<T: Bits> Work<T> {
     fn new(stem: &str, case: &Case) -> Self {
         let (op, rrelu) = (DropActivation::relu(case.p).unwrap(), RRelu::default());
-        let of_all = MaskKey::new(0x0123_4567_89AB_CDEF, OFFSET).shard(case.first).unwrap();
+        let of_all = MaskKey::new(0x0123_4567_89AB_CDEF, case.offset()).shard(case.first).unwrap();
         let key = of_all.shard(case.first + case.before).unwrap();
         let mut rng = Rng::new(case.n as u64);
         let (x, dy) = (rng.values::<T>(case.n), rng.values::<T>(case.n));
@@ -619,7 +648,7 @@ fn run_case<T: Bits, M: Machine>(machine: &M, stem: &str, case: &Case) -> Result
     let saved = work.saved.map(|saved| Guarded::new(&saved, case.saved));
     let mut words = work.mask_read.clone().unwrap_or(vec![u32::MAX; case.n.div_ceil(32)]);
 
-    let base = [case.base];
+    let (base, seed) = ([case.base], case.seed.map(|seed| [seed]));
 
     // The tensor's own beginning, whether or not anything is there.
     let start = |slice: &[T]| device_address(slice.as_ptr()) - case.before * size_of::<T>() as u64;
@@ -629,7 +658,8 @@ fn run_case<T: Bits, M: Machine>(machine: &M, stem: &str, case: &Case) -> Result
         output: start(if case.in_place { input.slice() } else { output.slice() }),
         mask: device_address(words.as_ptr()) - case.before / 8,
         offset_at: if case.base == 0 { 0 } else { device_address(base.as_ptr()) },
-        offset_out: 0,
+        seed_at: seed.as_ref().map_or(0, |seed| device_address(seed.as_ptr())),
+        ..Addresses::default()
     };
     let n = case.before as usize + case.n;
     let mut launch = plan(&work.pass, T::DTYPE, n, at).unwrap().expect("there are elements");
@@ -651,8 +681,9 @@ fn run_case<T: Bits, M: Machine>(machine: &M, stem: &str, case: &Case) -> Result
         buffers.push(Buffer::output("mask", &mut words));
     }
     if !launch.args.offset_at.is_null() {
-        launch.args.offset = launch.args.offset.wrapping_sub(case.base);
+        launch.args.offset = OFFSET.wrapping_sub(case.base);
         buffers.push(Buffer::input("base", &base));
+        buffers.extend(seed.as_ref().map(|seed| Buffer::input("seed", seed)));
     }
     machine
         .launch_blocks(launch.entry.name(), Blocks { grid, block, which: blocks }, &launch.args, &buffers, case.order)

@@ -127,20 +127,30 @@ pub unsafe extern "C" fn dact_cuda_run(
     error: *mut *mut dact_error,
 ) -> dact_status {
     // SAFETY: by this function's contract.
-    unsafe { run_storing_offset(cuda, stream, pass, tensors, std::ptr::null_mut(), error) }
+    unsafe { run_with_key_at(cuda, stream, pass, tensors, KeyAt::default(), error) }
 }
 
-/// `dact_cuda_run`, where RReLU's forward pass stores the offset that it drew with, unless `offset_out` is null.
+/// What adapters to frameworks have in device memory beside a key's `device_offset`; 0 is a null pointer.
+#[derive(Clone, Copy, Default)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "there is no device that reads them"))]
+pub(crate) struct KeyAt {
+    /// The seed of a generator, which draws the pass's offset: `Addresses::seed_at`.
+    pub(crate) seed: u64,
+    /// Where RReLU's forward pass stores the offset that it drew with.
+    pub(crate) offset_out: u64,
+}
+
+/// `dact_cuda_run` with a key whose seed is in device memory, or whose offset is stored there.
 ///
 /// # Safety
-/// As for `dact_cuda_run`. `offset_out` is null or the device address of 8 bytes, at a multiple of 8, to which that
-/// contract applies as to what the pass writes, and which overlap with nothing else of the pass.
-pub(crate) unsafe fn run_storing_offset(
+/// As for `dact_cuda_run`. The two of `key_at` are 0 or addresses of 8 bytes each; that contract applies to the seed as
+/// to the key's device_offset and to `offset_out` as to what the pass writes, and the latter overlaps with nothing else.
+pub(crate) unsafe fn run_with_key_at(
     cuda: *const dact_cuda,
     stream: *mut c_void,
     pass: *const dact_pass,
     tensors: *const dact_tensors,
-    offset_out: *mut u64,
+    key_at: KeyAt,
     error: *mut *mut dact_error,
 ) -> dact_status {
     let run = || {
@@ -150,7 +160,7 @@ pub(crate) unsafe fn run_storing_offset(
         let workspace_bytes = backend::workspace_bytes(&computation, tensors.dtype()?)?;
         let tensors = tensors.check(&computation, workspace_bytes)?;
         // SAFETY: the tensors are checked, and what is there is as this function's contract says.
-        unsafe { device.run(stream, &computation, &tensors, offset_out) }
+        unsafe { device.run(stream, &computation, &tensors, key_at) }
     };
     // SAFETY: `error` is as `guarded` asks, by this function's contract.
     unsafe { guarded(error, run) }
@@ -229,6 +239,7 @@ mod backend {
     use drop_activation::cuda::cudarc::driver::{result, sys};
     use drop_activation::cuda::{self, Addresses, FusedAddresses, Kernels};
 
+    use super::KeyAt;
     use crate::error::Failure;
     use crate::pass::Computation;
     use crate::tensors::Checked;
@@ -272,7 +283,7 @@ mod backend {
             stream: *mut c_void,
             computation: &Computation,
             tensors: &Checked,
-            offset_out: *mut u64,
+            key_at: KeyAt,
         ) -> Result<(), Failure> {
             let _current = Current::keep();
             let [scale, shift, mean, alpha, beta, gamma] = tensors.vectors.map(|vector| vector as u64);
@@ -283,7 +294,8 @@ mod backend {
                     output: tensors.output as u64,
                     mask: tensors.mask as u64,
                     offset_at: computation.device_offset.addr() as u64,
-                    offset_out: offset_out.addr() as u64,
+                    seed_at: key_at.seed,
+                    offset_out: key_at.offset_out,
                 },
                 residual: tensors.residual as u64,
                 scale,
@@ -342,6 +354,7 @@ mod backend {
 
     use drop_activation::Dtype;
 
+    use super::KeyAt;
     use crate::error::{DACT_UNAVAILABLE, Failure};
     use crate::pass::Computation;
     use crate::tensors::Checked;
@@ -364,13 +377,7 @@ mod backend {
 
         /// # Safety
         /// None.
-        pub(super) unsafe fn run(
-            &self,
-            _: *mut c_void,
-            _: &Computation,
-            _: &Checked,
-            _: *mut u64,
-        ) -> Result<(), Failure> {
+        pub(super) unsafe fn run(&self, _: *mut c_void, _: &Computation, _: &Checked, _: KeyAt) -> Result<(), Failure> {
             match *self {}
         }
 

@@ -14,9 +14,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::{ptr, slice};
 
 use drop_activation::cpu::as_part_of;
-use drop_activation::reference::philox4x32_10;
+use drop_activation::reference::drawn_offset;
 
-use crate::cuda::run_storing_offset;
+use crate::cuda::{KeyAt, run_with_key_at};
 use crate::error::{Failure, guarded, taken};
 use crate::opened::kernels;
 use crate::*;
@@ -225,7 +225,12 @@ impl Torch {
                     (c"_backward", backward),
                 ],
                 // Here it is Python that knows the generator.
-                false => &[(c"_rrelu_forward_storing_key", rrelu_forward_storing_key)],
+                false => &[
+                    (c"_rrelu_forward_storing_key", rrelu_forward_storing_key),
+                    (c"_forward_at", forward_at),
+                    (c"_forward_at_", forward_at_in_place),
+                    (c"_rrelu_forward_at", rrelu_forward_at),
+                ],
             };
             for (name, kernel) in of_device {
                 // SAFETY: as above.
@@ -463,6 +468,32 @@ impl Tensor {
         // SAFETY: the address of one integer of 64 bits, as was checked.
         Ok(dact_key { seed: 0, offset: unsafe { address.read() }, first, device_offset: ptr::null() })
     }
+
+    /// The address of the integer that it holds, in the memory of x's GPU.
+    fn integer_beside(&self, name: &str, x: &Self) -> Outcome<*const u64> {
+        if self.dtype != self.torch.int64 || self.len != 1 || self.device != x.device {
+            let device = self.torch.device_name(x.device);
+            return Err(format!("{name} must be one torch.int64 on {device}, got {}", self.describe()));
+        }
+        Ok(self.address()?.cast::<u64>().cast_const())
+    }
+}
+
+/// Where a generator stands in a graph that is being captured: what `Generator.philox_state` returns.
+struct Place {
+    seed: Tensor,
+    offset: Tensor,
+    moved: Tensor,
+}
+
+impl Place {
+    /// The key that the generator draws there, when the kernel runs.
+    fn key(&self, x: &Tensor, first: u64) -> Outcome<(dact_key, KeyAt)> {
+        let device_offset = self.offset.integer_beside("offset", x)?;
+        let seed = self.seed.integer_beside("seed", x)?.addr() as u64;
+        let key = dact_key { seed: 0, offset: self.moved.integer("moved")?, first, device_offset };
+        Ok((key, KeyAt { seed, ..KeyAt::default() }))
+    }
 }
 
 /// Strides of a tensor of few dimensions, as nearly all are, without an allocation.
@@ -510,18 +541,18 @@ fn run(
     saved: Option<&Tensor>,
     mask: Option<&Tensor>,
 ) -> Outcome<()> {
-    run_storing_key(pass, element, input, output, saved, mask, None)
+    run_with(pass, element, input, output, saved, mask, KeyAt::default())
 }
 
-/// On a GPU RReLU's forward pass stores its key in `key_out`, if there is one.
-fn run_storing_key(
+/// On a GPU with a part of the key there.
+fn run_with(
     pass: &dact_pass,
     element: u32,
     input: &Tensor,
     output: &Tensor,
     saved: Option<&Tensor>,
     mask: Option<&Tensor>,
-    key_out: Option<&Tensor>,
+    key_at: KeyAt,
 ) -> Outcome<()> {
     let tensors = dact_tensors {
         dtype: element,
@@ -536,7 +567,7 @@ fn run_storing_key(
     if input.device.0 == torch.cpu {
         run_on_cpu(torch, pass, &tensors)
     } else {
-        run_on_cuda(torch, pass, &tensors, input, key_out.map_or(Ok(ptr::null_mut()), Tensor::address)?.cast())
+        run_on_cuda(torch, pass, &tensors, input, key_at)
     }
 }
 
@@ -608,13 +639,7 @@ fn bytes(element: u32) -> usize {
     }
 }
 
-fn run_on_cuda(
-    torch: &Torch,
-    pass: &dact_pass,
-    tensors: &dact_tensors,
-    input: &Tensor,
-    key_out: *mut u64,
-) -> Outcome<()> {
+fn run_on_cuda(torch: &Torch, pass: &dact_pass, tensors: &dact_tensors, input: &Tensor, key_at: KeyAt) -> Outcome<()> {
     let index = input.device.1;
     let stream_of = torch.functions.aoti_torch_get_current_cuda_stream;
     let stream_of = stream_of.ok_or_else(|| "this PyTorch says nothing of CUDA's streams".to_string())?;
@@ -625,8 +650,8 @@ fn run_on_cuda(
     let mut error = ptr::null_mut();
     // SAFETY: the kernels are never closed; the stream is one of the device, whose primary context PyTorch uses; the
     // tensors hold what their lengths say, and PyTorch's allocator keeps them until the stream is done with them, as it
-    // does a key, which is a tensor of its own.
-    let status = unsafe { run_storing_offset(kernels.0, stream, pass, tensors, key_out, &mut error) };
+    // does a key, and what is a part of one, which are tensors of their own.
+    let status = unsafe { run_with_key_at(kernels.0, stream, pass, tensors, key_at, &mut error) };
     outcome(status, error)
 }
 
@@ -721,7 +746,7 @@ kernel! {
     forward(arguments; x, key) {
         let (p, activation) = (arguments.float(), arguments.integer());
         let (first, layout) = (arguments.integer() as u64, arguments.integer());
-        forward_with(arguments, x, p, activation, layout, |x| key.key(x, first))
+        forward_with(arguments, x, p, activation, layout, |x| Ok((key.key(x, first)?, KeyAt::default())))
     }
 }
 
@@ -742,8 +767,9 @@ kernel! {
     }
 }
 
-fn drawn_key(x: &Tensor, first: u64) -> Outcome<dact_key> {
-    Ok(dact_key { seed: 0, offset: Tensor::draw_offset(x.torch)?, first, device_offset: ptr::null() })
+fn drawn_key(x: &Tensor, first: u64) -> Outcome<(dact_key, KeyAt)> {
+    let offset = Tensor::draw_offset(x.torch)?;
+    Ok((dact_key { seed: 0, offset, first, device_offset: ptr::null() }, KeyAt::default()))
 }
 
 fn forward_with(
@@ -752,17 +778,29 @@ fn forward_with(
     p: f64,
     activation: i64,
     layout: i64,
-    key: impl FnOnce(&Tensor) -> Outcome<dact_key>,
+    key: impl FnOnce(&Tensor) -> Outcome<(dact_key, KeyAt)>,
 ) -> Outcome<()> {
     let element = x.element("x")?;
     let strides = x.strides_of("x", layout)?;
     let activation = code(activation)?;
-    let pass = dact_pass { p, activation, key: key(&x)?, ..pass(DACT_PASS_FORWARD) };
+    let (key, key_at) = key(&x)?;
+    let pass = dact_pass { p, activation, key, ..pass(DACT_PASS_FORWARD) };
     let x = x.dense(strides.of())?;
     let (y, mask) = (x.empty_like(strides.of())?, x.empty_mask()?);
-    run(&pass, element, &x, &y, None, Some(&mask))?;
+    run_with(&pass, element, &x, &y, None, Some(&mask), key_at)?;
     arguments.give([y, mask]);
     Ok(())
+}
+
+kernel! {
+    /// _forward_at(Tensor x, Tensor seed, Tensor offset, Tensor moved, float p, int activation, SymInt first,
+    /// int layout) -> (Tensor, Tensor), on a GPU
+    forward_at(arguments; x, seed, offset, moved) {
+        let (p, activation) = (arguments.float(), arguments.integer());
+        let (first, layout) = (arguments.integer() as u64, arguments.integer());
+        let place = Place { seed, offset, moved };
+        forward_with(arguments, x, p, activation, layout, |x| place.key(x, first))
+    }
 }
 
 kernel! {
@@ -771,7 +809,7 @@ kernel! {
         let (p, layout) = (arguments.float(), arguments.integer());
         let element = x.element("x")?;
         let strides = x.strides_of("x", layout)?;
-        let pass = dact_pass { p, key: drawn_key(&x, 0)?, ..pass(DACT_PASS_FORWARD_WITHOUT_MASK) };
+        let pass = dact_pass { p, key: drawn_key(&x, 0)?.0, ..pass(DACT_PASS_FORWARD_WITHOUT_MASK) };
         let x = x.dense(strides.of())?;
         let y = x.empty_like(strides.of())?;
         run(&pass, element, &x, &y, None, None)?;
@@ -783,20 +821,39 @@ kernel! {
 kernel! {
     /// forward_(Tensor(a!) x, Tensor(b!) mask, Tensor key, float p, SymInt first, int layout) -> ()
     forward_in_place(arguments; x, mask, key) {
-        let (p, first, layout) = (arguments.float(), arguments.integer() as u64, arguments.integer());
-        let element = x.element("x")?;
-        let strides = x.strides_of("x", layout)?;
-        mask.check_mask(&x, "x")?;
-        if !x.is_dense(strides.of()) {
-            return Err(format!(
-                "x must be dense in layout {layout}, got shape {} and strides {}",
-                tuple(x.sizes),
-                tuple(x.strides)
-            ));
-        }
-        let pass = dact_pass { p, key: key.key(&x, first)?, ..pass(DACT_PASS_FORWARD) };
-        run(&pass, element, &x, &x, None, Some(&mask))
+        forward_over(arguments, &x, &mask, |first| Ok((key.key(&x, first)?, KeyAt::default())))
     }
+}
+
+kernel! {
+    /// _forward_at_(Tensor(a!) x, Tensor(b!) mask, Tensor seed, Tensor offset, Tensor moved, float p, SymInt first,
+    /// int layout) -> (), on a GPU
+    forward_at_in_place(arguments; x, mask, seed, offset, moved) {
+        let place = Place { seed, offset, moved };
+        forward_over(arguments, &x, &mask, |first| place.key(&x, first))
+    }
+}
+
+fn forward_over(
+    arguments: &mut Arguments,
+    x: &Tensor,
+    mask: &Tensor,
+    key: impl FnOnce(u64) -> Outcome<(dact_key, KeyAt)>,
+) -> Outcome<()> {
+    let (p, first, layout) = (arguments.float(), arguments.integer() as u64, arguments.integer());
+    let element = x.element("x")?;
+    let strides = x.strides_of("x", layout)?;
+    mask.check_mask(x, "x")?;
+    if !x.is_dense(strides.of()) {
+        return Err(format!(
+            "x must be dense in layout {layout}, got shape {} and strides {}",
+            tuple(x.sizes),
+            tuple(x.strides)
+        ));
+    }
+    let (key, key_at) = key(first)?;
+    let pass = dact_pass { p, key, ..pass(DACT_PASS_FORWARD) };
+    run_with(&pass, element, x, x, None, Some(mask), key_at)
 }
 
 kernel! {
@@ -836,7 +893,7 @@ kernel! {
 kernel! {
     /// rrelu_forward(Tensor x, Tensor key, float lower, float upper, SymInt first, int layout) -> (Tensor, Tensor)
     rrelu_forward(arguments; x, key) {
-        let (y, mask) = rrelu_forward_with(arguments, x, &key, None)?;
+        let (y, mask) = rrelu_forward_with(arguments, x, |x, first| Ok((key.key(x, first)?, KeyAt::default())))?;
         arguments.give([y, mask]);
         Ok(())
     }
@@ -847,7 +904,7 @@ kernel! {
     /// a CPU
     draw_rrelu_forward(arguments; x) {
         let key = Tensor::draw_key(x.torch)?;
-        let (y, mask) = rrelu_forward_with(arguments, x, &key, None)?;
+        let (y, mask) = rrelu_forward_with(arguments, x, |x, first| Ok((key.key(x, first)?, KeyAt::default())))?;
         arguments.give([y, mask, key]);
         Ok(())
     }
@@ -857,27 +914,49 @@ kernel! {
     /// _rrelu_forward_storing_key(Tensor x, Tensor key, float lower, float upper, SymInt first, int layout) ->
     /// (Tensor, Tensor, Tensor), on a GPU, where the third is the key then
     rrelu_forward_storing_key(arguments; x, key) {
-        let stored = Tensor::empty(x.torch, &[1], &[1], x.torch.int64, x.device)?;
-        let (y, mask) = rrelu_forward_with(arguments, x, &key, Some(&stored))?;
-        arguments.give([y, mask, stored]);
-        Ok(())
+        rrelu_forward_storing(arguments, x, |x, first| Ok((key.key(x, first)?, KeyAt::default())))
     }
+}
+
+kernel! {
+    /// _rrelu_forward_at(Tensor x, Tensor seed, Tensor offset, Tensor moved, float lower, float upper, SymInt first,
+    /// int layout) -> (Tensor, Tensor, Tensor), on a GPU, where the third is the key then
+    rrelu_forward_at(arguments; x, seed, offset, moved) {
+        let place = Place { seed, offset, moved };
+        rrelu_forward_storing(arguments, x, |x, first| place.key(x, first))
+    }
+}
+
+/// The kernel stores its key in the third result.
+fn rrelu_forward_storing(
+    arguments: &mut Arguments,
+    x: Tensor,
+    key: impl FnOnce(&Tensor, u64) -> Outcome<(dact_key, KeyAt)>,
+) -> Outcome<()> {
+    let stored = Tensor::empty(x.torch, &[1], &[1], x.torch.int64, x.device)?;
+    let offset_out = stored.address()?.addr() as u64;
+    let (y, mask) = rrelu_forward_with(arguments, x, |x, first| {
+        let (key, key_at) = key(x, first)?;
+        Ok((key, KeyAt { offset_out, ..key_at }))
+    })?;
+    arguments.give([y, mask, stored]);
+    Ok(())
 }
 
 fn rrelu_forward_with(
     arguments: &mut Arguments,
     x: Tensor,
-    key: &Tensor,
-    key_out: Option<&Tensor>,
+    key: impl FnOnce(&Tensor, u64) -> Outcome<(dact_key, KeyAt)>,
 ) -> Outcome<(Tensor, Tensor)> {
     let (lower, upper) = (arguments.float() as f32, arguments.float() as f32);
     let (first, layout) = (arguments.integer() as u64, arguments.integer());
     let element = x.element("x")?;
     let strides = x.strides_of("x", layout)?;
-    let pass = dact_pass { lower, upper, key: key.key(&x, first)?, ..pass(DACT_PASS_RRELU_FORWARD) };
+    let (key, key_at) = key(&x, first)?;
+    let pass = dact_pass { lower, upper, key, ..pass(DACT_PASS_RRELU_FORWARD) };
     let x = x.dense(strides.of())?;
     let (y, mask) = (x.empty_like(strides.of())?, x.empty_mask()?);
-    run_storing_key(&pass, element, &x, &y, None, Some(&mask), key_out)?;
+    run_with(&pass, element, &x, &y, None, Some(&mask), key_at)?;
     Ok((y, mask))
 }
 
@@ -905,19 +984,10 @@ kernel! {
         let torch = arguments.torch;
         let key = Tensor::empty(torch, &[1], &[1], torch.int64, (torch.cpu, -1))?;
         // SAFETY: the address of one integer of 64 bits.
-        unsafe { key.address()?.cast::<u64>().write(drawn_by_randint(seed, offset)) };
+        unsafe { key.address()?.cast::<u64>().write(drawn_offset(seed, offset)) };
         arguments.give([key]);
         Ok(())
     }
-}
-
-/// What `torch.randint(2**63 - 1, (1,))` draws on a GPU whose generator has this seed and offset: the first two numbers
-/// of Philox's block offset / 4.
-fn drawn_by_randint(seed: u64, offset: u64) -> u64 {
-    let halves = |number: u64| [number as u32, (number >> 32) as u32];
-    let [low, high] = halves(offset / 4);
-    let [first, second, ..] = philox4x32_10([low, high, 0, 0], halves(seed));
-    (u64::from(first) << 32 | u64::from(second)) % i64::MAX as u64
 }
 
 fn code(activation: i64) -> Outcome<u32> {

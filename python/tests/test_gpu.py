@@ -188,6 +188,19 @@ def test_a_pass_is_one_launch_and_its_key_is_what_randint_would_draw(layer):
             assert torch.equal(dt.drop_activation(x, layer.p, layer.activation, key=key), expected)
 
 
+@pytest.mark.skipif(not hasattr(torch.Generator, "philox_state"), reason="SKIPPED: this PyTorch draws keys by a kernel")
+@pytest.mark.parametrize("layer", [dt.DropActivation(0.5), dt.DropActivation(0.5, inplace=True), dt.RReLU()])
+def test_in_a_graph_a_pass_draws_its_key_itself(layer):
+    x = torch.randn(4096, device="cuda")
+    layer(x.clone())
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        layer(x)
+    names = kernels(graph.replay)
+    assert sum(name.startswith("da_") for name in names) == 1
+    assert not any("distribution" in name for name in names), "those are PyTorch's that draw"
+
+
 def test_a_graph_reads_a_key_on_the_gpu_and_keeps_one_on_the_cpu():
     x, keys = torch.randn(4096, device="cuda"), {name: torch.tensor([3], device=name) for name in ("cpu", "cuda")}
     dt.drop_activation(x)

@@ -662,6 +662,55 @@ def test_torch_func_s_jacobians_are_autograd_s(name):
     torch.testing.assert_close(torch.func.hessian(total)(x), hessian)
 
 
+@pytest.mark.parametrize("remove", ["mutations", "mutations_and_views"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functionalized_it_is_itself(name, remove):
+    """Also within other transformations, and around those that take no derivatives."""
+    function, x = functools.partial(FUNCTIONS[name], key=key_tensor()), tensor(3, 8)
+    functionalized = torch.func.functionalize(function, remove=remove)
+    assert torch.equal(functionalized(x), function(x))
+    for transformed in (
+        lambda f: torch.func.grad(lambda x: f(x).square().sum()),
+        lambda f: lambda x: torch.func.jvp(f, (x,), (x,))[1],
+        lambda f: torch.vmap(f, randomness="same"),
+    ):
+        assert torch.equal(transformed(functionalized)(x), transformed(function)(x))
+    leaf = x.clone().requires_grad_()
+    expected = torch.autograd.grad(function(leaf).square().sum(), leaf)
+    assert all(map(torch.equal, torch.autograd.grad(functionalized(leaf).square().sum(), leaf), expected))
+    mapped = torch.vmap(function, randomness="same")
+    assert torch.equal(torch.func.functionalize(mapped, remove=remove)(x), mapped(x))
+
+
+DRAWING = {
+    "apart": lambda x: dt.drop_activation(x, 0.5),
+    "in place": lambda x: dt.drop_activation(x * 1, 0.5, inplace=True),
+    "overwritten later": lambda x: dt.drop_activation(x, 0.5).add_(1),
+    "rrelu": lambda x: dt.rrelu(x),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWING.values(), ids=DRAWING)
+def test_functionalized_it_draws_what_it_would_draw(draw):
+    x, ys = torch.randn(64), []
+    for function in (draw, torch.func.functionalize(draw)):
+        torch.manual_seed(3)
+        ys.append(function(x))
+    assert torch.equal(*ys) and not torch.equal(ys[0], draw(x))
+    graph = make_fx(torch.func.functionalize(draw))(x)
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert sum(name.startswith("drop_activation.") for name in names) == 1
+    assert not any(name.split(".")[1].endswith("_") for name in names if "." in name)
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, lambda f: lambda x: torch.func.jvp(f, (x,), (x,))])
+def test_derivatives_within_functionalize_are_refused_with_the_way_out(transform):
+    loss = lambda fused: lambda x: dt.drop_activation(x, 0.5, fused=fused).sum()
+    with pytest.raises(NotImplementedError, match="grad.functionalize.f.., got functionalize.grad.f.*fused=False"):
+        torch.func.functionalize(transform(loss(True)))(torch.randn(8))
+    torch.func.functionalize(transform(loss(False)))(torch.randn(8))
+
+
 @pytest.mark.parametrize("randomness, masks", [("different", 16), ("same", 1)])
 def test_a_model_has_gradients_for_each_sample(randomness, masks):
     model, x = nn.Sequential(nn.Linear(8, 64), nn.ReLU()), torch.ones(16, 8)

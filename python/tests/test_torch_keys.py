@@ -8,6 +8,8 @@ torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import drop_activation.torch as dt
+from drop_activation.torch import _functions as functions
 from drop_activation.torch import _keys as keys
 from drop_activation.torch import _operators as operators
 from drop_activation.torch._plain import is_plain
@@ -133,7 +135,7 @@ def test_a_call_that_python_makes_launches_nothing_for_its_key(gpu, monkeypatch)
 
 
 def test_what_runs_again_draws_on_the_gpu(gpu, monkeypatch):
-    """A captured graph, and what records calls: there randint moves the generator, each time it runs."""
+    """What records calls: there randint moves the generator, each time it runs. A captured graph draws in the pass."""
 
     def nothing(y):
         assert keys.key_on_cpu(gpu.x) is None and gpu.generator.offset == 0
@@ -154,6 +156,60 @@ def test_what_runs_again_draws_on_the_gpu(gpu, monkeypatch):
         patched.setattr(keys, "is_plain", lambda x: False)
         nothing(None)
     assert keys.key_on_cpu(gpu.x) is not None and gpu.generator.offset == 4
+
+
+@pytest.fixture
+def place(gpu, monkeypatch):
+    """While a graph is captured: what is given to the operators that draw their key, and their other arguments."""
+    gpu.capturing, gpu.generator.captures, gpu.calls = True, True, []
+    monkeypatch.setattr(torch, "randint", None)  # would be a kernel of its own
+    for name in ("forward_at", "forward_at_", "rrelu_forward_at"):
+        operator = lambda *arguments, name=name: gpu.calls.append((name, *arguments)) or (gpu.x, None, None)
+        monkeypatch.setattr(keys.operators, name, operator)
+    return gpu
+
+
+def seen(call, tensors):
+    name, x, *rest = call
+    seed, offset, moved = rest[tensors - 1 : tensors + 2]
+    assert type(x) is OnGpu and seed.device.type == offset.device.type == "meta" and moved.item() == 0
+    return name, *rest[tensors + 2 :]
+
+
+def test_in_a_captured_graph_the_pass_draws_its_key(place):
+    x = place.x
+    keys._draw_forward_on_cuda(x, 0.5, 3, 32, 0)
+    keys.draw_forward_(x, torch.zeros(1), 0.5, 32, 0)
+    keys._draw_rrelu_forward_on_cuda(x, 0.25, 0.5, 32, 0)
+    forward, over, rrelu = place.calls
+    assert seen(forward, 1) == ("forward_at", 0.5, 3, 32, 0) and seen(rrelu, 1) == ("rrelu_forward_at", 0.25, 0.5, 32, 0)
+    assert seen(over, 2) == ("forward_at_", 0.5, 32, 0) and place.generator.offset == 12
+
+
+def test_in_a_captured_graph_every_call_of_a_user_s_comes_there(place, monkeypatch):
+    monkeypatch.setattr(functions, "is_plain", lambda x: True)
+    monkeypatch.setattr(functions, "is_dense", lambda x, layout: True)
+    monkeypatch.setattr(operators, "draw_forward", keys._draw_forward_on_cuda)  # as PyTorch would choose for such an x
+    monkeypatch.setattr(operators, "draw_rrelu_forward", keys._draw_rrelu_forward_on_cuda)
+    monkeypatch.setattr(operators, "empty_mask", lambda x: torch.zeros(1))
+    for call in (
+        lambda x: dt.drop_activation(x, 0.5),
+        lambda x: dt.drop_activation(x, 0.5, "gelu"),
+        lambda x: dt.drop_activation(x, 0.5, inplace=True),
+        dt.rrelu,
+    ):
+        call(place.x)
+    assert [name for name, *_ in place.calls] == ["forward_at", "forward_at", "forward_at_", "rrelu_forward_at"]
+    assert place.generator.offset == 16
+
+
+def test_a_graph_that_is_captured_before_any_call_has_its_keys_drawn_by_kernels(place, monkeypatch):
+    """Whether PyTorch draws the same would have to be tried, which waits for the GPU."""
+    keys._AGREES.clear()
+    drawn = torch.tensor([7])
+    monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: drawn)
+    monkeypatch.setattr(keys.operators, "forward", lambda x, key, *rest: key)
+    assert keys._draw_forward_on_cuda(place.x, 0.5, 3, 32, 0) is drawn and place.generator.offset == 0
 
 
 def test_compiled_code_draws_its_key_as_python_does(gpu, monkeypatch):

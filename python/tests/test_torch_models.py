@@ -219,6 +219,23 @@ def checkpointing_preresnet():
     return model
 
 
+def small_googlenet():
+    model = googlenet()
+    inception = type(model.inception3a)
+    model.inception3a = inception(192, 128, 128, 192, 32, 96, 64)
+    model.inception4a = inception(480, 256, 160, 320, 32, 128, 128)
+    for name in ("3b", "4b", "4c", "4d", "4e", "5a"):
+        setattr(model, f"inception{name}", nn.Identity())
+    return model
+
+
+def small_mobilenet():
+    """MobileNetV2 with one block for each stride and expansion."""
+    setting = [[1, 16, 1, 1], [6, 24, 2, 2]]
+    models = pytest.importorskip("torchvision").models
+    return models.MobileNetV2(num_classes=10, inverted_residual_setting=setting, dropout=0.0)
+
+
 #: Whole, but with a block where the published ones have several: each is compiled and exported.
 SMALL = [
     small_resnet,
@@ -227,7 +244,7 @@ SMALL = [
     densenet,
     preresnet,
     small_quantizable_resnet,
-    googlenet,
+    small_googlenet,
     vgg,
     transformer,
 ]
@@ -264,11 +281,8 @@ def originals(make, training):
     return model, {name: tensor.clone() for name, tensor in model.state_dict().items()}, torch.randn(2, 3, 32, 32)
 
 
-#: In training and evaluation. GoogLeNet, the largest, is compiled in training alone and exported in evaluation alone.
-BOTH = [(make, training) for make in SMALL for training in (True, False)]
-
-
-@pytest.mark.parametrize("make, training", [case for case in BOTH if case != (googlenet, False)])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", SMALL)
 def test_compiled_it_is_the_original_or_has_no_relu(make, training):
     model, states, images = originals(make, training)
     torch._dynamo.reset()
@@ -327,7 +341,8 @@ def test_checkpointed_it_is_the_original_or_has_no_relu(make, reentrant, trainin
             torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("make, training", [case for case in BOTH if case != (googlenet, True)])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", SMALL)
 def test_exported_it_is_the_original_or_has_no_relu(make, training):
     model, states, images = originals(make, training)
     with torch.no_grad():
@@ -351,3 +366,26 @@ def test_exported_it_is_the_original_or_has_no_relu(make, training):
                 assert (ours, leaky) == ((relus, 0) if training else (0, relus))
             else:
                 assert ours == 0 and (leaky == 0 or p == 0.0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_has_relu6_alone_stays_the_original_whatever_p_is(training):
+    """Compiled, checkpointed and exported: MobileNetV2."""
+    model, states, images = originals(small_mobilenet, training)
+
+    def results():
+        torch._dynamo.reset()
+        calls = torch.compile(model, backend=Recorded().backend), lambda x: checkpoint(model, x, use_reentrant=False)
+        steps = [stepped(model, call, states, images) for call in calls]
+        model.load_state_dict(states)
+        with torch.no_grad():
+            program = torch.export.export(model, (images,), strict=False)
+            names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+            return [*steps, [program.module()(images)]], names
+
+    expected, names = results()
+    swapped = dt.replace_relu(model, 0.0)
+    got, names_then = results()
+    assert all(all(map(torch.equal, a, b)) for a, b in zip(expected, got)) and names == names_then
+    assert swapped.modules == swapped.functional == ()
+    assert {name for name, _ in swapped.left} == {n for n, m in model.named_modules() if type(m) is nn.ReLU6}

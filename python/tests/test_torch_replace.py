@@ -6,6 +6,7 @@ import functools
 import io
 import pickle
 import threading
+import weakref
 
 import pytest
 
@@ -16,6 +17,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import drop_activation.torch as dt
+from drop_activation.torch import _other_names as other_names
+from drop_activation.torch._other_names import REASON
 
 inplace = functools.partial(F.relu, inplace=True)
 
@@ -429,24 +432,92 @@ def test_the_report_says_what_happened():
     assert repr(replaced).startswith("Replaced(modules=('0.relu', '0.same'), functional=('0.calls',), left=(Left(")
 
 
-def test_what_is_relu_under_another_name_is_named():
-    names = ("clamp", "clamp_", "clip", "clamp_min")
-    calls = [lambda x: x.clamp(0), lambda x: torch.clamp_(x, min=0.0), lambda x: torch.clip(x, 0, None)]
-    model = Calls(lambda module, x: [call(x + 0) for call in [*calls, lambda x: x.clamp_min(0)]])
-    replaced = dt.replace_relu(model, 0.5)
-    model(torch.randn(8))
-    assert {reason.partition(":")[0] for _, reason in replaced.left} == set(names)
-    thresholds = [lambda x: torch.threshold(x, 0, 0), lambda x: F.threshold_(x, 0, value=0)]
-    model = Calls(lambda module, x: [call(x + 0) for call in thresholds])
-    replaced = dt.replace_relu(model, 0.5)
-    model(torch.randn(8))
-    assert [reason.partition(":")[0] for _, reason in replaced.left] == ["threshold", "threshold_"]
-    # And nothing else that these functions do.
-    others = [lambda x: x.clamp(0, 1), lambda x: x.clamp(-1), lambda x: x.clamp(max=0), lambda x: x.long().clamp(0)]
-    model = Calls(lambda module, x: [call(x) for call in [*others, lambda x: x.clamp(x, x + 1)]])
-    replaced = dt.replace_relu(model, 0.5)
-    model(torch.randn(8))
-    assert not replaced.left and not replaced.functional
+#: By the name under which it is left: each of these is ReLU, exactly, whatever x is.
+OTHER_NAMES = {
+    "clamp": [lambda x: x.clamp(0), lambda x: torch.clamp(x, min=0.0), lambda x: x.clamp(0, torch.inf)],
+    "clamp_": [lambda x: torch.clamp_(x, min=0.0)],
+    "clip": [lambda x: torch.clip(x, 0, None)],
+    "clamp_min": [lambda x: x.clamp_min(0)],
+    "clamp_min.default": [lambda x: torch.ops.aten.clamp_min.default(x, 0)],
+    "threshold": [lambda x: torch.threshold(x, 0, 0), lambda x: torch.ops.aten.threshold(x, 0, 0), nn.Threshold(0, 0)],
+    "threshold_": [lambda x: F.threshold_(x, 0, value=0)],
+    "leaky_relu": [lambda x: F.leaky_relu(x, 0), lambda x: F.leaky_relu(x, negative_slope=0.0), nn.LeakyReLU(0)],
+    "leaky_relu_": [lambda x: F.leaky_relu_(x, 0.0)],
+    "hardtanh": [lambda x: F.hardtanh(x, 0, torch.inf), nn.Hardtanh(0, torch.inf)],
+    "maximum": [
+        lambda x: torch.maximum(x, torch.tensor(0.0)),
+        lambda x: torch.zeros(8).maximum(x),
+        lambda x: torch.maximum(x, ZERO),
+    ],
+    "max": [lambda x: torch.max(x, torch.zeros_like(x)), lambda x: x.new_zeros(8).max(x)],
+    "fmax": [lambda x: torch.fmax(x, x.new_zeros(()))],
+    "mul": [lambda x: x * (x > 0), lambda x: (x >= 0) * x, lambda x: torch.mul(x, torch.gt(x, 0))],
+    "mul_": [lambda x: x.mul_(0 < x)],
+    "where": [
+        lambda x: torch.where(x > 0, x, 0),
+        lambda x: torch.where(x <= 0, torch.zeros_like(x), x),
+        lambda x: x.where(x > 0, 0.0),
+    ],
+    "masked_fill": [lambda x: x.masked_fill(x < 0, 0)],
+    "masked_fill_": [lambda x: x.masked_fill_(x < 0, 0.0)],
+    "setitem": [lambda x: (x.__setitem__(x < 0, 0), x)[1]],
+}
+ZERO = torch.zeros(())
+#: What these functions do besides.
+NO_RELU = [
+    *(lambda x: x.clamp(0, 1), lambda x: x.clamp(-1), lambda x: x.clamp(max=0), lambda x: x.long().clamp(0)),
+    *(lambda x: x.clamp(x, x + 1), lambda x: F.leaky_relu(x), lambda x: F.leaky_relu(x, 0.1), nn.LeakyReLU()),
+    *(lambda x: F.hardtanh(x), lambda x: F.hardtanh(x, 0, 1), nn.Hardtanh(0, 1), lambda x: F.threshold(x, 0, 1)),
+    *(lambda x: F.threshold(x, 1, 0), lambda x: torch.maximum(x, x / 2), lambda x: torch.max(x, 0), lambda x: x.max()),
+    *(lambda x: x.long().maximum(x.long() * 0), lambda x: x * 2, lambda x: x * x, lambda x: x * (x < 0)),
+    *(lambda x: x * (2 * x > 0), lambda x: x * (x > 1), lambda x: (x > 0) * torch.randn(8)),
+    *(lambda x: torch.where(x < 0, x, 0), lambda x: x * (x > 0).logical_not_()),
+    *(lambda x: torch.where(x > 0, x, 1), lambda x: torch.where(x > 0, 2 * x, 0), lambda x: x.masked_fill(x > 0, 0)),
+    *(lambda x: x.masked_fill(x < 0, 1), lambda x: x.maximum(x.new_zeros(8).add_(1))),
+    lambda x: torch.where(x > 0, x.neg_(), 0),
+]
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_what_is_relu_under_another_name_is_named(name):
+    for call in OTHER_NAMES[name]:
+        x = torch.randn(8)
+        assert torch.equal(call(x.clone()), torch.relu(x)), "it is ReLU"
+        model = Calls(lambda module, x: call(x))
+        replaced = dt.replace_relu(model, 0.5)
+        for _ in range(2):
+            assert torch.equal(model(x.clone()), torch.relu(x)), "and stays so"
+        assert replaced.left == (dt.Left("", f"{name}: {REASON}"),) and not replaced.functional, call
+
+
+def test_what_is_another_function_is_not_named():
+    for i, call in enumerate(NO_RELU):
+        model = Calls(lambda module, x: call(x))
+        replaced = dt.replace_relu(model, 0.5)
+        model(torch.randn(8))
+        assert not replaced.left and not replaced.functional, (i, replaced)
+
+
+def test_modules_that_are_relu_by_their_parameters_are_named():
+    modules = nn.LeakyReLU(0), nn.Hardtanh(0, torch.inf), nn.Threshold(0, 0)
+    others = nn.LeakyReLU(), nn.Hardtanh(0, 1), nn.Threshold(0, 1), nn.Threshold(0.5, 0)
+    replaced = dt.replace_relu(nn.Sequential(*modules, *others), 0.5)
+    assert [name for name, _ in replaced.left] == ["0", "1", "2"]
+    assert [reason.partition(":")[0] for _, reason in replaced.left] == ["LeakyReLU", "Hardtanh", "Threshold"]
+
+
+def test_what_is_known_of_tensors_does_not_keep_them():
+    def function(module, x):
+        module.positive = x > 0
+        return x * module.positive
+
+    model, x = Calls(function), torch.randn(8)
+    replaced, seen = dt.replace_relu(model, 0.5), weakref.ref(x)
+    model(x)
+    del x
+    assert replaced.left and seen() is None and len(other_names._known.of) == 1
+    del model.positive
+    assert not other_names._known.of
 
 
 def test_integers_keep_their_relu_and_are_named():

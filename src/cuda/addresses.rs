@@ -16,9 +16,24 @@ pub struct Addresses {
     /// A base in device memory that the offset of the pass's key is counted from, modulo 2^64: one word of 64 bits,
     /// read when the kernel runs. Without one the key's offset is the whole.
     pub offset_at: u64,
+    /// Beside `offset_at`: the seed of a generator in device memory, one word of 64 bits, read when the kernel runs. The
+    /// pass then draws at an offset that is itself drawn: with `o` as above, words 0 and 1 of Philox4x32-10 at key seed
+    /// and counter `o / 4`, the first the upper half, modulo 2^63 - 1. PyTorch's `randint(2**63 - 1, (1,))` draws the
+    /// same, so that a captured graph has the key of each replay without a kernel of its own.
+    pub seed_at: u64,
     /// Where RReLU's forward stores the offset that it drew with, one word of 64 bits, if that is wanted. Its backward
     /// pass finds it there whatever has become of the base: by a key of offset 0, with this as `offset_at`.
     pub offset_out: u64,
+}
+
+impl Addresses {
+    /// Where a kernel that draws finds the base of its offset, and the seed of a generator.
+    pub(super) fn base(&self) -> Result<(*const u64, *const u64)> {
+        if self.seed_at != 0 && self.offset_at == 0 {
+            return Err(CudaError::NullPointer { argument: "offset_at" });
+        }
+        Ok((optional("offset_at", self.offset_at)? as *const u64, optional("seed_at", self.seed_at)? as *const u64))
+    }
 }
 
 /// The address of a 64-bit word that the caller may leave out.

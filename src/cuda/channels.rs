@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use super::addresses::{Addresses, checked, optional};
+use super::addresses::{Addresses, checked};
 use super::entry::Entry;
 use super::error::Result as CudaResult;
 use super::geometry;
@@ -171,7 +171,7 @@ impl Given {
             ..parameters(pass, dtype)
         };
         if pass.key().is_some() {
-            args.offset_at = optional("offset_at", at.tensors.offset_at)? as *const u64;
+            (args.offset_at, args.seed_at) = at.tensors.base()?;
         }
         // One channel is one plane.
         if shape.channels() == 1 {
@@ -274,6 +274,7 @@ mod tests {
                 output: 0x3000,
                 mask: 0x4000,
                 offset_at: 0x5000,
+                seed_at: 0x5800,
                 offset_out: 0x6000,
             },
             residual: 0x7000,

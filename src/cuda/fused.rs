@@ -356,7 +356,7 @@ impl Kernels {
             unsafe { result::memset_d8_async(start, 0, bytes, stream.cu_stream()) }
                 .map_err(while_doing("clearing the rest of a mask's memory"))?;
         }
-        let tensors = Addresses { input, saved, output, mask, offset_at, offset_out: 0 };
+        let tensors = Addresses { input, saved, output, mask, offset_at, ..Addresses::default() };
         let at = FusedAddresses { tensors, residual, scale, shift, mean, alpha, beta, gamma, results, workspace };
         // SAFETY: 1: `check_fused` compared the stream's context with the kernels'. 2 and 7: the checks found tensors and
         // vectors to be of the lengths that the shape wants, in the stream's context. 3: callers give a mask for n

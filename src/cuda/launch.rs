@@ -57,7 +57,7 @@ pub fn plan(pass: &Pass, dtype: Dtype, n: usize, at: Addresses) -> Result<Option
         ..parameters(pass, dtype)
     };
     if pass.key().is_some() {
-        args.offset_at = optional("offset_at", at.offset_at)? as *const u64;
+        (args.offset_at, args.seed_at) = at.base()?;
     }
     if let Pass::RreluForward { .. } = pass {
         args.offset_out = optional("offset_out", at.offset_out)? as *mut u64;
@@ -87,8 +87,15 @@ mod tests {
     use crate::key::MaskKey;
     use crate::operation::{DropActivation, RRelu};
 
-    const AT: Addresses =
-        Addresses { input: 0x1000, saved: 0x2000, output: 0x3000, mask: 0x4000, offset_at: 0x5000, offset_out: 0x6000 };
+    const AT: Addresses = Addresses {
+        input: 0x1000,
+        saved: 0x2000,
+        output: 0x3000,
+        mask: 0x4000,
+        offset_at: 0x5000,
+        seed_at: 0x5800,
+        offset_out: 0x6000,
+    };
 
     fn planned(pass: &Pass, dtype: Dtype) -> Launch {
         plan(pass, dtype, 5, AT).unwrap().unwrap()
@@ -144,26 +151,30 @@ mod tests {
 
     #[test]
     fn offsets_may_be_counted_from_device_memory() {
-        let offsets = |args: &da_args| (args.offset, args.offset_at as u64, args.offset_out as u64);
+        let offsets =
+            |args: &da_args| (args.offset, args.offset_at as u64, args.seed_at as u64, args.offset_out as u64);
         let (op, rrelu, key) = (DropActivation::default(), RRelu::default(), key());
         for pass in
             [Pass::Forward { op, key }, Pass::ForwardWithoutMask { op, key }, Pass::RreluBackward { op: rrelu, key }]
         {
-            assert_eq!(offsets(&planned(&pass, Dtype::F32).args), (7, AT.offset_at, 0), "{pass:?}");
+            assert_eq!(offsets(&planned(&pass, Dtype::F32).args), (7, AT.offset_at, AT.seed_at, 0), "{pass:?}");
         }
         let forward = Pass::RreluForward { op: rrelu, key };
-        assert_eq!(offsets(&planned(&forward, Dtype::F32).args), (7, AT.offset_at, AT.offset_out));
-        let without = Addresses { offset_at: 0, offset_out: 0, ..AT };
-        assert_eq!(offsets(&plan(&forward, Dtype::F32, 5, without).unwrap().unwrap().args), (7, 0, 0));
+        assert_eq!(offsets(&planned(&forward, Dtype::F32).args), (7, AT.offset_at, AT.seed_at, AT.offset_out));
+        let without = Addresses { offset_at: 0, seed_at: 0, offset_out: 0, ..AT };
+        assert_eq!(offsets(&plan(&forward, Dtype::F32, 5, without).unwrap().unwrap().args), (7, 0, 0, 0));
         for pass in [Pass::Backward { op }, Pass::Infer { op }, Pass::RreluInfer { op: rrelu }, Pass::ReluForward] {
-            let odd = Addresses { offset_at: 1, offset_out: 1, ..AT };
+            let odd = Addresses { offset_at: 1, seed_at: 1, offset_out: 1, ..AT };
             let plan = plan(&pass, Dtype::F32, 5, odd).unwrap().unwrap();
-            assert_eq!(offsets(&plan.args), (0, 0, 0), "not needed, not looked at");
+            assert_eq!(offsets(&plan.args), (0, 0, 0, 0), "not needed, not looked at");
         }
         let odd = |argument, address| Err(CudaError::Misaligned { argument, address, alignment: 8 }.into());
         let given = |at| plan(&forward, Dtype::F64, 5, at).map(|_| ());
         assert_eq!(given(Addresses { offset_at: 0x5004, ..AT }), odd("offset_at", 0x5004));
+        assert_eq!(given(Addresses { seed_at: 0x5802, ..AT }), odd("seed_at", 0x5802));
         assert_eq!(given(Addresses { offset_out: 0x6001, ..AT }), odd("offset_out", 0x6001));
+        let seed_alone = given(Addresses { offset_at: 0, ..AT });
+        assert_eq!(seed_alone, Err(CudaError::NullPointer { argument: "offset_at" }.into()));
     }
 
     #[test]

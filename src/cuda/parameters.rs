@@ -21,6 +21,7 @@ pub const NOTHING: da_args = da_args {
     round_keys: [0; 20],
     offset: 0,
     offset_at: std::ptr::null(),
+    seed_at: std::ptr::null(),
     offset_out: std::ptr::null_mut(),
     threshold: 0,
     planes: 0,

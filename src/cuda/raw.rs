@@ -46,8 +46,8 @@ impl Kernels {
     ///    pass, except that `at.output` may be equal to `at.input` or to `at.saved`.
     /// 5. No other work reads what this pass writes, or writes what it reads or writes, unless the caller orders
     ///    the two by streams or events. cudarc's event tracking is not told of this pass.
-    /// 6. `at.offset_at` and, for RReLU's forward pass, `at.offset_out` are null or addresses of one 64-bit word each
-    ///    in such memory.
+    /// 6. `at.offset_at`, `at.seed_at` and, for RReLU's forward pass, `at.offset_out` are null or addresses of one
+    ///    64-bit word each in such memory.
     ///
     /// Contents are the caller's as well, but no matter of safety: a mask that another operation wrote gives a
     /// wrong gradient.

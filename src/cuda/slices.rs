@@ -305,7 +305,8 @@ impl Kernels {
         turn.waited(waiting)?;
         let word = |i: usize| mask + (size_of::<u32>() * i) as u64;
         let offset_out = if base.is_some() { word(mask::offset_place(n)) } else { 0 };
-        let tensors = Addresses { input, saved: 0, output, mask, offset_at: base.unwrap_or_default(), offset_out };
+        let offset_at = base.unwrap_or_default();
+        let tensors = Addresses { input, output, mask, offset_at, offset_out, ..Addresses::default() };
         let at = FusedAddresses { tensors, ..FusedAddresses::default() };
         if !rest.is_empty() {
             stream.context().bind_to_thread().map_err(while_doing("entering the context, or in earlier work"))?;
@@ -357,7 +358,7 @@ impl Kernels {
             output,
             mask,
             offset_at: base.or(offset_in_mask.map(|bytes| mask + bytes)).unwrap_or_default(),
-            offset_out: 0,
+            ..Addresses::default()
         };
         let at = FusedAddresses { tensors, ..FusedAddresses::default() };
         // SAFETY: 1: `checked` compared the stream's context with the kernels'. 2: all three are addresses of slices of

@@ -77,7 +77,7 @@ static int emulate(const char* name, const struct da_args* a, unsigned grid, uns
     const int is_total = strstr(name, "_total_") != 0;
     const int writes_mask = strstr(name, "forward") && !strstr(name, "infer");
     const uint32_t input = READABLE | DEFINED, output = WRITABLE | WRITE_ONCE;
-    struct emulator_buffer buffers[18];
+    struct emulator_buffer buffers[19];
     uint64_t count = 0;
     if (!is_total) {
         add(buffers, &count, "x", a->x, bytes, input);
@@ -87,6 +87,7 @@ static int emulate(const char* name, const struct da_args* a, unsigned grid, uns
         add(buffers, &count, "residual", a->residual, bytes, input);
     }
     add(buffers, &count, "offset_at", a->offset_at, 8, input);
+    add(buffers, &count, "seed_at", a->seed_at, 8, input);
     add(buffers, &count, "offset_out", a->offset_out, 8, output);
     add(buffers, &count, "scale", a->scale, vector, input);
     add(buffers, &count, "shift", a->shift, vector, input);

@@ -84,7 +84,7 @@ fn case<T: Number>(pass: Pass) -> Case {
     cpu::run(&pass, (input, &mut expected), saved.map(Vec::as_slice), words).expect("a pass");
 
     // The plan alone knows the name; it looks at these addresses' alignment and no further.
-    let at = Addresses { input: 64, saved: 64, output: 64, mask: 64, offset_at: 0, offset_out: 0 };
+    let at = Addresses { input: 64, saved: 64, output: 64, mask: 64, ..Addresses::default() };
     let planned = launch::plan(&pass, T::DTYPE, N, at).expect("a plan").expect("something to do");
     let exact = match pass {
         Pass::Forward { op, .. } | Pass::Backward { op } | Pass::Infer { op } | Pass::InferBackward { op } => {

@@ -91,8 +91,7 @@ impl Device {
             saved: self.address(&saved),
             output: self.address(&output),
             mask: self.address(&mask),
-            offset_at: 0,
-            offset_out: 0,
+            ..Addresses::default()
         };
         match image {
             Image::Embedded => {

@@ -1,9 +1,9 @@
 //! An offset counted from a base in device memory draws the numbers of base + offset, in every kernel that draws; and
-//! the base advances correctly. On a CPU: the kernels' sources, and the PTX that is shipped.
+//! a generator's seed there draws the offset in turn; and the base advances correctly. On a CPU: the kernels' sources, and the PTX that is shipped.
 
 use drop_activation::cuda::launch::{plan, plan_advance};
 use drop_activation::cuda::{Addresses, Pass};
-use drop_activation::{Activation, DropActivation, Dtype, MaskKey, RRelu};
+use drop_activation::{Activation, DropActivation, Dtype, MaskKey, RRelu, reference};
 
 use crate::emulator::{self, Buffer, Emulator, Machine, Order, device_address};
 use crate::ptx_machine;
@@ -32,8 +32,19 @@ struct Left {
     stored: u64,
 }
 
+/// What a launch finds in device memory.
+#[derive(Clone, Copy)]
+struct Base {
+    offset: u64,
+    seed: Option<u64>,
+}
+
 /// A pass over numbers of both signs, with the base in device memory if there is one, and its offset stored if asked.
 fn run(machine: &impl Machine, pass: &Pass, dtype: Dtype, base: Option<u64>, store: bool) -> Left {
+    run_at(machine, pass, dtype, base.map(|offset| Base { offset, seed: None }), store)
+}
+
+fn run_at(machine: &impl Machine, pass: &Pass, dtype: Dtype, base: Option<Base>, store: bool) -> Left {
     let backward = matches!(pass, Pass::RreluBackward { .. });
     let mut state = 1u64;
     let mut numbers = |_| {
@@ -43,12 +54,14 @@ fn run(machine: &impl Machine, pass: &Pass, dtype: Dtype, base: Option<u64>, sto
     let bytes = N * dtype.size();
     let input: Vec<u64> = (0..bytes.div_ceil(8)).map(&mut numbers).collect();
     let mut left = Left { output: vec![0; bytes.div_ceil(8)], mask: vec![0xA5A5_A5A5; N.div_ceil(32)], stored: 0 };
-    let base = base.map(|base| [base]);
+    let seed = base.and_then(|base| base.seed).map(|seed| [seed]);
+    let base = base.map(|base| [base.offset]);
     let at = Addresses {
         input: device_address(input.as_ptr()),
         output: device_address(left.output.as_ptr()),
         mask: device_address(left.mask.as_ptr()),
         offset_at: base.as_ref().map_or(0, |base| device_address(base.as_ptr())),
+        seed_at: seed.as_ref().map_or(0, |seed| device_address(seed.as_ptr())),
         offset_out: if store { device_address(&raw const left.stored) } else { 0 },
         saved: 0,
     };
@@ -66,6 +79,7 @@ fn run(machine: &impl Machine, pass: &Pass, dtype: Dtype, base: Option<u64>, sto
         buffers.push(Buffer::output("mask", &mut left.mask));
     }
     buffers.extend(base.as_ref().map(|base| Buffer::input("base", base)));
+    buffers.extend(seed.as_ref().map(|seed| Buffer::input("seed", seed)));
     if store {
         buffers.push(Buffer::output("offset", std::slice::from_mut(&mut left.stored)));
     }
@@ -103,6 +117,30 @@ fn rrelu_stores_the_offset_that_its_backward_needs(machine: &impl Machine) {
         }
         let without = run(machine, &Pass::RreluForward { op, key: MaskKey::new(SEED, 5) }, dtype, None, true);
         assert_eq!(without.stored, 5, "without a base the offset is the key's");
+    }
+}
+
+/// Seed, and the offset of each that is drawn for the place base + relative: with and without the top bit, which counts
+/// as 1 below the bound 2^63 - 1. The first is published (Random123's known answers for key 0 and counter 0).
+const DRAWN: [(u64, (u64, u64), u64); 3] = [
+    (0, (0, 3), 0x6627_E8D5_E169_C58D),
+    (SEED, SPLITS[1], 0x1904_558F_6D2E_843E),
+    (u64::MAX - 5, SPLITS[2], 0x3828_21D9_E2B8_23A8),
+];
+
+fn a_seed_in_device_memory_draws_the_offset(machine: &impl Machine) {
+    for (seed, (base, relative), drawn) in DRAWN {
+        assert_eq!(reference::drawn_offset(seed, base.wrapping_add(relative)), drawn);
+        let at = Some(Base { offset: base, seed: Some(seed) });
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F64] {
+            let whole = passes(MaskKey::new(SEED, drawn));
+            for (whole, split) in whole.iter().zip(passes(MaskKey::new(SEED, relative))) {
+                let expected = run(machine, whole, dtype, None, false);
+                assert!(expected == run_at(machine, &split, dtype, at, false), "{}: {split:?}", dtype.name());
+            }
+            let forward = Pass::RreluForward { op: RRelu::default(), key: MaskKey::new(SEED, relative) };
+            assert_eq!(run_at(machine, &forward, dtype, at, true).stored, drawn, "{}", dtype.name());
+        }
     }
 }
 
@@ -144,5 +182,6 @@ macro_rules! on_each_machine {
 on_each_machine! {
     a_base_in_device_memory_counts_like_the_whole_offset
     rrelu_stores_the_offset_that_its_backward_needs
+    a_seed_in_device_memory_draws_the_offset
     a_base_advances_with_carry_and_round_the_end_or_is_set
 }

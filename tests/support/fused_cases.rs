@@ -317,8 +317,7 @@ pub fn run<T: Bits<Real: Real64>, M: Machine>(
                 Some(_) => device_address(output.slice().as_ptr()),
             },
             mask: device_address(if pass.writes_mask() { mask_written.as_ptr() } else { words.as_ptr() }),
-            offset_at: 0,
-            offset_out: 0,
+            ..Addresses::default()
         },
         residual: if has_residual { device_address(residual.slice().as_ptr()) } else { 0 },
         scale: optional(has_scale, scale.slice()),

@@ -10,18 +10,17 @@ key of its mask from PyTorch's generator for the tensor's device: so masks follo
 recomputes the same mask. The generators of the CPU and of CUDA draw different keys; a key that is given names the same
 mask on both. On CUDA the work is enqueued on PyTorch's current stream, and only the first call waits for the device.
 
-A pass is one launch, eager or compiled, with PyTorch 2.15 (an older one draws the key by a kernel of its own). It may be captured into a CUDA graph (`torch.cuda.graph`, after a first call without one), whose
-replays draw the masks that the calls would draw without it. While a graph is captured, by `mode="reduce-overhead"` too,
-each key is drawn by a kernel of its own, since PyTorch's generator then is on the GPU. Where that counts, draw the keys
-of all calls at once, as a part of the graph, and give each call its own:
-
-    keys = torch.randint(2**63 - 1, (number_of_calls,), device="cuda")
-    y = drop_activation(x, key=keys[0])
+A pass is one launch, eager or compiled, with PyTorch 2.15; an older one draws the key by a kernel of its own. It may be
+captured into a CUDA graph (`torch.cuda.graph`, `mode="reduce-overhead"`, after a first call without one), whose replays
+draw the masks that the calls would draw without it, and is one launch there too: the pass reads the generator's seed and
+offset on the GPU. Only a call that was never made before the capture, one within torch.func's transformations, and a
+layer with a batch normalisation in it have their key drawn by a kernel of its own there.
 
 In evaluation mode, and where p is 0 or 1, PyTorch's own operations are called: leaky_relu for ReLU, relu for p = 1. So
 a model in evaluation mode is exported, traced and compiled like any other. There x = 0 and NaN have PyTorch's derivatives.
 
-Derivatives of any order and direction, torch.func's transformations and vmap's randomness are as for F.dropout.
+Derivatives of any order and direction, torch.func's transformations and vmap's randomness are as for F.dropout, but for
+derivatives within torch.func.functionalize: functionalize(grad(f)) is refused, and grad(functionalize(f)) is not.
 DTensors get the mask of the whole tensor. Equal keys give equal masks; `first` makes a tensor a shard.
 
 A tensor is read in the order in which it lies in memory, if it is contiguous or channels_last; any other is made

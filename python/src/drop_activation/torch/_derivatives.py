@@ -12,6 +12,7 @@ from torch.autograd import Function, forward_ad
 
 from .._activations import CODES, curvature
 from . import _operators as operators
+from ._functionalize import where_transforms_begin
 from ._keys import draw_key
 from ._layout import in_order
 
@@ -28,7 +29,7 @@ class _Mapped(Function):
         results = []
         for i in range(info.batch_size):
             sample = [a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims)]
-            results.append(cls.apply(*sample))
+            results.append(cls.operator(*sample))
         if isinstance(results[0], Tensor):
             return torch.stack(results), 0
         return tuple(map(torch.stack, zip(*results))), (0,) * len(results[0])
@@ -92,6 +93,7 @@ def _drawing(operator, gradient):
         def jvp(ctx, x_tangent, *_):
             return ctx.gradient.apply(x_tangent, *ctx.saved_tensors, *ctx.parameters), *ctx.drawn
 
+    Drawing.operator = operator
     return Drawing
 
 
@@ -194,12 +196,12 @@ def _where_needed(operator, function):
 
 
 def _drawn_forward(x, *parameters):
-    return Forward.apply(x, draw_key(x), *parameters)
+    return operators.forward(x, draw_key(x), *parameters)
 
 
 def _drawn_rrelu_forward(x, *parameters):
     key = draw_key(x)
-    return *RReluForward.apply(x, key, *parameters), key
+    return *operators.rrelu_forward(x, key, *parameters), key
 
 
 _TRANSFORMED = {operators.draw_forward: _drawn_forward, operators.draw_rrelu_forward: _drawn_rrelu_forward}
@@ -216,7 +218,8 @@ for operator, function in (
     operators.LIBRARY.impl(operator, _where_needed(operator, function), "Autograd")
     # Where torch.func's transforms begin: what their interpreters would do with an operator of C++, whose derivatives
     # they take apart themselves, is not for a `Function`.
-    operators.LIBRARY.impl(operator, _TRANSFORMED.get(operator, function), "FuncTorchDynamicLayerFrontMode")
+    transformed = where_transforms_begin(operator, _TRANSFORMED.get(operator, function))
+    operators.LIBRARY.impl(operator, transformed, "FuncTorchDynamicLayerFrontMode")
 
 
 def _over(x, mask, key, p, first, layout):

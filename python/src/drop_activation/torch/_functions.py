@@ -11,9 +11,9 @@ from .._operations import LOWER, UPPER, index, real
 from . import _composed
 from . import _operators as operators
 from . import _quick as quick
-from ._derivatives import Forward, RReluForward
+from ._derivatives import RELU
 from ._fused import Fused, check_fused, composition_moves_less
-from ._keys import draw_key
+from ._keys import draw_key, key_on_cpu
 from ._layout import is_dense, layout_of
 from ._plain import PLAIN, is_plain
 from ._sharded import by_element, is_dtensor, over_shards
@@ -92,26 +92,24 @@ def _drop_activation(x, p, activation, training, inplace, key, first, fused):
     recorded = compiled or torch._C._get_tracing_state() is not None
     if not inplace and not recorded and is_plain(x):
         if key is None and x.is_cuda:
-            key = draw_key(x)
+            key = key_on_cpu(x)  # else the operator draws it
         if torch.is_grad_enabled() and x.requires_grad:
             return quick.Forward.apply(x, key, p, CODES[activation], first, layout)
         return quick.forward(x, key, p, CODES[activation], first, layout)[0]
     if compiled and key is None:
         y = operators.draw_forward(x, p, CODES[activation], first, layout)[0]
         return x.copy_(y) if inplace else y
-    arguments = x, draw_key(x) if key is None else key, p, CODES[activation], first, layout
-    if recorded:
-        y = operators.forward(*arguments)[0]
-        return x.copy_(y) if inplace else y
-    return _over(*arguments) if inplace else Forward.apply(*arguments)[0]
+    if inplace and not recorded:
+        return _over(x, key, p, first, layout)
+    y = operators.forward(x, draw_key(x) if key is None else key, p, CODES[activation], first, layout)[0]
+    return x.copy_(y) if inplace else y
 
 
 def _composes(x: Tensor) -> bool:
     return composition_moves_less(x.device.type, torch.compiler.is_compiling()) and not is_dtensor(x)
 
 
-def _over(x: Tensor, key: Tensor, p: float, activation: int, first: int, layout: int) -> Tensor:
-    arguments = x, key, p, activation, first, layout
+def _over(x: Tensor, key: Tensor | None, p: float, first: int, layout: int) -> Tensor:
     differentiated = torch.is_grad_enabled() and x.requires_grad
     if (
         not is_plain(x)  # what a dispatch mode sees may be kept, and not change afterwards
@@ -119,10 +117,12 @@ def _over(x: Tensor, key: Tensor, p: float, activation: int, first: int, layout:
         or not is_dense(x, layout)
         or differentiated and (x.is_leaf or x._is_view())
     ):
-        return x.copy_(Forward.apply(*arguments)[0])  # with PyTorch's rules for whatever x is
+        key = draw_key(x) if key is None else key
+        return x.copy_(operators.forward(x, key, p, RELU, first, layout)[0])  # with PyTorch's rules for whatever x is
     if differentiated:
         return quick.ForwardInPlace.apply(x, key, p, first, layout)
-    operators.forward_(x, operators.empty_mask(x), key, p, first, layout)
+    quick.forward_(x, operators.empty_mask(x), key, p, first, layout)
+    torch.autograd.graph.increment_version(x)
     return x
 
 
@@ -158,14 +158,13 @@ def rrelu(
     parameters = lower, upper, _first(first), layout_of(x)
     if key is None and torch.compiler.is_compiling():
         return operators.draw_rrelu_forward(x, *parameters)[0]
+    if key is None and x.is_cuda and is_plain(x):
+        return operators.draw_rrelu_forward(x, *parameters)[0]
     if key is None:
         key = draw_key(x)
     else:
         check_key(key, x)
-    arguments = x, key, *parameters
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
-        return operators.rrelu_forward(*arguments)[0]
-    return RReluForward.apply(*arguments)[0]
+    return operators.rrelu_forward(x, key, *parameters)[0]
 
 
 def check_parameters(p: float, activation: str, inplace: bool = False) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from . import _other_names as other_names
 from ._functions import drop_activation
 from ._fused import Fused
 from ._modules import DropActivation
@@ -46,13 +47,6 @@ _LEFT = {getattr(torch, name): _FUSED for name in _FUSED_NAMES if hasattr(torch,
 }
 _WRITES_OUT = "it writes to a tensor that was given as `out`"
 _QUANTIZED = "it computes ReLU on integers, inside of another operation"
-_OTHER_NAME = "with these arguments it is ReLU under another name; call relu to have it replaced"
-_CLAMPS = {
-    getattr(owner, name)
-    for owner in (torch, torch.Tensor)
-    for name in ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_")
-}
-_THRESHOLDS = {F.threshold, F.threshold_, torch.threshold, torch.threshold_}
 
 
 class Record:
@@ -80,24 +74,14 @@ def _arguments(function, args, kwargs):
 def _reason_left(function, args, kwargs) -> str | None:
     if function in _LEFT:
         return _LEFT[function]
+    if function in other_names.CALLS:
+        return other_names.REASON if other_names.is_relu(function, args, kwargs) else None
     if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         name = str(function)
         if name.startswith("aten.relu") and "out" in kwargs:
             return _WRITES_OUT
         return _QUANTIZED if name.startswith("quantized.") and "relu" in name else None
-    if function in _THRESHOLDS:
-        given = (*args[1:], *(kwargs[name] for name in ("threshold", "value") if name in kwargs))
-        return _OTHER_NAME if given[:2] == (0, 0) else None
-    if function in _CLAMPS:
-        least, most = (*args[1:], *(None, None))[:2]
-        zero = [bound for bound in (least, kwargs.get("min")) if type(bound) in (int, float)] == [0]
-        return _OTHER_NAME if zero and most is None and kwargs.get("max") is None and _is_taken(args[0]) else None
     return None
-
-
-def _is_taken(x: object) -> bool:
-    """Whether it is a tensor of a type that has an activation."""
-    return isinstance(x, torch.Tensor) and x.dtype in DTYPES
 
 
 def _replacement(owner: nn.Module, x: torch.Tensor, inplace: bool) -> torch.Tensor:
@@ -162,14 +146,20 @@ class Intercept(TorchFunctionMode):
             # It calls functions of the model, without this mode.
             args = [resumed(owner, a) if isinstance(a, _FUNCTIONS) else a for a in args]
             return True, self._plain(function, args, kwargs)
-        reason = _reason_left(function, args, kwargs)
+        if function in other_names.MAKES:
+            result = self._plain(function, args, kwargs)
+            other_names.note(function, args, result)
+            return True, result
+        name = getattr(function, "__name__", str(function))
+        name = name.strip("_") if name.startswith("__") else name.lstrip("_")
+        reason = None if name in record.left else _reason_left(function, args, kwargs)
         if reason:
-            record.left.setdefault(getattr(function, "__name__", str(function)).lstrip("_"), reason)
+            record.left[name] = reason
         return False, None
 
 
 #: What has to be looked at, and the types of functions of which nothing else has.
-_NOTABLE = _RELU | _RELU_IN_PLACE | _CLAMPS | _THRESHOLDS | set(_LEFT)
+_NOTABLE = _RELU | _RELU_IN_PLACE | other_names.CALLS | other_names.MAKES | set(_LEFT)
 _ORDINARY = set(map(type, (F.softmax, torch.add, torch.Tensor.add, torch.Tensor.shape.__get__)))
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, nn.Module)
 

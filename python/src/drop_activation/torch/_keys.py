@@ -5,9 +5,9 @@ which are all that PyTorch's kernel would go by: it computes the same key on the
 would, and launches nothing. So `torch.manual_seed`, `fork_rng` and checkpoints, which set seed and offset, mean the
 same for both.
 
-While a CUDA graph is captured both numbers lie on the GPU, and change from replay to replay. There the kernel draws the
-key: ours read one number on the GPU, added to their offset, and would have to compute a key of two. A key drawn once
-for all calls of a graph would not be drawn again by a checkpoint that sets the generator back.
+While a CUDA graph is captured both numbers lie on the GPU, and change from replay to replay. There the pass itself reads
+them and computes the key, so that it is one kernel then too. A call that is recorded or transformed, or of a PyTorch
+that does not tell where its generators are, has its key drawn by `randint`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,18 @@ def draw_key(x: Tensor) -> Tensor:
 
 
 def _draw_forward_on_cuda(x, *parameters):
-    """What compiled code calls."""
+    """What compiled code calls, and a graph's capture."""
+    place = place_in_graph(x)
+    if place is not None:
+        return operators.forward_at(x, *place, *parameters)
     return operators.forward(x, draw_key(x), *parameters)
 
 
 def _draw_rrelu_forward_on_cuda(x, *parameters):
     """It returns the key on the GPU, where a graph's backward pass finds it: the kernel stores it there."""
+    place = place_in_graph(x)
+    if place is not None:
+        return operators.rrelu_forward_at(x, *place, *parameters)
     key = draw_key(x)
     if key.device == x.device:
         return *operators.rrelu_forward(x, key, *parameters), key
@@ -48,15 +54,37 @@ operators.LIBRARY.impl(operators.draw_forward, _draw_forward_on_cuda, "CUDA")
 operators.LIBRARY.impl(operators.draw_rrelu_forward, _draw_rrelu_forward_on_cuda, "CUDA")
 
 
+def draw_forward_(x: Tensor, mask: Tensor, p: float, first: int, layout: int) -> None:
+    """`operators.forward_` with a key that is drawn for it."""
+    place = place_in_graph(x)
+    if place is not None:
+        operators.forward_at_(x, mask, *place, p, first, layout)
+    else:
+        operators.forward_(x, mask, draw_key(x), p, first, layout)
+
+
 def key_on_cpu(x: Tensor) -> Tensor | None:
-    """The key of a tensor on a GPU without a kernel. None where one must draw it."""
-    if torch.compiler.is_compiling() or not _TELLS or not is_plain(x):
-        return None
-    if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
-        return None  # the call is recorded, to run again
-    if torch.cuda.is_current_stream_capturing() or not _pytorch_agrees(x.device):
+    """The key of a tensor on a GPU without a kernel. None where one must draw it, or a graph is captured."""
+    if not _generator_tells(x) or torch.cuda.is_current_stream_capturing() or not _pytorch_agrees(x.device):
         return None
     return key_at(torch.cuda.default_generators[x.device.index])
+
+
+def place_in_graph(x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """While a graph is captured: where the seed and the offset of x's generator will be on the GPU, and by how much the
+    graph has moved the offset on. None where a kernel must draw the key, or no graph is captured."""
+    if not _AGREES.get(x.device, False):  # a capture does not allow to wait for the GPU and try it
+        return None
+    if not _generator_tells(x) or not torch.cuda.is_current_stream_capturing():
+        return None
+    return torch.cuda.default_generators[x.device.index].philox_state(_INCREMENT)
+
+
+def _generator_tells(x: Tensor) -> bool:
+    if torch.compiler.is_compiling() or not _TELLS or not is_plain(x):
+        return False
+    # If not, the call is recorded, to run again.
+    return not torch._C._len_torch_dispatch_stack() and torch._C._get_tracing_state() is None
 
 
 def key_at(generator: torch.Generator) -> Tensor | None:

@@ -31,12 +31,19 @@ _QUICK_SCHEMAS = (
     "_draw_without_mask(Tensor x, float p, int layout) -> Tensor",
     "_backward(Tensor dy, Tensor mask, int layout) -> Tensor",
 )
-#: For `_keys` alone, on CUDA: with a key on the CPU, and the third result is that key on the GPU.
-_STORING_SCHEMA = (
+#: For `_keys` alone, on CUDA. RReLU's third result is its key on the GPU; the first has it on the CPU. The others draw
+#: it where the generator of a captured graph stands: seed and offset are on the GPU, and `moved`, on the CPU, is added.
+_CUDA_SCHEMAS = (
     "_rrelu_forward_storing_key(Tensor x, Tensor key, float lower, float upper, SymInt first, int layout) -> "
-    "(Tensor, Tensor, Tensor)"
+    "(Tensor, Tensor, Tensor)",
+    "_forward_at(Tensor x, Tensor seed, Tensor offset, Tensor moved, float p, int activation, SymInt first, "
+    "int layout) -> (Tensor, Tensor)",
+    "_forward_at_(Tensor(a!) x, Tensor(b!) mask, Tensor seed, Tensor offset, Tensor moved, float p, SymInt first, "
+    "int layout) -> ()",
+    "_rrelu_forward_at(Tensor x, Tensor seed, Tensor offset, Tensor moved, float lower, float upper, SymInt first, "
+    "int layout) -> (Tensor, Tensor, Tensor)",
 )
-for schema in (*_SCHEMAS, *_QUICK_SCHEMAS, _STORING_SCHEMA):
+for schema in (*_SCHEMAS, *_QUICK_SCHEMAS, *_CUDA_SCHEMAS):
     random = (torch.Tag.nondeterministic_seeded,) if schema.startswith(("draw_", "_draw")) else ()
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *random))
 for name in ("_draw", "_draw_without_mask", "_backward"):
@@ -56,6 +63,9 @@ rrelu_forward = torch.ops.drop_activation.rrelu_forward.default
 #: With a key drawn as by `draw_forward`, which is the third result, on x's device.
 draw_rrelu_forward = torch.ops.drop_activation.draw_rrelu_forward.default
 rrelu_forward_storing_key = torch.ops.drop_activation._rrelu_forward_storing_key.default
+forward_at = torch.ops.drop_activation._forward_at.default
+forward_at_ = torch.ops.drop_activation._forward_at_.default
+rrelu_forward_at = torch.ops.drop_activation._rrelu_forward_at.default
 rrelu_backward = torch.ops.drop_activation.rrelu_backward.default
 #: The key that a GPU's generator of this seed and offset draws, on the CPU.
 philox_key = torch.ops.drop_activation.philox_key.default

@@ -9,6 +9,7 @@ from torch.autograd import Function, forward_ad
 from .._activations import CODES
 from . import _operators as operators
 from ._derivatives import RELU, Backward, below_autograd, forward_gradient
+from ._keys import draw_forward_
 from ._layout import CONTIGUOUS, layout_of
 from ._plain import PLAIN, is_plain
 
@@ -76,6 +77,15 @@ def forward(x, key, p, activation, first, layout):
         return operators.forward(x, key, p, activation, first, layout)
 
 
+def forward_(x, mask, key, p, first, layout):
+    """ReLU over x, likewise."""
+    with below_autograd():
+        if key is None:
+            draw_forward_(x, mask, p, first, layout)
+        else:
+            operators.forward_(x, mask, key, p, first, layout)
+
+
 class Forward(Function):
     """Returns y alone, and has neither forward mode nor vmap."""
 
@@ -96,8 +106,7 @@ class ForwardInPlace(Function):
     @staticmethod
     def forward(ctx, x, key, p, first, layout):
         mask = operators.empty_mask(x)
-        with below_autograd():
-            operators.forward_(x, mask, key, p, first, layout)
+        forward_(x, mask, key, p, first, layout)
         ctx.mark_dirty(x)
         _keep(ctx, mask, x, None, None, RELU, None, layout)
         return x

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import _other_names as other_names
 from . import _recompute as _recompute
 from . import _script as _script
 from ._children import is_compiled, put_child
@@ -216,6 +217,8 @@ def _has_code_of_its_own(module: nn.Module) -> bool:
 def _reason_left(module: nn.Module) -> str | None:
     if isinstance(module, nn.ReLU6):
         return "ReLU6 is bounded above, and so another function than ReLU"
+    if other_names.is_module(module):
+        return f"{type(module).__name__}: {other_names.REASON.replace('call relu', 'use nn.ReLU')}"
     if is_fused_with_relu(module):
         return f"{type(module).__name__} {FUSED_WITH_RELU}"
     if isinstance(module, nn.RNNBase) and module.mode == "RNN_RELU" or (
