@@ -40,6 +40,9 @@ pub(crate) fn share<T: Send>(
     if helpers == 0 {
         return tasks.for_each(run);
     }
+    if let Some(lent) = pool.lent() {
+        return lent.share(tasks, run);
+    }
     let Some(tasks) = alone_if_better(pool, tasks, |tasks| tasks.for_each(&run)) else { return };
     let mut caller = Caller::of_this_thread();
     let start = Instant::now();
@@ -53,6 +56,9 @@ pub(crate) fn alone_if_better<W>(pool: &Pool, work: W, run: impl FnOnce(W)) -> O
     if pool.threads() == 1 {
         run(work);
         return None;
+    }
+    if pool.lent().is_some() {
+        return Some(work);
     }
     let mut caller = Caller::of_this_thread();
     let work = if caller.ledger.pays() {
