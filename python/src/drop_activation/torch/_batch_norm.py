@@ -12,6 +12,7 @@ from . import _composed
 from . import _channel_operators as operators
 from ._functions import check_parameters
 from ._keys import draw_key
+from ._quick_batch_norm import batch_norm as quick_batch_norm
 
 
 class _BatchNormDropActivation(_NormBase):
@@ -59,14 +60,22 @@ class _BatchNormDropActivation(_NormBase):
         if not running and count == 1:
             raise ValueError(f"x must have more than one value for each channel in training, got shape {tuple(x.shape)}")
         mean, variance = (self.running_mean, self.running_var) if running else (None, None)
-        # With p of 0 or 1 nothing is drawn, so that other random numbers stay what they are.
-        key = draw_key(x) if 0 < self.p < 1 else torch.zeros(1, dtype=torch.int64)
-        y, _, mean, variance = operators.batch_norm(
-            x, residual, self.weight, self.bias, mean, variance, key, self.eps, self.p, CODES[self.activation]
-        )
+        tensors = x, residual, self.weight, self.bias, mean, variance
+        quick = quick_batch_norm(*tensors, self.eps, self.p, self.activation)
+        if quick is None:
+            y, mean, variance = self._train(*tensors)
+        else:
+            y, mean, variance = quick
         if not running and self.running_mean is not None:
             self._move(mean, variance, count)
         return y
+
+    def _train(self, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        x, *_ = tensors
+        # With p of 0 or 1 nothing is drawn, so that other random numbers stay what they are.
+        key = draw_key(x) if 0 < self.p < 1 else torch.zeros(1, dtype=torch.int64)
+        y, _, mean, variance = operators.batch_norm(*tensors, key, self.eps, self.p, CODES[self.activation])
+        return y, mean, variance
 
     @torch.no_grad()
     def _move(self, mean: Tensor, variance: Tensor, count: int) -> None:
