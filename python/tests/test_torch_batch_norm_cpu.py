@@ -216,4 +216,7 @@ def test_a_layer_whose_parameters_were_spoilt_says_so_and_moves_nothing():
     before = [buffer.clone() for buffer in layer.buffers()]
     with pytest.raises(RuntimeError, match=r"weight must have shape \(5,\), a value for each channel of x, got \(4,\)"):
         layer(X)
+    layer.weight = torch.nn.Parameter(torch.ones(5, device="meta"))
+    with pytest.raises(ValueError, match="weight must be on the device of x, cpu, got meta"):
+        layer(X)
     assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), before))

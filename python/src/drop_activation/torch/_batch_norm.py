@@ -25,14 +25,17 @@ class _BatchNormDropActivation(_NormBase):
         num_features: int,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
+        p: float = 0.95,
+        *,
         affine: bool = True,
         track_running_stats: bool = True,
-        p: float = 0.95,
         activation: str = "relu",
         frozen: bool = False,
         device=None,
         dtype=None,
     ):
+        if isinstance(p, bool):  # as nn.BatchNorm's fourth argument is
+            raise TypeError(f"p must be a number, got {p}; affine is given by its name")
         check_parameters(p, activation)
         if not 0 < eps < float("inf"):
             raise ValueError(f"eps must be positive and finite, got {eps}")
@@ -121,7 +124,7 @@ class BatchNormDropActivation2d(_BatchNormDropActivation):
     In evaluation mode it is made of PyTorch's own operations. It has no second derivatives.
 
     Args:
-        num_features, eps, momentum, affine, track_running_stats: As for nn.BatchNorm2d.
+        num_features, eps, momentum, affine, track_running_stats, device, dtype: As for nn.BatchNorm2d.
         p, activation: As for `DropActivation`.
         frozen: Whether the running statistics are used, and kept, in training too.
     """

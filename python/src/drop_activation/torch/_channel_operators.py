@@ -306,16 +306,27 @@ LIBRARY.impl(batch_norm, _batch_norm, "CUDA")
 LIBRARY.impl(batch_norm_backward, _batch_norm_backward, "CUDA")
 
 
+def _check_devices(x: Tensor, **tensors: Tensor | None) -> None:
+    """With one meta tensor among others, PyTorch calls the functions below for all of them, and their results have no
+    numbers."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} must have the device of x, {x.device}, got {tensor.device}")
+
+
 @torch.library.register_fake(batch_norm, lib=LIBRARY)
 def _(x, residual, weight, bias, mean, variance, key, eps, p, activation):
     _check_x(x)
     _check_vectors(x, weight=weight, bias=bias, mean=mean, variance=variance)
+    _check_devices(x, residual=residual)
     statistics = [x.new_empty(x.shape[1], dtype=real_of(x)) for _ in range(2)]
     return empty_like(x, layout_of(x)), empty_mask(x), *statistics
 
 
 @torch.library.register_fake(batch_norm_backward, lib=LIBRARY)
 def _(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation):
+    _check_vectors(x, weight=weight, bias=bias, mean=mean, variance=variance)
+    _check_devices(x, dy=dy, mask=mask, residual=residual)
     dx = empty_like(x, layout_of(x))
     dr = x.new_empty(0) if residual is None else torch.empty_like(dx)
     gradients = [x.new_empty(x.shape[1], dtype=real_of(x)) for _ in range(2)]

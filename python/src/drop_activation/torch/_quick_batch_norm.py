@@ -34,6 +34,7 @@ def batch_norm(
         or not is_plain(x)
         or not (residual is None or is_plain(residual))
         or not x.is_cpu
+        or not all(vector is None or vector.is_cpu for vector in (weight, bias, mean, variance))
         or x.dtype not in DTYPES
         or x.is_nested
         or x.layout is not torch.strided

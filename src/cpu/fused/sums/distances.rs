@@ -81,17 +81,23 @@ impl<T: Lane<Real: Lane>> Summand<T, 3> for Distances<'_, T> {
     }
 
     fn total(&self, count: usize, chunks: impl Iterator<Item = [T::Real; 3]>) -> [T::Real; 3] {
-        let mut groups = [Moments { count: 0.0, first: 0.0, difference: 0.0, squares: 0.0 }; ACCUMULATORS];
-        let mut present = 0;
-        for (k, [first, difference, squares]) in chunks.enumerate() {
-            let length = (count - k * CHUNK).min(CHUNK) as f64;
-            let [first, difference, squares] = [first, difference, squares].map(Real::to_f64);
-            let chunk = Moments { count: length, first, difference, squares };
-            let group = &mut groups[k % ACCUMULATORS];
-            *group = if k < ACCUMULATORS { chunk } else { group.with(chunk) };
-            present = (k + 1).min(ACCUMULATORS);
-        }
-        let all = halve(groups, present, Moments::with);
+        let mut chunks = chunks.enumerate().map(|(k, chunk)| {
+            let [first, difference, squares] = chunk.map(Real::to_f64);
+            Moments { count: (count - k * CHUNK).min(CHUNK) as f64, first, difference, squares }
+        });
+        let nothing = Moments { count: 0.0, first: 0.0, difference: 0.0, squares: 0.0 };
+        let all = if count <= CHUNK {
+            // Thousands of channels may have a chunk each, and groups take longer than that.
+            chunks.next().unwrap_or(nothing)
+        } else {
+            let (mut groups, mut present) = ([nothing; ACCUMULATORS], 0);
+            for (k, chunk) in chunks.enumerate() {
+                let group = &mut groups[k % ACCUMULATORS];
+                *group = if k < ACCUMULATORS { chunk } else { group.with(chunk) };
+                present = (k + 1).min(ACCUMULATORS);
+            }
+            halve(groups, present, Moments::with)
+        };
         let [mean, variance] = [all.first + all.difference, all.squares / all.count].map(T::Real::from_f64);
         [mean, variance, T::Real::ZERO]
     }

@@ -10,7 +10,7 @@ use crate::cpu::fused::gradient::Source;
 use crate::cpu::lane::Lane;
 use crate::cpu::simd::Simd;
 use crate::real::Real;
-use crate::sum_order::{ACCUMULATORS, halve};
+use crate::sum_order::{ACCUMULATORS, CHUNK, halve};
 
 /// Sums of dz.
 pub(super) struct Plain<'a, T, P> {
@@ -55,8 +55,8 @@ impl<T: Lane<Real: Lane>, P: Source<T>> Summand<T, 1> for Plain<'_, T, P> {
         accumulators.halve(shares.present, out, |_, [a], [b]| [a + b]);
     }
 
-    fn total(&self, _: usize, chunks: impl Iterator<Item = [T::Real; 1]>) -> [T::Real; 1] {
-        total_of_sums(chunks)
+    fn total(&self, count: usize, chunks: impl Iterator<Item = [T::Real; 1]>) -> [T::Real; 1] {
+        total_of_sums(count, chunks)
     }
 }
 
@@ -96,8 +96,8 @@ impl<T: Lane<Real: Lane>, P: Source<T>> Summand<T, 2> for Products<'_, T, P> {
         accumulators.halve(shares.present, out, |_, a, b| [a[0] + b[0], a[1] + b[1]]);
     }
 
-    fn total(&self, _: usize, chunks: impl Iterator<Item = [T::Real; 2]>) -> [T::Real; 2] {
-        total_of_sums(chunks)
+    fn total(&self, count: usize, chunks: impl Iterator<Item = [T::Real; 2]>) -> [T::Real; 2] {
+        total_of_sums(count, chunks)
     }
 }
 
@@ -112,7 +112,11 @@ fn sum_of<S: Simd, R: Real>(simd: S, sums: &[R; 32]) -> R {
     simd.plus(&sums, &simd.moved_down::<R, 1>(&sums))[0]
 }
 
-fn total_of_sums<R: Real, const N: usize>(chunks: impl Iterator<Item = [R; N]>) -> [R; N] {
+fn total_of_sums<R: Real, const N: usize>(count: usize, mut chunks: impl Iterator<Item = [R; N]>) -> [R; N] {
+    if count <= CHUNK {
+        // As `Distances::total`. A group begins at +0, so that no sum is -0.
+        return chunks.next().unwrap_or([R::ZERO; N]).map(|sum| R::ZERO + sum);
+    }
     let (mut groups, mut present) = ([[0.0; N]; ACCUMULATORS], 0);
     for (k, chunk) in chunks.enumerate() {
         present = (k + 1).min(ACCUMULATORS);

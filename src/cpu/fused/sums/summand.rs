@@ -67,7 +67,7 @@ impl<V> Here<'_, V> {
     #[inline(always)]
     pub(super) fn block<S: Simd, T: Lane>(&self, simd: S, tensor: &[T]) -> [T; 32] {
         if self.at_end {
-            // Often there are that many elements behind: a block that is copied one by one takes some ten times as long.
+            // Mostly there are as many, if not all of this channel.
             return match tensor.get(self.start..).and_then(|rest| rest.first_chunk()) {
                 Some(block) => *block,
                 None => part_of(tensor, self.start),
