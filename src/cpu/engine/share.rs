@@ -52,7 +52,7 @@ pub(crate) fn share<T: Send>(
 
 /// Where in the queue a task is taken from.
 #[derive(Clone, Copy)]
-enum End {
+pub(super) enum End {
     Front,
     Back,
 }
@@ -65,6 +65,9 @@ fn share_steps(pool: &Pool, count: usize, step: &(dyn Fn(End) -> bool + Sync)) {
     if helpers == 0 {
         return all(());
     }
+    if let Some(lent) = pool.lent() {
+        return lent.share(step);
+    }
     let Some(()) = alone_if_better(pool, (), all) else { return };
     let mut caller = Caller::of_this_thread();
     let start = Instant::now();
@@ -75,6 +78,9 @@ fn share_steps(pool: &Pool, count: usize, step: &(dyn Fn(End) -> bool + Sync)) {
 
 /// Does the work if nobody would help the caller, or not so that it pays. Else gives it back.
 pub(crate) fn alone_if_better<W>(pool: &Pool, work: W, run: impl FnOnce(W)) -> Option<W> {
+    if pool.lent().is_some() {
+        return Some(work);
+    }
     let mut alone = None;
     if pool.threads() > 1 {
         alone = Alone::begin();
