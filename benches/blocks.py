@@ -1,26 +1,33 @@
 #!/usr/bin/env python3
-"""The blocks of a network in PyTorch: batch normalisation and ReLU, with and without a residual, forward and backward.
+"""The blocks of a network in PyTorch: batch normalisation and ReLU, with and without a residual, and bias and ReLU,
+forward and backward.
 
-    python3 benches/blocks.py [--compiled] [--quick] [--json FILE]
+    python3 benches/blocks.py [--compiled] [--keep-memory] [--quick] [--json FILE]
 
 It takes PyTorch and the Python package, and runs on the CPU. Each block is measured as PyTorch's own operations one by one
-("eager"), as this package's module ("module"), and with --compiled, of some layers, as torch.compile of PyTorch's own
+("eager"), as this package's module, or with a bias its functions on arrays ("module"), and with --compiled, of some layers, as torch.compile of PyTorch's own
 ("compiled") and of Drop-Activation composed of them ("composed"). All take turns, round after round in another order; the
 figures are medians of seconds. Before, each way's result is looked at. FILE holds, at any time, what has been measured.
+Where PyTorch gives large tensors back to the system, a step is mostly the time in which it asks for them anew: so page
+faults are counted beside the seconds, and --keep-memory measures with an allocator that keeps them.
 `cargo bench --bench ratios -- --blocks` measures the passes without PyTorch around them.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import random
+import resource
 import statistics
+import sys
 import time
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import drop_activation as da
 from drop_activation.torch import BatchNormDropActivation2d
 
 P = 0.95
@@ -33,6 +40,9 @@ LAYERS = {
     "WideResNet-28-10, 160 x 32 x 32, batch 2": (160, 32, 2, False),
     "ResNet-50, 2048 x 7 x 7, batch 2": (2048, 7, 2, False),
 }
+#: What the C library is told so that it keeps memory that was given back, and gives it out again: no step asks the system
+#: for any then, as with the allocators that PyTorch's guide to tuning recommends.
+KEEPING = {"MALLOC_MMAP_THRESHOLD_": 1 << 32, "MALLOC_TRIM_THRESHOLD_": 1 << 33, "MALLOC_TOP_PAD_": 1 << 30}
 QUICK = ["ResNet-50, 2048 x 7 x 7, batch 2"]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 MEMORY = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
@@ -59,6 +69,58 @@ class Composed(Plain):
         return torch.where(torch.rand_like(z) < P, F.relu(z), z)
 
 
+class PlainBias(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x, residual=None):
+        return F.relu(x + self.bias.to(x.dtype).view(1, -1, 1, 1), inplace=True)
+
+
+class ComposedBias(PlainBias):
+    def forward(self, x, residual=None):
+        z = x + self.bias.to(x.dtype).view(1, -1, 1, 1)
+        return torch.where(torch.rand_like(z) < P, F.relu(z), z)
+
+
+class FusedBias(PlainBias):
+    """By the functions on arrays: PyTorch has no module for it."""
+
+    def __init__(self, channels, p=P):
+        super().__init__(channels)
+        self.p = p
+
+    def forward(self, x, residual=None):
+        return _FusedBias.apply(x, self.bias, self.p)
+
+
+class _FusedBias(torch.autograd.Function):
+    """One pass forward, and one backward: the one for the sums writes dx too."""
+
+    @staticmethod
+    def forward(ctx, x, bias, p):
+        y, ctx.p, offset = torch.empty_like(x), p, int(torch.randint(2**63 - 1, (1,)))
+        memory, axis = in_memory_order(x)
+        _, ctx.mask = da.fused_forward(
+            memory, p, seed=0, offset=offset, shift=bias.detach(), axis=axis, out=in_memory_order(y)[0]
+        )
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        dx = torch.empty_like(dy)
+        memory, axis = in_memory_order(dy)
+        of_bias, _ = da.fused_sums(memory, ctx.mask, p=ctx.p, axis=axis, out=in_memory_order(dx)[0])
+        return dx, torch.from_numpy(of_bias), None
+
+
+def in_memory_order(x):
+    """A contiguous view, and where it has the channels."""
+    x = x.detach()
+    return (x, 1) if x.is_contiguous() else (x.permute(0, 2, 3, 1), 3)
+
+
 def step(module, x, residual, dy):
     x.grad = None
     if residual is not None:
@@ -70,9 +132,11 @@ def step(module, x, residual, dy):
 
 def check(way, module, x, residual, dy):
     """That it computes what it is named after: y is that of PyTorch's batch normalisation, with as many negative elements
-    as p says."""
+    as p says. Or that of x, whose bias is zero."""
     y = step(module, x, residual, dy).detach().float()
-    z = F.batch_norm(x.detach().float(), None, None, training=True)
+    z = x.detach().float()
+    if not isinstance(getattr(module, "_orig_mod", module), PlainBias):
+        z = F.batch_norm(z, None, None, training=True)
     z = z if residual is None else z + residual.detach().float()
     kept = 0 if way in ("eager", "compiled") else 1 - P
     share = (y < 0).float().mean() / (z < 0).float().mean()
@@ -81,26 +145,37 @@ def check(way, module, x, residual, dy):
     assert error < 0.05, f"{way}: y is {error} away from the batch normalisation of x"
 
 
-def measure(layer, dtype, memory, with_residual, compiled):
+def measure(layer, dtype, memory, block, compiled):
     channels, extent, batch, is_compiled = LAYERS[layer]
     make = lambda: torch.randn(batch, channels, extent, extent).to(DTYPES[dtype]).contiguous(memory_format=MEMORY[memory])
-    x, residual, dy = make().requires_grad_(), make().requires_grad_() if with_residual else None, make()
-    ways = {"eager": Plain(channels), "module": BatchNormDropActivation2d(channels, p=P)}
+    x, dy = make().requires_grad_(), make()
+    residual = make().requires_grad_() if block == "norm_residual" else None
+    if block == "bias":
+        eager, module, composed = PlainBias, FusedBias, ComposedBias
+    else:
+        eager, module, composed = Plain, BatchNormDropActivation2d, Composed
+    ways = {"eager": eager(channels), "module": module(channels, p=P)}
     if compiled and is_compiled:
         torch._dynamo.reset()
-        ways |= {"compiled": torch.compile(Plain(channels)), "composed": torch.compile(Composed(channels))}
+        ways |= {"compiled": torch.compile(eager(channels)), "composed": torch.compile(composed(channels))}
     for way, module in ways.items():
         check(way, module, x, residual, dy)
     calls, rounds = (5, 11) if is_warm(layer) else (1, 7)
-    times = {way: [] for way in ways}
+    times, faults = ({way: [] for way in ways} for _ in range(2))
     for i in range(rounds + 1):
         for way in random.sample(list(ways), len(ways)):
-            start = time.perf_counter()
+            before, start = page_faults(), time.perf_counter()
             for _ in range(calls):
                 step(ways[way], x, residual, dy)
             if i:  # the first round warms up
                 times[way].append((time.perf_counter() - start) / calls)
-    return {way: statistics.median(of) for way, of in times.items()}
+                faults[way].append((page_faults() - before) / calls)
+    return tuple({way: statistics.median(of) for way, of in figures.items()} for figures in (times, faults))
+
+
+def page_faults():
+    """How often this process touched memory that the system had not given it yet, and had it given."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def is_warm(layer):
@@ -112,21 +187,30 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--keep-memory", action="store_true", help="with an allocator that keeps what was given back")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
+    if options.keep_memory and not KEEPING.keys() <= os.environ.keys():
+        environment = os.environ | {name: str(value) for name, value in KEEPING.items()}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)  # it is read when a process begins
     random.seed(0)
     torch.manual_seed(0)
     results = {"pytorch": torch.__version__, "threads": torch.get_num_threads(), "pytorch_blocks": []}
     for layer in QUICK if options.quick else LAYERS:
         for dtype in DTYPES:
             for memory in MEMORY:
-                for block in ("norm", "norm_residual"):
-                    seconds = measure(layer, dtype, memory, block == "norm_residual", options.compiled)
+                for block in ("norm", "norm_residual", "bias"):
+                    seconds, faults = measure(layer, dtype, memory, block, options.compiled)
                     row = {"layer": layer, "memory": memory, "dtype": dtype, "block": block, "warm": is_warm(layer)}
-                    results["pytorch_blocks"].append(row | {"seconds": seconds})
+                    row |= {"memory_kept": options.keep_memory, "seconds": seconds, "page_faults": faults}
+                    results["pytorch_blocks"].append(row)
                     figures = ", ".join(f"{way} {1e3 * of:.2f} ms" for way, of in seconds.items())
                     ratio = seconds["module"] / seconds["eager"]
-                    print(f"{dtype:4} {memory:14} {block:13} {layer:45} {figures}; of eager {ratio:.3f}", flush=True)
+                    pages = " and ".join(f"{faults[way]:.0f}" for way in ("module", "eager"))
+                    print(
+                        f"{dtype:4} {memory:14} {block:13} {layer:45} {figures}; of eager {ratio:.3f}; page faults {pages}",
+                        flush=True,
+                    )
                     if options.json:
                         options.json.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -17,6 +17,7 @@ class Block:
     def __init__(self, row):
         self.layer, self.memory, self.dtype, self.block = (row[key] for key in ("layer", "memory", "dtype", "block"))
         self.warm, self.seconds, self.tensors = row["warm"], row["seconds"], row.get("tensors")
+        self.kept = row.get("memory_kept", False)
 
     def ratio(self, other, one):
         """None where one of them was not measured."""
@@ -27,7 +28,10 @@ class Block:
         return self.tensors / 2 * self.seconds["copy"] / self.seconds["fused"]
 
     def names(self):
-        return BLOCKS[self.block], self.layer, self.memory, self.dtype
+        return BLOCKS[self.block], self.layer, self.memory + (", memory kept" if self.kept else ""), self.dtype
+
+    def size(self):
+        return "in cache" if self.warm else "large, memory kept" if self.kept else "large"
 
     def milliseconds(self, way):
         return f"{1e3 * self.seconds[way]:.2f}" if way in self.seconds else ""
@@ -39,12 +43,12 @@ def rows_of(results):
 
 
 def _kinds(rows):
-    """By block, type, and whether a cache holds the tensors."""
+    """By block, type, whether a cache holds the tensors, and whether the allocator keeps their memory."""
     for block in BLOCKS:
-        for warm in (False, True):
+        for size in ("large", "large, memory kept", "in cache"):
             for dtype in ("f32", "bf16"):
-                if mine := [row for row in rows if (row.block, row.warm, row.dtype) == (block, warm, dtype)]:
-                    yield (BLOCKS[block], "in cache" if warm else "large", dtype), mine
+                if mine := [row for row in rows if (row.block, row.size(), row.dtype) == (block, size, dtype)]:
+                    yield (BLOCKS[block], size, dtype), mine
 
 
 def _shown(ratio):

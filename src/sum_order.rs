@@ -17,12 +17,11 @@ pub(crate) const fn chunks(count: usize) -> usize {
 /// Combines the first `present` of 32 values to one by halving: with s = 16, 8, 4, 2, 1, value i takes up value i + s
 /// for each i below s, if that is present.
 pub(crate) fn halve<V: Copy>(mut values: [V; ACCUMULATORS], present: usize, combine: impl Fn(V, V) -> V) -> V {
-    let mut s = ACCUMULATORS / 2;
+    // From the first s on that has anything to take up: a tensor may have thousands of channels with a chunk or two.
+    let mut s = present.next_power_of_two() / 2;
     while s > 0 {
-        for i in 0..s {
-            if i + s < present {
-                values[i] = combine(values[i], values[i + s]);
-            }
+        for i in 0..s.min(present - s) {
+            values[i] = combine(values[i], values[i + s]);
         }
         s /= 2;
     }

@@ -8,6 +8,7 @@
 mod cpu;
 mod cuda;
 mod error;
+mod large_pages;
 mod opened;
 mod pass;
 mod structure;

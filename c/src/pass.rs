@@ -185,7 +185,7 @@ impl dact_pass {
         Ok(Computation { pass, device_offset })
     }
 
-    fn op(&self) -> Result<DropActivation, Failure> {
+    pub(crate) fn op(&self) -> Result<DropActivation, Failure> {
         let activation = Activation::ALL.get(self.activation as usize).ok_or_else(|| {
             let known: Vec<_> = Activation::ALL.iter().map(|a| format!("{} ({a})", *a as u32)).collect();
             Failure::invalid(format!("pass.activation must be one of {}, got {}", known.join(", "), self.activation))

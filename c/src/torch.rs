@@ -5,6 +5,9 @@
 //! this, and one build serves every version that has these functions. Schemas, derivatives and what a tensor without
 //! numbers gives are Python's part.
 
+mod batch_norm;
+mod threads;
+
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt::Write;
@@ -18,6 +21,7 @@ use drop_activation::reference::drawn_offset;
 
 use crate::cuda::{KeyAt, run_with_key_at};
 use crate::error::{Failure, guarded, taken};
+use crate::large_pages::ask_for_large_pages;
 use crate::opened::kernels;
 use crate::*;
 
@@ -96,6 +100,7 @@ functions! {
         aoti_torch_cpu_randint: Randint,
         aoti_torch_copy_: unsafe extern "C" fn(Handle, Handle, i32) -> Status,
         torch_parallel_for: unsafe extern "C" fn(i64, i64, i64, Part, *mut c_void) -> Status,
+        torch_get_num_threads: unsafe extern "C" fn(*mut u32) -> Status,
         aoti_torch_device_type_cpu: Code,
         aoti_torch_device_type_cuda: Code,
         aoti_torch_dtype_float32: Code,
@@ -223,6 +228,8 @@ impl Torch {
                     (c"_draw", draw),
                     (c"_draw_without_mask", draw_without_mask),
                     (c"_backward", backward),
+                    (c"_batch_norm", batch_norm::forward),
+                    (c"_batch_norm_backward", batch_norm::backward),
                 ],
                 // Here it is Python that knows the generator.
                 false => &[
@@ -317,6 +324,15 @@ impl Tensor {
         }
     }
 
+    /// The same for what is as large as a tensor that a pass is given.
+    fn empty_large(&self, strides: &[i64]) -> Outcome<Self> {
+        let empty = Self::empty(self.torch, self.sizes, strides, self.dtype, self.device)?;
+        if empty.device.0 == empty.torch.cpu {
+            ask_for_large_pages(empty.address()?, empty.len * bytes(empty.element("a tensor")?));
+        }
+        Ok(empty)
+    }
+
     fn empty_mask(&self) -> Outcome<Self> {
         let words = dact_mask_words(self.len) as i64;
         Self::empty(self.torch, &[words], &[1], self.torch.int32, self.device)
@@ -377,14 +393,14 @@ impl Tensor {
         if self.is_dense(strides) {
             return Ok(self);
         }
-        let copy = Self::empty(self.torch, self.sizes, strides, self.dtype, self.device)?;
+        let copy = self.empty_large(strides)?;
         // SAFETY: two tensors' handles.
         ok(unsafe { (self.torch.functions.aoti_torch_copy_)(copy.handle, self.handle, 0) }, "copy_")?;
         Ok(copy)
     }
 
     fn empty_like(&self, strides: &[i64]) -> Outcome<Self> {
-        Self::empty(self.torch, self.sizes, strides, self.dtype, self.device)
+        self.empty_large(strides)
     }
 
     /// Our number for the type of its elements.
@@ -727,9 +743,9 @@ fn pass(kind: u32) -> dact_pass {
 
 /// All tensors are taken before anything can fail, so that all are freed.
 macro_rules! kernel {
-    ($(#[$doc:meta])* $name:ident($arguments:ident; $($tensor:ident),*) $body:block) => {
+    ($(#[$doc:meta])* $visible:vis $name:ident($arguments:ident; $($tensor:ident),*) $body:block) => {
         $(#[$doc])*
-        unsafe extern "C-unwind" fn $name(stack: *mut u64, _: u64, _: u64) {
+        $visible unsafe extern "C-unwind" fn $name(stack: *mut u64, _: u64, _: u64) {
             fn work($arguments: &mut Arguments) -> Outcome<()> {
                 $(let $tensor = $arguments.tensor();)*
                 $(let $tensor = $tensor?;)*
@@ -740,6 +756,7 @@ macro_rules! kernel {
         }
     };
 }
+use kernel;
 
 kernel! {
     /// forward(Tensor x, Tensor key, float p, int activation, SymInt first, int layout) -> (Tensor, Tensor)

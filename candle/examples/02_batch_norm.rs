@@ -1,12 +1,17 @@
-//! Train a residual block whose batch normalisations have Drop-Activation in them, and compare with operations of their
-//! own.
+//! Train a block of a ResNet and one of a WideResNet whose batch normalisations have Drop-Activation in them.
 //!
 //!     cargo run --release -p drop-activation-candle --example 02_batch_norm
 
 use candle_core::{DType, Device, ModuleT, Result, Tensor, Var};
 use drop_activation_candle::{BatchNormDropActivation, DropActivation, KeySequence};
 
-const CHANNELS: usize = 32;
+const CHANNELS: usize = 8;
+
+/// Waves instead of random numbers.
+fn wave(shape: &[usize], pace: f64) -> Result<Tensor> {
+    let n = shape.iter().product::<usize>();
+    (Tensor::arange(0u32, n as u32, &Device::Cpu)?.to_dtype(DType::F32)? * pace)?.sin()?.reshape(shape)
+}
 
 /// A batch normalisation with its parameters, which a training step moves.
 struct Norm {
@@ -33,38 +38,61 @@ impl Norm {
     }
 }
 
-fn main() -> Result<()> {
-    // Waves instead of random numbers.
-    let wave = |rows: usize, columns: usize, pace: f64| -> Result<Tensor> {
-        let t = Tensor::arange(0u32, (rows * columns) as u32, &Device::Cpu)?.to_dtype(DType::F32)?;
-        ((t * pace)?.sin()? / (rows as f64).sqrt())?.reshape((rows, columns))
-    };
-    let x = (wave(256, 2, 0.37)? * 16.0)?;
-    let target = x.sqr()?.mean_keepdim(1)?;
+/// Two convolutions and two normalisations.
+struct Block {
+    convolutions: [Var; 2],
+    norms: [Norm; 2],
+}
 
-    let enter = Var::from_tensor(&wave(2, CHANNELS, 1.7)?)?;
-    let inside = Var::from_tensor(&wave(CHANNELS, CHANNELS, 1.3)?)?;
-    let leave = Var::from_tensor(&wave(CHANNELS, 1, 1.1)?)?;
-    let (first, second) = (Norm::new(1)?, Norm::new(2)?);
-    let network = |train: bool| -> Result<Tensor> {
-        let entered = first.layer.forward_t(&x.matmul(&enter)?, train)?;
-        // The block's input is added between normalisation and activation, in the same pass.
-        let block = second.layer.forward_with_residual(&entered.matmul(&inside)?, Some(&entered), train)?;
-        block.matmul(&leave)
-    };
-    let loss = |train: bool| (network(train)? - &target)?.sqr()?.mean_all();
-
-    let before = loss(true)?.to_scalar::<f32>()?;
-    let variables = [&enter, &inside, &leave, &first.weight, &first.bias, &second.weight, &second.bias];
-    for _ in 0..200 {
-        let gradients = loss(true)?.backward()?;
-        for variable in variables {
-            let gradient = gradients.get(variable).expect("every parameter is used");
-            variable.set(&(variable.as_tensor() - (gradient * 0.01)?)?)?;
-        }
+impl Block {
+    fn new(seed: u64) -> Result<Self> {
+        let kernel = |pace| Var::from_tensor(&(wave(&[CHANNELS, CHANNELS, 3, 3], pace)? / 12.0)?);
+        Ok(Self { convolutions: [kernel(1.3)?, kernel(1.7)?], norms: [Norm::new(seed)?, Norm::new(seed + 1)?] })
     }
-    let after = loss(false)?.to_scalar::<f32>()?;
-    println!("loss {before:.4} before, {after:.4} after 200 steps, at inference");
-    assert!(after < before / 2.0);
+
+    fn convolve(&self, x: &Tensor, i: usize) -> Result<Tensor> {
+        x.conv2d(&self.convolutions[i], 1, 1, 1, 1)
+    }
+
+    /// A ResNet's: x is added before the second activation, in the pass that normalises.
+    fn resnet(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let y = self.norms[0].layer.forward_t(&self.convolve(x, 0)?, train)?;
+        self.norms[1].layer.forward_with_residual(&self.convolve(&y, 1)?, Some(x), train)
+    }
+
+    /// A WideResNet's: both activations stand before their convolutions, and x is added last.
+    fn wide_resnet(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let y = self.convolve(&self.norms[0].layer.forward_t(x, train)?, 0)?;
+        x + self.convolve(&self.norms[1].layer.forward_t(&y, train)?, 1)?
+    }
+
+    fn variables(&self) -> Vec<&Var> {
+        self.convolutions.iter().chain(self.norms.iter().flat_map(|norm| [&norm.weight, &norm.bias])).collect()
+    }
+}
+
+fn main() -> Result<()> {
+    let x = (wave(&[16, CHANNELS, 6, 6], 0.37)? * wave(&[16, 1, 1, 1], 1.1)?.broadcast_as((16, CHANNELS, 6, 6))?)?;
+    let target = x.sqr()?.mean((1, 2, 3))?.reshape((16, 1))?;
+    let forwards: [(&str, fn(&Block, &Tensor, bool) -> Result<Tensor>); 2] =
+        [("ResNet", Block::resnet), ("WideResNet", Block::wide_resnet)];
+    for (name, forward) in forwards {
+        let (block, last) = (Block::new(1)?, Var::from_tensor(&(wave(&[CHANNELS, 1], 1.1)? / 4.0)?)?);
+        let loss = |train: bool| -> Result<Tensor> {
+            let features = forward(&block, &x, train)?.mean((2, 3))?;
+            (features.matmul(&last)? - &target)?.sqr()?.mean_all()
+        };
+        let before = loss(true)?.to_scalar::<f32>()?;
+        for _ in 0..100 {
+            let gradients = loss(true)?.backward()?;
+            for variable in block.variables().into_iter().chain([&last]) {
+                let gradient = gradients.get(variable).expect("every parameter is used");
+                variable.set(&(variable.as_tensor() - (gradient * 0.1)?)?)?;
+            }
+        }
+        let after = loss(false)?.to_scalar::<f32>()?;
+        println!("{name}'s block: loss {before:.4} before, {after:.4} after 100 steps, at inference");
+        assert!(after < before / 2.0);
+    }
     Ok(())
 }

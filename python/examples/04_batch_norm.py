@@ -1,4 +1,4 @@
-"""Trains a residual block whose batch normalisations have Drop-Activation in them, and stores it for nn.BatchNorm2d.
+"""Trains residual blocks whose batch normalisations have Drop-Activation in them, and stores them for nn.BatchNorm2d.
 
 pip install ./python torch && python python/examples/04_batch_norm.py
 """
@@ -25,8 +25,20 @@ class Block(nn.Module):
         return self.bn2(self.conv2(self.bn1(self.conv1(x))), x)  # x is added before the activation
 
 
+class WideBlock(Block):
+    """A block of a WideResNet: both activations stand before their convolutions."""
+
+    def forward(self, x):
+        return x + self.conv2(self.bn2(self.conv1(self.bn1(x))))
+
+
 model = nn.Sequential(
-    nn.Conv2d(1, 8, 3, padding=1, bias=False), BatchNormDropActivation2d(8), Block(8), nn.Flatten(), nn.Linear(8 * 64, 2)
+    nn.Conv2d(1, 8, 3, padding=1, bias=False),
+    BatchNormDropActivation2d(8),
+    Block(8),
+    WideBlock(8),
+    nn.Flatten(),
+    nn.Linear(8 * 64, 2),
 ).to(memory_format=torch.channels_last)
 
 x = torch.randn(128, 1, 8, 8)

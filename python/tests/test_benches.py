@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -207,17 +208,47 @@ def test_the_blocks_have_every_way_of_every_configuration(blocks, monkeypatch, t
     blocks.main()
     rows = json.loads(file.read_text())["pytorch_blocks"]
     configurations = {(row["memory"], row["dtype"], row["block"]) for row in rows}
-    assert len(rows) == len(configurations) == 2 * 2 * 2
+    assert len(rows) == len(configurations) == 2 * 2 * 3
     for row in rows:
-        assert row["warm"] and row["seconds"].keys() == {"eager", "module"}
+        assert row["warm"] and not row["memory_kept"] and row["seconds"].keys() == {"eager", "module"}
+        assert row["page_faults"].keys() == {"eager", "module"}
         assert all(seconds > 0 for seconds in row["seconds"].values())
 
 
 def test_the_blocks_do_not_time_another_operation(blocks, monkeypatch):
-    right, measure = blocks.BatchNormDropActivation2d, ("a layer, batch 2", "f32", "channels last", True, False)
+    right, measure = blocks.BatchNormDropActivation2d, ("a layer, batch 2", "f32", "channels last", "norm_residual", False)
     monkeypatch.setattr(blocks, "BatchNormDropActivation2d", lambda channels, p: right(channels, p=p - 0.02))
-    with pytest.raises(AssertionError, match="module: 0.07[0-9] of the negative elements passed, not 0.050"):
+    with pytest.raises(AssertionError, match="module: 0.0[67][0-9] of the negative elements passed, not 0.050"):
         blocks.measure(*measure)
     monkeypatch.setattr(blocks, "BatchNormDropActivation2d", lambda channels, p: right(channels, eps=1.0, p=p))
     with pytest.raises(AssertionError, match="away from the batch normalisation of x"):
         blocks.measure(*measure)
+    bias = blocks.FusedBias
+    monkeypatch.setattr(blocks, "FusedBias", lambda channels, p: bias(channels, p=p - 0.02))
+    with pytest.raises(AssertionError, match="module: 0.0[67][0-9] of the negative elements passed, not 0.050"):
+        blocks.measure("a layer, batch 2", "bf16", "channels last", "bias", False)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="SKIPPED: what keeps memory is glibc's")
+def test_kept_memory_is_asked_for_once(blocks, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["blocks.py", "--keep-memory"])
+    for name in blocks.KEEPING:
+        monkeypatch.delenv(name, raising=False)
+
+    def begun_anew(program, arguments, environment):
+        raise InterruptedError(environment)
+
+    monkeypatch.setattr(blocks.os, "execve", begun_anew)
+    with pytest.raises(InterruptedError) as begun:
+        blocks.main()
+    (environment,) = begun.value.args
+    tensor = (
+        "import numpy as np, resource; x = np.ones(20 << 20, np.float32); del x\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "before = faults(); x = np.ones(20 << 20, np.float32); print(faults() - before)"
+    )
+    faults = [
+        int(subprocess.run([sys.executable, "-c", tensor], env=env, check=True, capture_output=True, text=True).stdout)
+        for env in (environment, {name: value for name, value in environment.items() if name not in blocks.KEEPING})
+    ]
+    assert faults[0] < 10 < faults[1]

@@ -26,8 +26,10 @@ mod run;
 mod simd;
 mod smooth;
 
-pub use mask_words::MaskWords;
 #[doc(hidden)] // for the C interface, in PyTorch
+pub use engine::{LentThreads, with_threads};
+pub use mask_words::MaskWords;
+#[doc(hidden)] // the same
 pub use part::as_part_of;
 pub use run::{run, run_fused, run_over_saved};
 

@@ -1,6 +1,6 @@
 //! Batch normalisation before the activation: from parameters and statistics to what the fused passes take, and back.
 
-use super::{Before, Centred, Gradient, Linear, Rest, Shape, cpu};
+use super::{Before, Centred, Gradient, Linear, Rest, Shape, Sums, cpu};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::float_environment::DefaultEnvironment;
@@ -74,6 +74,25 @@ pub struct ParameterGradients<R> {
     pub bias: Vec<R>,
 }
 
+/// What makes the gradient of x of that of z, besides the scale: beta and gamma, for each channel, where x has a part in
+/// the statistics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinearVectors<R> {
+    /// beta and gamma.
+    pub rest: Option<[Vec<R>; 2]>,
+}
+
+impl<R: Real> LinearVectors<R> {
+    /// With x, and what `normalised` has.
+    pub fn of<'a, T: Element<Real = R>>(&'a self, normalised: &'a Normalised<R>, x: &'a [T]) -> Linear<'a, T> {
+        let rest = self.rest.as_ref().map(|[beta, gamma]| {
+            let centred = Centred { x, mean: &normalised.mean };
+            Rest { beta, gamma, centred }
+        });
+        Linear { alpha: Some(&normalised.scale), rest }
+    }
+}
+
 impl<R: Real> BatchNorm<'_, R> {
     /// In training: with the statistics of x, which move the running ones.
     ///
@@ -124,6 +143,15 @@ impl<R: Real> BatchNorm<'_, R> {
         Ok(self.normalised(mean.to_vec(), variance, false))
     }
 
+    /// In training, with the statistics of x, which were computed before: as [`of_batch`](Self::of_batch), for who puts
+    /// something of their own between the passes.
+    ///
+    /// # Errors
+    /// [`Error::ChannelVector`], [`Error::Epsilon`].
+    pub fn with_batch_statistics(&self, shape: Shape, mean: &[R], variance: &[R]) -> Result<Normalised<R>> {
+        Ok(Normalised { of_batch: true, ..self.with_statistics(shape, mean, variance)? })
+    }
+
     fn check(&self, shape: Shape) -> Result<()> {
         self.weight.map_or(Ok(()), |weight| shape.has_channels_of("weight", weight.len()))?;
         self.bias.map_or(Ok(()), |bias| shape.has_channels_of("bias", bias.len()))?;
@@ -166,17 +194,31 @@ impl<R: Real> Normalised<R> {
         shape.holds("dx", io.output_len())?;
         let centred = Centred { x, mean: &self.mean };
         let sums = cpu::reduce(shape, io.input(), by, Some(&centred), dr)?;
-        let product = sums.product.unwrap_or_default();
+        let (linear, gradients) = self.gradients(shape, &sums)?;
+        cpu::backward(shape, by, &linear.of(self, x), io)?;
+        Ok(gradients)
+    }
+
+    /// What the sums of a backward pass make of it: [`backward`](Self::backward) in parts, for who puts something of their
+    /// own between the passes. The sums of products are those with x - mean.
+    ///
+    /// # Errors
+    /// [`Error::ChannelVector`] for sums of another length, or without products.
+    pub fn gradients(&self, shape: Shape, sums: &Sums<R>) -> Result<(LinearVectors<R>, ParameterGradients<R>)> {
+        let product = sums.product.as_deref().unwrap_or_default();
+        shape.has_channels_of("mean", self.mean.len())?;
+        shape.has_channels_of("gradient", sums.gradient.len())?;
+        shape.has_channels_of("product", product.len())?;
         let _environment = DefaultEnvironment::enter();
         let count = shape.count() as f64;
         let each = |f: &dyn Fn(usize) -> f64| -> Vec<R> { (0..shape.channels()).map(|c| R::from_f64(f(c))).collect() };
         let alpha = |c: usize| self.scale[c].to_f64();
-        let beta = each(&|c| -alpha(c) * self.inverse[c] * self.inverse[c] * product[c].to_f64() / count);
-        let gamma = each(&|c| -alpha(c) * sums.gradient[c].to_f64() / count);
-        let rest = Rest { beta: &beta, gamma: &gamma, centred };
-        let linear = Linear { alpha: Some(&self.scale), rest: self.of_batch.then_some(rest) };
+        let rest = (self.of_batch && count > 0.0).then(|| {
+            let beta = each(&|c| -alpha(c) * self.inverse[c] * self.inverse[c] * product[c].to_f64() / count);
+            let gamma = each(&|c| -alpha(c) * sums.gradient[c].to_f64() / count);
+            [beta, gamma]
+        });
         let weight = each(&|c| self.inverse[c] * product[c].to_f64());
-        cpu::backward(shape, by, &linear, io)?;
-        Ok(ParameterGradients { weight, bias: sums.gradient })
+        Ok((LinearVectors { rest }, ParameterGradients { weight, bias: sums.gradient.clone() }))
     }
 }

@@ -7,7 +7,7 @@ pub mod reference;
 pub use crate::dz::Dz;
 pub use crate::operands::Operands;
 pub use crate::shape::Shape;
-pub use batch_norm::{BatchNorm, Normalised, ParameterGradients, Running};
+pub use batch_norm::{BatchNorm, LinearVectors, Normalised, ParameterGradients, Running};
 
 /// The rayon backend's.
 pub mod cpu;

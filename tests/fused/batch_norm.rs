@@ -1,7 +1,7 @@
 //! A whole batch normalisation with its activation, against the composition in f64: values, gradients, running
 //! statistics, in training, frozen and in evaluation.
 
-use drop_activation::fused::{BatchNorm, Gradient, Preactivation, Running, Shape, cpu};
+use drop_activation::fused::{BatchNorm, Centred, Gradient, Preactivation, Running, Shape, Sums, cpu};
 use drop_activation::half::{bf16, f16};
 use drop_activation::{Activation, DropActivation, Element, Error, MaskKey, PackedMask, Real};
 
@@ -200,6 +200,38 @@ fn evaluation() {
         let expected = if z <= 0.0 { 0.25 * z } else { z };
         assert!((y - expected).abs() < 1e-14, "{y} {expected}");
     }
+}
+
+/// In parts, as who puts something of their own between the passes calls them: the same bits.
+#[test]
+fn in_parts() {
+    let (shape, op) = (Shape::new(7, 5, 6).unwrap(), DropActivation::relu(0.7).unwrap());
+    let Case { x, dy, weight, bias, .. } = Case::<f32>::new(shape, op, 9);
+    let norm = BatchNorm { weight: Some(&weight), bias: Some(&bias), eps: EPS };
+    let whole = norm.of_batch(shape, &x, None).unwrap();
+    let statistics = cpu::statistics(shape, &x).unwrap();
+    let parts = norm.with_batch_statistics(shape, &statistics.mean, &statistics.variance).unwrap();
+    let mut y = vec![0.0; x.len()];
+    let mask = cpu::forward(&op, MaskKey::new(1, 2), shape, &whole.before(None), (&x, &mut y)).unwrap();
+    let by = Gradient::Training(&op, &mask, None);
+    let (mut expected, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+    let of_parameters = whole.backward(shape, &by, &x, (&dy, &mut expected), None).unwrap();
+
+    let centred = Centred { x: &x, mean: &statistics.mean };
+    let sums = cpu::reduce(shape, &dy, &by, Some(&centred), None).unwrap();
+    let (vectors, gradients) = parts.gradients(shape, &sums).unwrap();
+    cpu::backward(shape, &by, &vectors.of(&parts, &x), (&dy, &mut dx)).unwrap();
+    assert_eq!((dx, gradients), (expected, of_parameters));
+    assert!(vectors.rest.is_some(), "the statistics depend on x");
+    let frozen = norm.with_statistics(shape, &statistics.mean, &statistics.variance).unwrap();
+    assert_eq!(frozen.gradients(shape, &sums).unwrap().0.rest, None);
+
+    let refused = |shape: Shape, sums: &Sums<f32>| parts.gradients(shape, sums).unwrap_err();
+    let vector = |argument, given, channels| Error::ChannelVector { argument, given, channels };
+    assert_eq!(refused(Shape::new(7, 6, 5).unwrap(), &sums), vector("mean", 5, 6));
+    assert_eq!(refused(shape, &Sums { product: None, ..sums.clone() }), vector("product", 0, 5));
+    assert_eq!(refused(shape, &Sums { gradient: vec![1.0; 4], ..sums }), vector("gradient", 4, 5));
+    assert_eq!(norm.with_batch_statistics(shape, &[1.0; 4], &[1.0; 5]).unwrap_err(), vector("mean", 4, 5));
 }
 
 #[test]

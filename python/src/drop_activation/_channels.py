@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _library as library
-from ._arrays import View, empty_like, view
-from ._library import Pass, Tensors
-from ._operations import Array, _floats, _key, _like, _pass, _words
+from ._arrays import view
+from ._call import Call, floats
+from ._library import Pass
+from ._operations import Array, _key, _pass
 
 _SOURCES = {"given": library.DZ_GIVEN, "training": library.DZ_TRAINING, "inference": library.DZ_INFERENCE}
 
@@ -62,7 +63,7 @@ def fused_forward(
     call.z(scale, shift, residual)
     mask = np.empty((call.given.size + 31) // 32, np.uint32)
     call.tensors.mask = mask.ctypes.data
-    result = call.output("out", out)
+    result = call.output(out)
     call.run()
     return result, mask
 
@@ -81,7 +82,7 @@ def fused_infer(
     """Inference forward on the z of `fused_forward`: y = (1 - p) z + p σ(z)."""
     call = _Call("x", x, axis, _pass(library.FUSED_INFER, p, activation))
     call.z(scale, shift, residual)
-    result = call.output("out", out)
+    result = call.output(out)
     call.run()
     return result
 
@@ -117,11 +118,11 @@ def fused_sums(
     """
     call = _Call("dy", dy, axis, _pass(library.FUSED_SUMS, p, activation))
     call.gradient(source, mask, x, scale, shift, residual)
-    call.vector("mean", mean)
+    call.vectors(mean=mean)
     first = call.result(0)
     second = call.result(1) if mean is not None else None
     if out is not None:
-        call.output("out", out)
+        call.output(out)
     call.run()
     return first, second
 
@@ -157,74 +158,53 @@ def fused_backward(
     """
     call = _Call("dy", dy, axis, _pass(library.FUSED_BACKWARD, p, activation))
     call.gradient(source, mask, x, scale, shift, residual)
-    for name, given in (("alpha", alpha), ("beta", beta), ("gamma", gamma), ("mean", mean)):
-        call.vector(name, given)
-    result = call.output("out", out)
+    call.vectors(alpha=alpha, beta=beta, gamma=gamma, mean=mean)
+    result = call.output(out)
     call.run()
     return result
 
 
-class _Call:
-    """A pass and its tensors, as they are given one by one. It keeps what it has addresses of."""
+class _Call(Call):
+    """One on an array with channels, along one of its axes."""
 
     def __init__(self, name: str, array: Any, axis: int, pass_: Pass):
-        self.given: View = _floats(name, array)
+        super().__init__(pass_, floats(name, array))
         shape = self.given.shape
         if not -len(shape) <= axis < len(shape):
             raise ValueError(f"axis must be an axis of {name}, which has {len(shape)} of them, got {axis}")
         axis %= len(shape)
         pass_.channels, pass_.inner = shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.intp))
-        self.pass_ = pass_
-        self.tensors = Tensors(library.DTYPES[self.given.dtype], self.given.size, self.given.address, 0)
         self.real = "float64" if self.given.dtype == "float64" else "float32"
-        self.kept: list[Any] = []
-
-    def run(self) -> None:
-        library.cpu_run(self.pass_, self.tensors)
-
-    def output(self, name: str, array: Any) -> Any:
-        result = empty_like(self.given) if array is None else array
-        to = _like(name, result, self.given)
-        if not to.writable:
-            raise ValueError(f"{name} must be writable, got a read-only array")
-        self.kept.append(to)
-        self.tensors.output = to.address
-        return result
 
     def result(self, i: int) -> NDArray[Any]:
         vector = np.empty(self.pass_.channels, self.real)
         self.tensors.results[i] = vector.ctypes.data
         return vector
 
-    def vector(self, name: str, array: Any) -> None:
-        if array is None:
-            return
-        seen = view(name, array)
-        if seen.dtype != self.real:
-            raise TypeError(f"{name} must have dtype {self.real}, for {self.given.name} of {self.given.dtype}, got {seen.dtype}")
-        if seen.shape != (self.pass_.channels,):
-            raise ValueError(f"{name} must have shape {(self.pass_.channels,)}, a value for each channel, got {seen.shape}")
-        self.kept.append(seen)
-        setattr(self.tensors, name, seen.address)
-
-    def tensor(self, field: str, name: str, array: Any) -> None:
-        if array is not None:
-            seen = _like(name, array, self.given)
-            self.kept.append(seen)
-            setattr(self.tensors, field, seen.address)
+    def vectors(self, **vectors: Any) -> None:
+        for name, array in vectors.items():
+            if array is None:
+                continue
+            seen = view(name, array)
+            if seen.dtype != self.real:
+                expected = f"{self.real}, for {self.given.name} of {self.given.dtype}"
+                raise TypeError(f"{name} must have dtype {expected}, got {seen.dtype}")
+            if seen.shape != (self.pass_.channels,):
+                expected = (self.pass_.channels,)
+                raise ValueError(f"{name} must have shape {expected}, a value for each channel, got {seen.shape}")
+            self.keep(name, seen)
 
     def z(self, scale: Any, shift: Any, residual: Any) -> None:
-        self.vector("scale", scale)
-        self.vector("shift", shift)
-        self.tensor("residual", "residual", residual)
+        self.vectors(scale=scale, shift=shift)
+        if residual is not None:
+            self.tensor("residual", "residual", residual)
 
     def gradient(self, source: str, mask: Any, x: Any, scale: Any, shift: Any, residual: Any) -> None:
         if source not in _SOURCES:
             raise ValueError(f"source must be one of {', '.join(_SOURCES)}, got {source!r}")
         self.pass_.dz = _SOURCES[source]
         if source == "training":
-            words = _words(mask, self.given)
-            self.kept.append(words)
-            self.tensors.mask = words.address
-        self.tensor("saved", "x", x)
+            self.mask(mask)
+        if x is not None:
+            self.tensor("saved", "x", x)
         self.z(scale, shift, residual)

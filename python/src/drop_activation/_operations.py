@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from . import _library as library
 from ._activations import code_of
-from ._arrays import View, empty_like, view
-from ._library import Key, Pass, Tensors
+from ._arrays import View
+from ._call import Call, floats as _floats
+from ._library import Key, Pass
 
 
 class SupportsDLPack(Protocol):
@@ -244,54 +245,17 @@ def _rrelu(kind: int, lower: SupportsFloat, upper: SupportsFloat, key: Key | Non
     return Pass(kind, slopes=(real("lower", lower), real("upper", upper)), key=key)
 
 
-def _floats(name: str, array: Any) -> View:
-    seen = view(name, array)
-    if seen.dtype not in library.DTYPES:
-        raise TypeError(f"{name} must have dtype {' or '.join(library.DTYPES)}, got {seen.dtype}")
-    return seen
-
-
-def _like(name: str, array: Any, other: View) -> View:
-    """An array of another one's shape and type."""
-    seen = _floats(name, array)
-    if seen.dtype != other.dtype:
-        raise TypeError(f"{name} must have the dtype of {other.name}, {other.dtype}, got {seen.dtype}")
-    if seen.shape != other.shape:
-        raise ValueError(f"{name} must have the shape of {other.name}, {other.shape}, got {seen.shape}")
-    return seen
-
-
-def _words(mask: Any, other: View) -> View:
-    seen = view("mask", mask)
-    if seen.dtype != "uint32":
-        raise TypeError(f"mask must have dtype uint32, got {seen.dtype}")
-    expected = ((other.size + 31) // 32,)
-    if seen.shape != expected:
-        raise ValueError(
-            f"mask must have shape {expected}, for the {other.size} elements of {other.name}, got {seen.shape}"
-        )
-    return seen
-
-
 #: For a pass that has no mask: None would be a caller's mistake.
 _NO_MASK = object()
 
 
 def _run(pass_: Pass, given: View, out: Any, saved: tuple[str, Any] | None = None, mask: Any = _NO_MASK) -> Any:
     """Runs a pass from `given` to `out`, or to a new array, and returns that."""
-    saved_view = _like(*saved, given) if saved else None
-    mask_view = _words(mask, given) if mask is not _NO_MASK else None
-    result = empty_like(given) if out is None else out
-    to = _like("out", result, given)
-    if not to.writable:
-        raise ValueError("out must be writable, got a read-only array")
-    tensors = Tensors(
-        library.DTYPES[given.dtype],
-        given.size,
-        given.address,
-        to.address,
-        saved_view.address if saved_view else 0,
-        mask_view.address if mask_view else 0,
-    )
-    library.cpu_run(pass_, tensors)
+    call = Call(pass_, given)
+    if saved:
+        call.tensor("saved", *saved)
+    if mask is not _NO_MASK:
+        call.mask(mask)
+    result = call.output(out)
+    call.run()
     return result

@@ -1,9 +1,11 @@
-//! Whose threads help a caller: those of the rayon pool that it is a thread of, else those of the global one.
+//! Whose threads help a caller: those that it lends, else those of the rayon pool that it is a thread of, else those of
+//! the global one.
 
 use std::panic::catch_unwind;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::lent::LentThreads;
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
 /// A pool as seen from a thread.
@@ -19,12 +21,15 @@ enum Kind {
     Current(usize),
     /// One of this module, with so many threads, because the global one could not be had.
     Spare(&'static ThreadPool, usize),
+    Lent(LentThreads),
 }
 
 impl Pool {
     /// The one to ask for help with a call of this thread.
     pub(crate) fn of_caller() -> Self {
-        let kind = if started_elsewhere() {
+        let kind = if let Some(lent) = LentThreads::of_caller() {
+            Kind::Lent(lent)
+        } else if started_elsewhere() {
             Kind::None
         } else if rayon::current_thread_index().is_some() {
             Kind::Current(rayon::current_num_threads())
@@ -46,13 +51,19 @@ impl Pool {
             Kind::None => 1,
             Kind::Current(threads) => threads,
             Kind::Spare(_, helpers) => helpers + 1,
+            Kind::Lent(lent) => lent.count.max(1),
         }
+    }
+
+    /// Those that the caller lends, if it is these.
+    pub(super) fn lent(&self) -> Option<LentThreads> {
+        if let Kind::Lent(lent) = self.kind { Some(lent) } else { None }
     }
 
     /// Has one of its threads run `job`, in time.
     pub(crate) fn spawn(&self, job: impl FnOnce() + Send + 'static) {
         match self.kind {
-            Kind::None => {}
+            Kind::None | Kind::Lent(_) => {}
             Kind::Current(_) => rayon::spawn(job),
             Kind::Spare(pool, _) => pool.spawn(job),
         }

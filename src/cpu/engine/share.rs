@@ -36,58 +36,100 @@ pub(crate) fn share<T: Send>(
     count: usize,
     run: impl Fn(T) + Sync,
 ) {
+    let tasks = Mutex::new(tasks);
+    share_steps(pool, count, &|end| {
+        let task = {
+            // If a thread panicked while it held the lock, its panic is passed on.
+            let Ok(mut tasks) = tasks.lock() else { return false };
+            match end {
+                End::Front => tasks.next(),
+                End::Back => tasks.next_back(),
+            }
+        };
+        task.map(&run).is_some()
+    });
+}
+
+/// Where in the queue a task is taken from.
+#[derive(Clone, Copy)]
+pub(super) enum End {
+    Front,
+    Back,
+}
+
+/// [`share`] with tasks of which `step` takes one and runs it; false if none is left. There are a hundred kinds of tasks,
+/// and one copy of this.
+fn share_steps(pool: &Pool, count: usize, step: &(dyn Fn(End) -> bool + Sync)) {
+    let all = |()| while step(End::Front) {};
     let helpers = count.min(pool.threads()).saturating_sub(1);
     if helpers == 0 {
-        return tasks.for_each(run);
+        return all(());
     }
-    let Some(tasks) = alone_if_better(pool, tasks, |tasks| tasks.for_each(&run)) else { return };
+    if let Some(lent) = pool.lent() {
+        return lent.share(step);
+    }
+    let Some(()) = alone_if_better(pool, (), all) else { return };
     let mut caller = Caller::of_this_thread();
     let start = Instant::now();
-    let alone = share_with(&caller.crew, tasks, count, run, helpers, pool);
+    let alone = share_with(&caller.crew, count, step, helpers, pool);
     caller.ledger.shared(start.elapsed(), alone);
     caller.keep();
 }
 
 /// Does the work if nobody would help the caller, or not so that it pays. Else gives it back.
 pub(crate) fn alone_if_better<W>(pool: &Pool, work: W, run: impl FnOnce(W)) -> Option<W> {
-    if pool.threads() == 1 {
-        run(work);
-        return None;
+    if pool.lent().is_some() {
+        return Some(work);
     }
-    let mut caller = Caller::of_this_thread();
-    let work = if caller.ledger.pays() {
-        Some(work)
-    } else {
-        let start = Instant::now();
-        run(work);
-        caller.ledger.alone(start.elapsed());
-        None
-    };
-    caller.keep();
-    work
+    let mut alone = None;
+    if pool.threads() > 1 {
+        alone = Alone::begin();
+        if alone.is_none() {
+            return Some(work);
+        }
+    }
+    run(work);
+    if let Some(alone) = alone {
+        alone.end();
+    }
+    None
+}
+
+/// A call that is made alone because sharing does not pay.
+struct Alone {
+    caller: Caller,
+    start: Instant,
+}
+
+impl Alone {
+    /// None if it pays.
+    fn begin() -> Option<Self> {
+        let caller = Caller::of_this_thread();
+        if caller.ledger.pays() {
+            caller.keep();
+            return None;
+        }
+        Some(Self { caller, start: Instant::now() })
+    }
+
+    fn end(mut self) {
+        self.caller.ledger.alone(self.start.elapsed());
+        self.caller.keep();
+    }
 }
 
 /// Runs all tasks with so many helpers. Returns how long the caller would have taken alone, as far as it can tell.
-fn share_with<T: Send>(
+fn share_with(
     crew: &Arc<Crew>,
-    tasks: impl DoubleEndedIterator<Item = T> + Send,
     count: usize,
-    run: impl Fn(T) + Sync,
+    step: &(dyn Fn(End) -> bool + Sync),
     helpers: usize,
     pool: &Pool,
 ) -> Duration {
-    let tasks = Mutex::new(tasks);
-    // If a thread panicked while it held the lock, its panic is passed on.
-    let (first, last) = (|| tasks.lock().ok()?.next(), || tasks.lock().ok()?.next_back());
-    let help = || {
-        while let Some(task) = last() {
-            run(task);
-        }
-    };
+    let help = || while step(End::Back) {};
     let (mut own, mut start, mut total, mut shortest) = (0, Instant::now(), Duration::ZERO, Duration::MAX);
     let work = || {
-        while let Some(task) = first() {
-            run(task);
+        while step(End::Front) {
             let end = Instant::now();
             let time = end - start;
             (start, own, total, shortest) = (end, own + 1, total + time, shortest.min(time));

@@ -144,6 +144,10 @@ struct JobTask<'a, T, P, A> {
 impl<T: Element, P: BlockPass<T>, A: Access> Task for JobTask<'_, T, P, A> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        if !S::CONTROLS_CACHES && (A::PREFETCH || A::NON_TEMPORAL) {
+            let Self { job, pass, .. } = self;
+            return simd.outlined(JobTask { job, pass, access: Cached });
+        }
         let Self { job: Job { start, tensors, words }, pass, access } = self;
         let (keep, read, mut write) = match words {
             Words::None => (None, &[][..], None),

@@ -75,8 +75,9 @@ pub(super) fn with_channels<R: Lane + Real, W: WithChannels<R>>(
         let period = row * 32_usize.div_ceil(row);
         let mut values: [Vec<R>; VECTORS] = Default::default();
         for vector in wanted.iter().map(|vector| *vector as usize) {
-            let of_elements = (0..of_row).flat_map(|c| std::iter::repeat_n(value(vector, c), row / of_row));
-            values[vector] = of_elements.cycle().take(period + 32).collect();
+            let mut row_of = Vec::with_capacity(row);
+            (0..of_row).for_each(|c| row_of.resize(row_of.len() + row / of_row, value(vector, c)));
+            values[vector] = again_and_again(&row_of, period + 32);
         }
         let rows = RowsOfElements { period: Divisor::new(period, shape), prefetch, values };
         if W::LONG { work.run(Either::Rows(rows)) } else { work.run(rows) }
@@ -86,6 +87,15 @@ pub(super) fn with_channels<R: Lane + Real, W: WithChannels<R>>(
         let planes = Planes { inner: divisors.0, channels: divisors.1, prefetch, values };
         if W::LONG { work.run(Either::Planes(planes)) } else { work.run(planes) }
     }
+}
+
+/// So many values: these, and then these again.
+pub(super) fn again_and_again<R: Copy>(values: &[R], len: usize) -> Vec<R> {
+    let mut all = Vec::with_capacity(len);
+    while all.len() < len {
+        all.extend_from_slice(&values[..values.len().min(len - all.len())]);
+    }
+    all
 }
 
 /// Where a block may have elements of more than two channels: rows are written out.
@@ -247,11 +257,13 @@ impl<R: Real> BlockValues<R> for InRow<'_, R> {
 }
 
 impl<R: Lane + Real> BlockValues<R> for OfTwo<'_, R> {
-    /// Without asking whether there are two: of planes of 7 x 7 most blocks have elements of two.
     #[inline(always)]
     fn of<S: Simd>(&self, simd: S, vector: Vector) -> [R; 32] {
-        let (first, others) = (self.first[vector as usize], self.others[vector as usize]);
-        simd.blend(self.firsts, &simd.repeat(first), &simd.repeat(others))
+        let first = simd.repeat(self.first[vector as usize]);
+        if self.firsts == u32::MAX {
+            return first;
+        }
+        simd.blend(self.firsts, &first, &simd.repeat(self.others[vector as usize]))
     }
 }
 

@@ -482,6 +482,8 @@ impl VectorOps for Avx2 {
 }
 
 impl MemoryOps for Avx2 {
+    const CONTROLS_CACHES: bool = true;
+
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: 1; a prefetch of any address at all changes no memory and cannot fault.

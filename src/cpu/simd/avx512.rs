@@ -505,6 +505,8 @@ impl VectorOps for Avx512 {
 }
 
 impl MemoryOps for Avx512 {
+    const CONTROLS_CACHES: bool = true;
+
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: 1; a prefetch of any address at all changes no memory and cannot fault.

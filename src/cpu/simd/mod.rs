@@ -161,6 +161,10 @@ pub(crate) trait VectorOps: Copy {
 
 /// Operations on caches and memory.
 pub(crate) trait MemoryOps: Copy {
+    /// Whether there is anything in prefetches and non-temporal stores. Where there is not, one copy of a task serves all
+    /// ways to access memory.
+    const CONTROLS_CACHES: bool;
+
     /// Asks for the line of an address, which need not be anybody's, to be brought into the second-level cache.
     fn prefetch<T>(self, at: *const T);
 

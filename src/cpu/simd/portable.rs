@@ -291,6 +291,8 @@ impl VectorOps for Portable {
 }
 
 impl MemoryOps for Portable {
+    const CONTROLS_CACHES: bool = false;
+
     #[inline(always)]
     fn prefetch<T>(self, _: *const T) {}
 

@@ -12,6 +12,7 @@ from . import _composed
 from . import _channel_operators as operators
 from ._functions import check_parameters
 from ._keys import draw_key
+from ._quick_batch_norm import batch_norm as quick_batch_norm
 
 
 class _BatchNormDropActivation(_NormBase):
@@ -24,14 +25,17 @@ class _BatchNormDropActivation(_NormBase):
         num_features: int,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
+        p: float = 0.95,
+        *,
         affine: bool = True,
         track_running_stats: bool = True,
-        p: float = 0.95,
         activation: str = "relu",
         frozen: bool = False,
         device=None,
         dtype=None,
     ):
+        if isinstance(p, bool):  # as nn.BatchNorm's fourth argument is
+            raise TypeError(f"p must be a number, got {p}; affine is given by its name")
         check_parameters(p, activation)
         if not 0 < eps < float("inf"):
             raise ValueError(f"eps must be positive and finite, got {eps}")
@@ -59,14 +63,22 @@ class _BatchNormDropActivation(_NormBase):
         if not running and count == 1:
             raise ValueError(f"x must have more than one value for each channel in training, got shape {tuple(x.shape)}")
         mean, variance = (self.running_mean, self.running_var) if running else (None, None)
-        # With p of 0 or 1 nothing is drawn, so that other random numbers stay what they are.
-        key = draw_key(x) if 0 < self.p < 1 else torch.zeros(1, dtype=torch.int64)
-        y, _, mean, variance = operators.batch_norm(
-            x, residual, self.weight, self.bias, mean, variance, key, self.eps, self.p, CODES[self.activation]
-        )
+        tensors = x, residual, self.weight, self.bias, mean, variance
+        quick = quick_batch_norm(*tensors, self.eps, self.p, self.activation)
+        if quick is None:
+            y, mean, variance = self._train(*tensors)
+        else:
+            y, mean, variance = quick
         if not running and self.running_mean is not None:
             self._move(mean, variance, count)
         return y
+
+    def _train(self, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        x, *_ = tensors
+        # With p of 0 or 1 nothing is drawn, so that other random numbers stay what they are.
+        key = draw_key(x) if 0 < self.p < 1 else torch.zeros(1, dtype=torch.int64)
+        y, _, mean, variance = operators.batch_norm(*tensors, key, self.eps, self.p, CODES[self.activation])
+        return y, mean, variance
 
     @torch.no_grad()
     def _move(self, mean: Tensor, variance: Tensor, count: int) -> None:
@@ -112,7 +124,7 @@ class BatchNormDropActivation2d(_BatchNormDropActivation):
     In evaluation mode it is made of PyTorch's own operations. It has no second derivatives.
 
     Args:
-        num_features, eps, momentum, affine, track_running_stats: As for nn.BatchNorm2d.
+        num_features, eps, momentum, affine, track_running_stats, device, dtype: As for nn.BatchNorm2d.
         p, activation: As for `DropActivation`.
         frozen: Whether the running statistics are used, and kept, in training too.
     """

@@ -34,6 +34,9 @@ batch_norm = torch.ops.drop_activation.batch_norm.default
 batch_norm_backward = torch.ops.drop_activation.batch_norm_backward.default
 
 _RELU = CODES["relu"]
+_forward_on_cpu, _backward_on_cpu = (
+    getattr(torch.ops.drop_activation, name).default._op for name in ("_batch_norm", "_batch_norm_backward")
+)
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float64: "float64"}
 
 
@@ -110,7 +113,70 @@ def _check_backward(dy, mask, x, residual, weight, bias, mean, variance, eps, p)
     _check_numbers(eps, p)
 
 
-# ---- The kernels.
+# ---- The CPU's kernels, which are the library's (c/src/torch/batch_norm.rs).
+
+
+def forward_on_cpu(x, residual, weight, bias, mean, variance, key, eps, p, activation, layout):
+    """y, the mask, mean and variance, without derivatives. Without a key one is drawn."""
+    optional = residual, weight, bias, mean, variance, key
+    return _forward_on_cpu(x, *_there(x, *optional), _given(residual, weight, bias, mean, key), eps, p, activation, layout)
+
+
+def backward_on_cpu(
+    dy, mask, x, residual, weight, bias, mean, variance, eps, p, activation, layout, of_x, of_residual
+):
+    """dx, dr if it is asked for, and the gradients of weight and bias. ReLU needs no residual."""
+    given = _given(residual, weight, bias, mean)
+    optional = _there(x, residual, weight, bias, mean, variance)
+    return _backward_on_cpu(dy, mask, x, *optional, given, eps, p, activation, layout, of_x, of_residual)
+
+
+def _there(x: Tensor, *tensors: Tensor | None) -> list[Tensor]:
+    return [x if tensor is None else tensor for tensor in tensors]
+
+
+def _given(*tensors: Tensor | None) -> int:
+    """A bit for each that is."""
+    return sum(1 << i for i, tensor in enumerate(tensors) if tensor is not None)
+
+
+def _batch_norm_on_cpu(x, residual, weight, bias, mean, variance, key, eps, p, activation):
+    _check_forward(x, residual, weight, bias, mean, variance, key, eps, p)
+    if not x.numel():
+        return _batch_norm(x, residual, weight, bias, mean, variance, key, eps, p, activation)
+    weight, bias, mean, variance = (_known(vector) for vector in (weight, bias, mean, variance))
+    return forward_on_cpu(x, residual, weight, bias, mean, variance, key, eps, p, activation, layout_of(x))
+
+
+def _batch_norm_backward_on_cpu(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation):
+    _check_backward(dy, mask, x, residual, weight, bias, mean, variance, eps, p)
+    if not x.numel():
+        return _batch_norm_backward(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation)
+    weight, bias, mean, variance = (_known(vector) for vector in (weight, bias, mean, variance))
+    return backward_on_cpu(
+        dy,
+        mask.contiguous(),
+        x,
+        residual,
+        weight,
+        bias,
+        mean,
+        variance,
+        eps,
+        p,
+        activation,
+        layout_of(x),
+        of_x,
+        residual is not None,
+    )
+
+
+def _known(vector: Tensor | None) -> Tensor | None:
+    """Of a type that the library knows."""
+    return vector if vector is None or vector.dtype in DTYPES else vector.float()
+
+
+# ---- CUDA's kernels, and what is left to do without elements.
 
 
 def _on_channels(pass_: Pass, x: Tensor, layout: int) -> Pass:
@@ -133,10 +199,7 @@ def _run(pass_: Pass, input: Tensor, output: Tensor | None = None, results: tupl
             setattr(tensors, name, tensor.data_ptr())
     for i, result in enumerate(results):
         tensors.results[i] = result.data_ptr()
-    if input.is_cuda:
-        _enqueue(pass_, tensors, input)
-    else:
-        library.cpu_run(pass_, tensors)
+    _enqueue(pass_, tensors, input)
 
 
 @functools.cache
@@ -237,21 +300,33 @@ def _batch_norm_backward(dy, mask, x, residual, weight, bias, mean, variance, of
     return dx, dr, torch.mul(inverse, product, out=torch.empty_like(product)), gradient
 
 
-for device in ("CPU", "CUDA"):
-    LIBRARY.impl(batch_norm, _batch_norm, device)
-    LIBRARY.impl(batch_norm_backward, _batch_norm_backward, device)
+LIBRARY.impl(batch_norm, _batch_norm_on_cpu, "CPU")
+LIBRARY.impl(batch_norm_backward, _batch_norm_backward_on_cpu, "CPU")
+LIBRARY.impl(batch_norm, _batch_norm, "CUDA")
+LIBRARY.impl(batch_norm_backward, _batch_norm_backward, "CUDA")
+
+
+def _check_devices(x: Tensor, **tensors: Tensor | None) -> None:
+    """With one meta tensor among others, PyTorch calls the functions below for all of them, and their results have no
+    numbers."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} must have the device of x, {x.device}, got {tensor.device}")
 
 
 @torch.library.register_fake(batch_norm, lib=LIBRARY)
 def _(x, residual, weight, bias, mean, variance, key, eps, p, activation):
     _check_x(x)
     _check_vectors(x, weight=weight, bias=bias, mean=mean, variance=variance)
+    _check_devices(x, residual=residual)
     statistics = [x.new_empty(x.shape[1], dtype=real_of(x)) for _ in range(2)]
     return empty_like(x, layout_of(x)), empty_mask(x), *statistics
 
 
 @torch.library.register_fake(batch_norm_backward, lib=LIBRARY)
 def _(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation):
+    _check_vectors(x, weight=weight, bias=bias, mean=mean, variance=variance)
+    _check_devices(x, dy=dy, mask=mask, residual=residual)
     dx = empty_like(x, layout_of(x))
     dr = x.new_empty(0) if residual is None else torch.empty_like(dx)
     gradients = [x.new_empty(x.shape[1], dtype=real_of(x)) for _ in range(2)]
@@ -261,23 +336,38 @@ def _(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activat
 # ---- Derivatives.
 
 
+def saved(residual: Tensor | None, activation: int) -> Tensor | None:
+    """What a backward pass needs of it: nothing for ReLU, whose derivative is in the mask. There dy, which is like it, is
+    in its place."""
+    return None if activation == _RELU else residual
+
+
+def gradients(dx, dr, of_weight, of_bias, with_residual, weight, bias):
+    """Those of x, the residual, weight and bias, where there are these."""
+    return (
+        dx,
+        dr if with_residual else None,
+        None if weight is None else of_weight.to(weight.dtype),
+        None if bias is None else of_bias.to(bias.dtype),
+    )
+
+
 def _save(ctx, inputs, output):
     x, residual, weight, bias, mean, _, _, ctx.eps, ctx.p, ctx.activation = inputs
     _, mask, *statistics = output
     ctx.mark_non_differentiable(mask, *statistics)
-    ctx.of_x = mean is None
-    ctx.save_for_backward(mask, x, residual, weight, bias, *statistics)
+    ctx.of_x, ctx.with_residual = mean is None, residual is not None
+    ctx.save_for_backward(mask, x, saved(residual, ctx.activation), weight, bias, *statistics)
 
 
 def _backward(ctx, dy, *_):
     mask, x, residual, weight, bias, mean, variance = ctx.saved_tensors
+    residual = dy if ctx.with_residual and residual is None else residual
     dx, dr, of_weight, of_bias = batch_norm_backward(
         dy, mask, x, residual, weight, bias, mean, variance, ctx.of_x, ctx.eps, ctx.p, ctx.activation
     )
-    dr = None if residual is None else dr
-    of_weight = None if weight is None else of_weight.to(weight.dtype)
-    of_bias = None if bias is None else of_bias.to(bias.dtype)
-    return dx, dr, of_weight, of_bias, None, None, None, None, None, None
+    gradients_ = gradients(dx, dr, of_weight, of_bias, ctx.with_residual, weight, bias)
+    return *gradients_, None, None, None, None, None, None
 
 
 def _save_nothing(ctx, inputs, output):

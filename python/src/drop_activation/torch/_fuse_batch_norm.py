@@ -169,7 +169,8 @@ def _other_kind(module: nn.Module) -> str:
 def _fused_of(norm: nn.Module, p: float) -> _BatchNormDropActivation:
     """With the parameters and buffers themselves."""
     kind = _KINDS.get(type(norm), BatchNormDropActivation2d)  # timm's is one of nn.BatchNorm2d
-    fused = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, p)
+    flags = {"affine": norm.affine, "track_running_stats": norm.track_running_stats}
+    fused = kind(norm.num_features, norm.eps, norm.momentum, p, **flags)
     fused.weight, fused.bias = norm.weight, norm.bias
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         setattr(fused, name, getattr(norm, name))

@@ -30,6 +30,12 @@ _QUICK_SCHEMAS = (
     "_draw(Tensor x, float p, int activation, int layout) -> (Tensor, Tensor)",
     "_draw_without_mask(Tensor x, float p, int layout) -> Tensor",
     "_backward(Tensor dy, Tensor mask, int layout) -> Tensor",
+    # `given` says which optional tensors are there: x is in the place of the others. See `_channel_operators`.
+    "_batch_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, Tensor mean, Tensor variance, Tensor key, "
+    "int given, float eps, float p, int activation, int layout) -> (Tensor, Tensor, Tensor, Tensor)",
+    "_batch_norm_backward(Tensor dy, Tensor mask, Tensor x, Tensor residual, Tensor weight, Tensor bias, Tensor mean, "
+    "Tensor variance, int given, float eps, float p, int activation, int layout, bool of_x, bool of_residual) -> "
+    "(Tensor, Tensor, Tensor, Tensor)",
 )
 #: For `_keys` alone, on CUDA. RReLU's third result is its key on the GPU; the first has it on the CPU. The others draw
 #: it where the generator of a captured graph stands: seed and offset are on the GPU, and `moved`, on the CPU, is added.
@@ -44,9 +50,9 @@ _CUDA_SCHEMAS = (
     "int layout) -> (Tensor, Tensor, Tensor)",
 )
 for schema in (*_SCHEMAS, *_QUICK_SCHEMAS, *_CUDA_SCHEMAS):
-    random = (torch.Tag.nondeterministic_seeded,) if schema.startswith(("draw_", "_draw")) else ()
+    random = (torch.Tag.nondeterministic_seeded,) if schema.startswith(("draw_", "_draw", "_batch_norm(")) else ()
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *random))
-for name in ("_draw", "_draw_without_mask", "_backward"):
+for name in (schema.split("(", 1)[0] for schema in _QUICK_SCHEMAS):
     LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
 register_kernels()
 
