@@ -21,6 +21,7 @@ struct Moments {
     static constexpr int kSums = 3;
     static constexpr int kInputs = 1;
     static constexpr bool kLong = false;
+    static constexpr int kMinBlocks = 0;
 
     const da_args& a;
     __device__ __forceinline__ explicit Moments(const da_args& a) : a(a) {}
