@@ -14,7 +14,12 @@ struct FusedForward {
     static constexpr int kPacksAtOnce = PACKS;
     static constexpr bool kStraight = Act::kStoresOutcome && sizeof(typename D::Bits) <= 4;
     // Left alone, ptxas takes registers for 16 warps, which have too few bytes in flight where elements have 16 bits.
+    // From 10.0 on it spills instead.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+    static constexpr int kMinBlocks = 0;
+#else
     static constexpr int kMinBlocks = kStraight && sizeof(typename D::Bits) == 2 ? 3 : 0;
+#endif
 
     const da_args& a;
     InferenceWeights<Real> weights;
