@@ -51,7 +51,8 @@ struct FusedBackward {
     static constexpr bool kStoresOutcome = false;
     static constexpr int kPacksAtOnce = PACKS;
     static constexpr bool kStraight = !By::kReadsZ && sizeof(typename D::Bits) <= 4;
-    static constexpr int kMinBlocks = 0;
+    // Left alone, ptxas spills on 8.0 to make room for 24 warps.
+    static constexpr int kMinBlocks = By::kReadsZ && sizeof(typename D::Bits) == 4 ? 2 : 0;
 
     const da_args& a;
     InferenceWeights<Real> weights;
@@ -142,7 +143,8 @@ struct GradientSums {
     static constexpr int kSums = PRODUCT ? 2 : 1;
     static constexpr int kInputs = kReadsX ? 2 : 1;
     static constexpr bool kLong = By::kReadsZ;
-    static constexpr int kMinBlocks = 0;
+    // The same of f64 on 10.0.
+    static constexpr int kMinBlocks = kLong && sizeof(typename D::Bits) == 8 ? 2 : 0;
 
     const da_args& a;
     InferenceWeights<Real> weights;
