@@ -1,4 +1,4 @@
-//! What host and device share, made by bindgen from kernels/drop_activation.h (c3704eb6a65aec01).
+//! What host and device share, made by bindgen from kernels/drop_activation.h (86927666d639bc5a).
 //! `BLESS=1 cargo test -p layout` makes it anew.
 #![allow(dead_code, non_camel_case_types)]
 
@@ -41,6 +41,7 @@ pub struct da_args {
     pub shard_start: u64,
     pub offset: u64,
     pub offset_at: *const u64,
+    pub seed_at: *const u64,
     pub offset_out: *mut u64,
     pub threshold: u32,
     pub planes: u32,
@@ -83,7 +84,7 @@ pub struct da_args {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of da_args"][::core::mem::size_of::<da_args>() - 504usize];
+    ["Size of da_args"][::core::mem::size_of::<da_args>() - 512usize];
     ["Alignment of da_args"][::core::mem::align_of::<da_args>() - 8usize];
     ["Offset of field: da_args::n"][::core::mem::offset_of!(da_args, n) - 0usize];
     ["Offset of field: da_args::tiles"][::core::mem::offset_of!(da_args, tiles) - 8usize];
@@ -95,43 +96,44 @@ const _: () = {
     ["Offset of field: da_args::shard_start"][::core::mem::offset_of!(da_args, shard_start) - 56usize];
     ["Offset of field: da_args::offset"][::core::mem::offset_of!(da_args, offset) - 64usize];
     ["Offset of field: da_args::offset_at"][::core::mem::offset_of!(da_args, offset_at) - 72usize];
-    ["Offset of field: da_args::offset_out"][::core::mem::offset_of!(da_args, offset_out) - 80usize];
-    ["Offset of field: da_args::threshold"][::core::mem::offset_of!(da_args, threshold) - 88usize];
-    ["Offset of field: da_args::planes"][::core::mem::offset_of!(da_args, planes) - 92usize];
-    ["Offset of field: da_args::constant_word"][::core::mem::offset_of!(da_args, constant_word) - 96usize];
-    ["Offset of field: da_args::mixture"][::core::mem::offset_of!(da_args, mixture) - 100usize];
-    ["Offset of field: da_args::p"][::core::mem::offset_of!(da_args, p) - 104usize];
-    ["Offset of field: da_args::slope"][::core::mem::offset_of!(da_args, slope) - 112usize];
-    ["Offset of field: da_args::p_f32"][::core::mem::offset_of!(da_args, p_f32) - 120usize];
-    ["Offset of field: da_args::slope_f32"][::core::mem::offset_of!(da_args, slope_f32) - 124usize];
-    ["Offset of field: da_args::lower"][::core::mem::offset_of!(da_args, lower) - 128usize];
-    ["Offset of field: da_args::upper"][::core::mem::offset_of!(da_args, upper) - 132usize];
-    ["Offset of field: da_args::round_keys"][::core::mem::offset_of!(da_args, round_keys) - 136usize];
-    ["Offset of field: da_args::plane_masks"][::core::mem::offset_of!(da_args, plane_masks) - 216usize];
-    ["Offset of field: da_args::channels"][::core::mem::offset_of!(da_args, channels) - 264usize];
-    ["Offset of field: da_args::inner"][::core::mem::offset_of!(da_args, inner) - 272usize];
-    ["Offset of field: da_args::by_channels"][::core::mem::offset_of!(da_args, by_channels) - 280usize];
-    ["Offset of field: da_args::by_inner"][::core::mem::offset_of!(da_args, by_inner) - 296usize];
-    ["Offset of field: da_args::layout"][::core::mem::offset_of!(da_args, layout) - 312usize];
-    ["Offset of field: da_args::step_channels"][::core::mem::offset_of!(da_args, step_channels) - 320usize];
-    ["Offset of field: da_args::step_within"][::core::mem::offset_of!(da_args, step_within) - 324usize];
-    ["Offset of field: da_args::columns"][::core::mem::offset_of!(da_args, columns) - 328usize];
-    ["Offset of field: da_args::by_columns"][::core::mem::offset_of!(da_args, by_columns) - 336usize];
-    ["Offset of field: da_args::column_tiles"][::core::mem::offset_of!(da_args, column_tiles) - 352usize];
-    ["Offset of field: da_args::straight_tiles"][::core::mem::offset_of!(da_args, straight_tiles) - 360usize];
-    ["Offset of field: da_args::residual"][::core::mem::offset_of!(da_args, residual) - 368usize];
-    ["Offset of field: da_args::scale"][::core::mem::offset_of!(da_args, scale) - 376usize];
-    ["Offset of field: da_args::shift"][::core::mem::offset_of!(da_args, shift) - 384usize];
-    ["Offset of field: da_args::alpha"][::core::mem::offset_of!(da_args, alpha) - 392usize];
-    ["Offset of field: da_args::beta"][::core::mem::offset_of!(da_args, beta) - 400usize];
-    ["Offset of field: da_args::gamma"][::core::mem::offset_of!(da_args, gamma) - 408usize];
-    ["Offset of field: da_args::mean"][::core::mem::offset_of!(da_args, mean) - 416usize];
-    ["Offset of field: da_args::count"][::core::mem::offset_of!(da_args, count) - 424usize];
-    ["Offset of field: da_args::chunks"][::core::mem::offset_of!(da_args, chunks) - 432usize];
-    ["Offset of field: da_args::across"][::core::mem::offset_of!(da_args, across) - 440usize];
-    ["Offset of field: da_args::by_across"][::core::mem::offset_of!(da_args, by_across) - 448usize];
-    ["Offset of field: da_args::row_step"][::core::mem::offset_of!(da_args, row_step) - 464usize];
-    ["Offset of field: da_args::within_step"][::core::mem::offset_of!(da_args, within_step) - 472usize];
-    ["Offset of field: da_args::partial"][::core::mem::offset_of!(da_args, partial) - 480usize];
-    ["Offset of field: da_args::results"][::core::mem::offset_of!(da_args, results) - 488usize];
+    ["Offset of field: da_args::seed_at"][::core::mem::offset_of!(da_args, seed_at) - 80usize];
+    ["Offset of field: da_args::offset_out"][::core::mem::offset_of!(da_args, offset_out) - 88usize];
+    ["Offset of field: da_args::threshold"][::core::mem::offset_of!(da_args, threshold) - 96usize];
+    ["Offset of field: da_args::planes"][::core::mem::offset_of!(da_args, planes) - 100usize];
+    ["Offset of field: da_args::constant_word"][::core::mem::offset_of!(da_args, constant_word) - 104usize];
+    ["Offset of field: da_args::mixture"][::core::mem::offset_of!(da_args, mixture) - 108usize];
+    ["Offset of field: da_args::p"][::core::mem::offset_of!(da_args, p) - 112usize];
+    ["Offset of field: da_args::slope"][::core::mem::offset_of!(da_args, slope) - 120usize];
+    ["Offset of field: da_args::p_f32"][::core::mem::offset_of!(da_args, p_f32) - 128usize];
+    ["Offset of field: da_args::slope_f32"][::core::mem::offset_of!(da_args, slope_f32) - 132usize];
+    ["Offset of field: da_args::lower"][::core::mem::offset_of!(da_args, lower) - 136usize];
+    ["Offset of field: da_args::upper"][::core::mem::offset_of!(da_args, upper) - 140usize];
+    ["Offset of field: da_args::round_keys"][::core::mem::offset_of!(da_args, round_keys) - 144usize];
+    ["Offset of field: da_args::plane_masks"][::core::mem::offset_of!(da_args, plane_masks) - 224usize];
+    ["Offset of field: da_args::channels"][::core::mem::offset_of!(da_args, channels) - 272usize];
+    ["Offset of field: da_args::inner"][::core::mem::offset_of!(da_args, inner) - 280usize];
+    ["Offset of field: da_args::by_channels"][::core::mem::offset_of!(da_args, by_channels) - 288usize];
+    ["Offset of field: da_args::by_inner"][::core::mem::offset_of!(da_args, by_inner) - 304usize];
+    ["Offset of field: da_args::layout"][::core::mem::offset_of!(da_args, layout) - 320usize];
+    ["Offset of field: da_args::step_channels"][::core::mem::offset_of!(da_args, step_channels) - 328usize];
+    ["Offset of field: da_args::step_within"][::core::mem::offset_of!(da_args, step_within) - 332usize];
+    ["Offset of field: da_args::columns"][::core::mem::offset_of!(da_args, columns) - 336usize];
+    ["Offset of field: da_args::by_columns"][::core::mem::offset_of!(da_args, by_columns) - 344usize];
+    ["Offset of field: da_args::column_tiles"][::core::mem::offset_of!(da_args, column_tiles) - 360usize];
+    ["Offset of field: da_args::straight_tiles"][::core::mem::offset_of!(da_args, straight_tiles) - 368usize];
+    ["Offset of field: da_args::residual"][::core::mem::offset_of!(da_args, residual) - 376usize];
+    ["Offset of field: da_args::scale"][::core::mem::offset_of!(da_args, scale) - 384usize];
+    ["Offset of field: da_args::shift"][::core::mem::offset_of!(da_args, shift) - 392usize];
+    ["Offset of field: da_args::alpha"][::core::mem::offset_of!(da_args, alpha) - 400usize];
+    ["Offset of field: da_args::beta"][::core::mem::offset_of!(da_args, beta) - 408usize];
+    ["Offset of field: da_args::gamma"][::core::mem::offset_of!(da_args, gamma) - 416usize];
+    ["Offset of field: da_args::mean"][::core::mem::offset_of!(da_args, mean) - 424usize];
+    ["Offset of field: da_args::count"][::core::mem::offset_of!(da_args, count) - 432usize];
+    ["Offset of field: da_args::chunks"][::core::mem::offset_of!(da_args, chunks) - 440usize];
+    ["Offset of field: da_args::across"][::core::mem::offset_of!(da_args, across) - 448usize];
+    ["Offset of field: da_args::by_across"][::core::mem::offset_of!(da_args, by_across) - 456usize];
+    ["Offset of field: da_args::row_step"][::core::mem::offset_of!(da_args, row_step) - 472usize];
+    ["Offset of field: da_args::within_step"][::core::mem::offset_of!(da_args, within_step) - 480usize];
+    ["Offset of field: da_args::partial"][::core::mem::offset_of!(da_args, partial) - 488usize];
+    ["Offset of field: da_args::results"][::core::mem::offset_of!(da_args, results) - 496usize];
 };
