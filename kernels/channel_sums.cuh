@@ -58,26 +58,26 @@ struct ChunkSums {
         const uint64_t stride = uint64_t{gridDim.x} * warps_per_block;
         const uint64_t warp = uint64_t{blockIdx.x} * warps_per_block + threadIdx.x / 32;
         if (a.layout == DA_LAYOUT_ELEMENTS) {
-            for (uint64_t i = warp; i < a.chunks * a.channels; i += stride) {
-                neighbours<1>(i / a.channels, i % a.channels, false);
+            for (uint64_t i = warp; i < a.chunks * a.across; i += stride) {
+                const uint64_t chunk = quotient(i, a.by_across);
+                neighbours<1>(chunk, i - chunk * a.across, false);
             }
             return;
         }
         const bool in_rows = a.layout == DA_LAYOUT_ROWS;
         if constexpr (kAcross > 1) {
             if (in_rows) {
-                const uint64_t groups = (a.channels + kPack * kAcross - 1) / (kPack * kAcross);
-                for (uint64_t i = warp; i < a.chunks * groups; i += stride) {
-                    rows(i / groups, kPack * kAcross * (i % groups));
+                for (uint64_t i = warp; i < a.chunks * a.across; i += stride) {
+                    const uint64_t chunk = quotient(i, a.by_across);
+                    rows(chunk, kPack * kAcross * (i - chunk * a.across));
                 }
                 return;
             }
         }
         // Packs of channels, or of chunks.
-        const uint64_t across = in_rows ? a.channels / kPack : a.channels;
         const uint64_t along = in_rows ? a.chunks : (a.chunks + kPack - 1) / kPack;
-        for (uint64_t i = warp; i < along * across; i += stride) {
-            const uint64_t chunk = i / across, channel = i % across;
+        for (uint64_t i = warp; i < along * a.across; i += stride) {
+            const uint64_t chunk = quotient(i, a.by_across), channel = i - chunk * a.across;
             neighbours<kPack>(in_rows ? chunk : kPack * chunk, in_rows ? kPack * channel : channel, in_rows);
         }
     }
@@ -223,12 +223,15 @@ struct ChunkSums {
         using Channels = PackChannels<E>;
         const auto values = sum.template values<E>(in_rows ? Channels::of_row(channel) : Channels::of_one(channel));
 
-        // The element at which the lane is, and its place in the row of its channel.
+        // The element at which the lane is, and how many are left of the row of its channel, or many.
+        constexpr uint64_t kMany = uint64_t{1} << 30;
         const uint64_t t = chunk * DA_CHUNK_ELEMENTS + own;
-        uint64_t place = t % a.inner;
-        uint64_t next = (t / a.inner * a.channels + channel) * a.inner + place;
-        const uint64_t rest = 32 % a.inner;
-        const uint64_t ahead = 32 / a.inner * a.channels * a.inner + rest;
+        const uint64_t row = quotient(t, a.by_inner);
+        const uint64_t place = t - row * a.inner, behind = a.inner - place;
+        uint64_t next = (row * a.channels + channel) * a.inner + place;
+        int32_t left = static_cast<int32_t>(behind < kMany ? behind : kMany);
+        const int32_t inner = static_cast<int32_t>(a.inner < kMany ? a.inner : kMany);
+        const int32_t step_within = static_cast<int32_t>(a.within_step);
         const uint64_t next_row = (a.channels - 1) * a.inner;
 
         Real sums[E][kSums] = {};
@@ -240,10 +243,10 @@ struct ChunkSums {
             for (int u = 0; u < kSteps; ++u) {
                 element[u] = next;
                 if (32 * (step + u) + own < length) loaded[u] = sum.template load<E>(next);
-                next += ahead;
-                place += rest;
-                if (place >= a.inner) {
-                    place -= a.inner;
+                next += a.row_step;
+                left -= step_within;
+                if (left <= 0) {
+                    left += inner;
                     next += next_row;
                 }
             }

@@ -1,6 +1,7 @@
 // Tensors with channels: what the fused passes take from a tensor and from vectors with a value for each channel.
 #pragma once
 
+#include "divisor.cuh"
 #include "dtype.cuh"
 
 // E neighbouring elements of a tensor: a pack, or one.
@@ -48,26 +49,34 @@ struct Elements<D, 1> {
     }
 };
 
-// The channel of an element, and its place among the `inner` neighbours that it shares it with.
+// The channel of an element, and its place among the `inner` neighbours that it shares it with. Where tiles go by
+// packs, both are below 2^31, and 32 bits hold them (Index).
+template <class Index>
 struct Place {
-    uint64_t channel, within;
+    Index channel, within;
 
     static __device__ __forceinline__ Place of(const da_args& a, uint64_t i) {
-        const uint64_t row = i / a.inner;
-        return {row % a.channels, i - row * a.inner};
+        const uint64_t row = quotient(i, a.by_inner);
+        return {channel_of(a, row), static_cast<Index>(i) - static_cast<Index>(row) * static_cast<Index>(a.inner)};
     }
 
-    __device__ __forceinline__ uint64_t next_channel(const da_args& a) const {
-        return channel + 1 == a.channels ? 0 : channel + 1;
+    // That of all elements with this i / inner.
+    static __device__ __forceinline__ Index channel_of(const da_args& a, uint64_t row) {
+        return static_cast<Index>(row) -
+               static_cast<Index>(quotient(row, a.by_channels)) * static_cast<Index>(a.channels);
+    }
+
+    __device__ __forceinline__ Index next_channel(const da_args& a) const {
+        return channel + 1 == static_cast<Index>(a.channels) ? 0 : channel + 1;
     }
 
     // To the element that is `elements` behind it, with elements / inner % channels and elements % inner.
-    __device__ __forceinline__ void advance(const da_args& a, uint64_t channels, uint64_t elements_within) {
+    __device__ __forceinline__ void advance(const da_args& a, Index channels, Index elements_within) {
         channel += channels;
-        if (channel >= a.channels) channel -= a.channels;
+        if (channel >= static_cast<Index>(a.channels)) channel -= static_cast<Index>(a.channels);
         within += elements_within;
-        if (within >= a.inner) {
-            within -= a.inner;
+        if (within >= static_cast<Index>(a.inner)) {
+            within -= static_cast<Index>(a.inner);
             channel = next_channel(a);
         }
     }
@@ -90,17 +99,18 @@ struct ChannelValues {
     static __device__ __forceinline__ ChannelValues of_row(const void* vector, uint64_t channel, Real absent) {
         if (vector == nullptr) return constant(absent);
         constexpr int kAtOnce = DA_PACK_BYTES / sizeof(Real);
+        const void* of_channels = static_cast<const Real*>(vector) + channel;
         ChannelValues values;
 #pragma unroll
         for (int i = 0; i < E; i += kAtOnce) {
             if constexpr (sizeof(Real) == 4) {
-                const float4 four = __ldca(static_cast<const float4*>(vector) + (channel + i) / kAtOnce);
+                const float4 four = __ldca(static_cast<const float4*>(of_channels) + i / kAtOnce);
                 values.of[i] = four.x;
                 values.of[i + 1] = four.y;
                 values.of[i + 2] = four.z;
                 values.of[i + 3] = four.w;
             } else {
-                const double2 two = __ldca(static_cast<const double2*>(vector) + (channel + i) / kAtOnce);
+                const double2 two = __ldca(static_cast<const double2*>(of_channels) + i / kAtOnce);
                 values.of[i] = two.x;
                 values.of[i + 1] = two.y;
             }
@@ -135,8 +145,10 @@ struct PackChannels {
     // All of one channel.
     static __device__ __forceinline__ PackChannels of_one(uint64_t channel) { return {false, channel, 0, E}; }
 
-    static __device__ __forceinline__ PackChannels of_image(const da_args& a, const Place& place) {
-        const uint64_t left = a.inner - place.within;
+    // From the one at `next_at` on of the next one.
+    template <class Index>
+    static __device__ __forceinline__ PackChannels of_image(const da_args& a, const Place<Index>& place) {
+        const Index left = static_cast<Index>(a.inner) - place.within;
         return {false, place.channel, place.next_channel(a), left < E ? static_cast<int>(left) : E};
     }
 
@@ -151,9 +163,11 @@ struct PackChannels {
 };
 
 // One entry point for each element type of an operation template, whose run() loops over the tensor.
-#define DA_FUSED_ENTRY(name, ...)                                                              \
-    extern "C" __global__ void __launch_bounds__(DA_MAX_BLOCK_THREADS) name(const da_args a) { \
-        __VA_ARGS__::run(a);                                                                   \
+#define DA_FUSED_ENTRY(name, ...)                                    \
+    extern "C" __global__ void                                       \
+    __launch_bounds__(DA_MAX_BLOCK_THREADS, __VA_ARGS__::kMinBlocks) \
+        name(const da_args a) {                                      \
+        __VA_ARGS__::run(a);                                         \
     }
 #define DA_FUSED_ENTRIES(name, ...)                \
     DA_FUSED_ENTRY(name##_f32, __VA_ARGS__<F32>)   \

@@ -31,7 +31,14 @@ enum da_mixture {
 enum da_layout {
     DA_LAYOUT_ELEMENTS = 0, /* any other shape, or addresses that are no multiples of a pack */
     DA_LAYOUT_ROWS = 1,     /* inner == 1, and a pack has as many channels as elements */
-    DA_LAYOUT_IMAGES = 2    /* a pack is of one channel, or of two where the kernel says so */
+    DA_LAYOUT_IMAGES = 2,   /* inner is a multiple of a pack: each is of one channel */
+    DA_LAYOUT_UNEVEN = 3    /* elementwise: inner is as large as a pack at least: each is of one channel or of two */
+};
+
+/* A number d that a kernel divides by, with s the least integer such that d <= 2^s. */
+struct da_divisor {
+    uint64_t multiplier; /* ceil(2^(63 + s) / d) */
+    uint32_t shift;      /* s */
 };
 
 /* The one argument of every kernel. A field that an entry point does not use is zero. */
@@ -65,11 +72,15 @@ struct da_args {
      * Vectors have a value for each channel, in the type of the arithmetic. */
     uint64_t channels;
     uint64_t inner;
+    struct da_divisor by_channels;
+    struct da_divisor by_inner;
     uint64_t layout;           /* enum da_layout */
     uint32_t step_channels;    /* elementwise: what 32 packs add to an element's channel, modulo channels, */
     uint32_t step_within;      /* and to its place in that channel, modulo inner */
     uint64_t columns;          /* elementwise, rows: after so many segments of 32 packs the channels begin anew */
+    struct da_divisor by_columns;
     uint64_t column_tiles;     /* elementwise, rows: the first of full_tiles, whose segments are so far apart */
+    uint64_t straight_tiles;   /* elementwise: the first of full_tiles, which ReLU's kernels may do as a whole */
     const void* residual;      /* may be null */
     const void* scale;         /* vector; null: 1 */
     const void* shift;         /* vector; null: 0 */
@@ -79,6 +90,10 @@ struct da_args {
     const void* mean;          /* vector */
     uint64_t count;            /* sums: elements of a channel */
     uint64_t chunks;           /* sums: of DA_CHUNK_ELEMENTS each, the last one perhaps less */
+    uint64_t across;           /* sums: warps that have the same chunk of other channels */
+    struct da_divisor by_across;
+    uint64_t row_step;         /* sums: what 32 elements of a channel add to an element's index, */
+    uint64_t within_step;      /* and to its place in its row of the channel */
     void* partial;             /* sums: those of chunks: of each sum, of each channel, of each chunk */
     void* results[2];          /* sums: vectors; the second may be null */
 };

@@ -7,8 +7,11 @@
 #include "fused_forward.cuh"
 #include "moments.cuh"
 
-template <class T> using ReluForward = FusedForward<T, Relu, 2>;
-template <class T> using ReluBackward = FusedBackward<T, ByPassBit, 2>;
+// Packs at once: all 64 bytes that a lane has of a tile of 16-bit elements, and as many of others. f32's forward pass
+// reads one tensor before it draws, so that there is room for its 128 bytes.
+template <class T> constexpr int kPacks = sizeof(typename T::Real) == 8 ? 2 : 4;
+template <class T> using ReluForward = FusedForward<T, Relu, sizeof(typename T::Bits) == 4 ? 8 : kPacks<T>>;
+template <class T> using ReluBackward = FusedBackward<T, ByPassBit, kPacks<T>>;
 template <class T> using ReluInferBackward = FusedBackward<T, ByRelu, 1>;
 template <class T> using ReluSums = GradientSums<T, ByPassBit, false>;
 template <class T> using ReluProducts = GradientSums<T, ByPassBit, true>;

@@ -10,6 +10,36 @@
 #include "channel_sums.cuh"
 #include "channel_tile.cuh"
 #include "gradient.cuh"
+#include "select.cuh"
+
+// What is read of the tensors for dz, and x where something else wants it.
+template <class D, class By, int E>
+struct GradientInputs {
+    using Real = typename D::Real;
+
+    Elements<D, E> dy;
+    typename Preactivation<D, E>::Loaded from;
+
+    static __device__ __forceinline__ GradientInputs load(const da_args& a, uint64_t i, bool wants_x) {
+        GradientInputs loaded = {};
+        loaded.dy = Elements<D, E>::load(a.dy, i);
+        if constexpr (By::kReadsZ) {
+            loaded.from = Preactivation<D, E>::Loaded::load(a, i);
+        } else if (wants_x) {
+            loaded.from.x = Elements<D, E>::load(a.x, i);
+        }
+        return loaded;
+    }
+
+    __device__ __forceinline__ Real x(int e) const { return D::real(from.x.get(e)); }
+
+    __device__ __forceinline__ Real dz(const da_args& a, const InferenceWeights<Real>& weights,
+                                       const typename Preactivation<D, E>::Values& before, int e, bool bit) const {
+        Real z = 0;
+        if constexpr (By::kReadsZ) z = Preactivation<D, E>::of(a, from, before, e);
+        return By::dz(weights, bit, D::real(dy.get(e)), z);
+    }
+};
 
 // ---- Elementwise: dx.
 
@@ -20,6 +50,9 @@ struct FusedBackward {
     static constexpr bool kDraws = false;
     static constexpr bool kStoresOutcome = false;
     static constexpr int kPacksAtOnce = PACKS;
+    static constexpr bool kStraight = !By::kReadsZ && sizeof(typename D::Bits) <= 4;
+    // Left alone, ptxas spills on 8.0 to make room for 24 warps.
+    static constexpr int kMinBlocks = By::kReadsZ && sizeof(typename D::Bits) == 4 ? 2 : 0;
 
     const da_args& a;
     InferenceWeights<Real> weights;
@@ -29,10 +62,7 @@ struct FusedBackward {
     static __device__ __forceinline__ void run(const da_args& a) { ChannelTiles<FusedBackward>(a).run(); }
 
     template <int E>
-    struct Loaded {
-        Elements<D, E> dy;
-        typename Preactivation<D, E>::Loaded from;
-    };
+    using Loaded = GradientInputs<D, By, E>;
 
     template <int E>
     struct Values {
@@ -42,14 +72,7 @@ struct FusedBackward {
 
     template <int E>
     __device__ __forceinline__ Loaded<E> load(uint64_t i) const {
-        Loaded<E> loaded = {};
-        loaded.dy = Elements<D, E>::load(a.dy, i);
-        if constexpr (By::kReadsZ) {
-            loaded.from = Preactivation<D, E>::Loaded::load(a, i);
-        } else if (a.beta != nullptr) {
-            loaded.from.x = Elements<D, E>::load(a.x, i);
-        }
-        return loaded;
+        return Loaded<E>::load(a, i, a.beta != nullptr);
     }
 
     template <int E>
@@ -65,13 +88,46 @@ struct FusedBackward {
         return values;
     }
 
+    __device__ __forceinline__ bool loads_late() const { return false; }
+    template <int E>
+    __device__ __forceinline__ void load_late(Loaded<E>&, uint64_t) const {}
+
     template <int E>
     __device__ __forceinline__ Real apply(const Loaded<E>& loaded, const Values<E>& values, int e, bool& bit) const {
-        Real z = 0;
-        if constexpr (By::kReadsZ) z = Preactivation<D, E>::of(a, loaded.from, values.before, e);
-        const Real dz = By::dz(weights, bit, D::real(loaded.dy.get(e)), z);
-        const Real distance = D::real(loaded.from.x.get(e)) - values.mean.of[e];
-        const Real rest = a.beta != nullptr ? fma(values.beta.of[e], distance, values.gamma.of[e]) : Real(-0.0);
+        const Real dz = loaded.dz(a, weights, values.before, e, bit);
+        return a.beta != nullptr ? dx<true>(dz, loaded, values, e) : dx<false>(dz, loaded, values, e);
+    }
+
+    // For ReLU in training: dx of some packs.
+    __device__ __forceinline__ bool reads_second() const { return a.beta != nullptr; }
+
+    template <bool REST, int N, int CHANNELS, class PackLoaded, class PackValues>
+    __device__ __forceinline__ uint32_t tile(const PackLoaded (&loaded)[N], const PackValues (&values)[CHANNELS],
+                                             uint32_t pass, Pack<D> (&results)[N]) const {
+        constexpr int kPack = Pack<D>::kElements;
+#pragma unroll
+        for (int k = 0; k < N; ++k) results[k] = loaded[k].dy.pack;
+        select_tile(results, pass);
+#pragma unroll
+        for (int k = 0; k < N; ++k) {
+            Real of_pack[kPack];
+#pragma unroll
+            for (int e = 0; e < kPack; ++e) {
+                of_pack[e] = dx<REST>(D::real(results[k].get(e)), loaded[k], values[k % CHANNELS], e);
+            }
+            results[k] = Elements<D, kPack>::rounded(of_pack).pack;
+        }
+        return 0;
+    }
+
+  private:
+    template <bool REST, int E>
+    __device__ __forceinline__ Real dx(Real dz, const Loaded<E>& loaded, const Values<E>& values, int e) const {
+        Real rest = Real(-0.0);
+        if constexpr (REST) {
+            const Real distance = loaded.x(e) - values.mean.of[e];
+            rest = fma(values.beta.of[e], distance, values.gamma.of[e]);
+        }
         return fma(values.alpha.of[e], dz, rest);
     }
 };
@@ -87,6 +143,8 @@ struct GradientSums {
     static constexpr int kSums = PRODUCT ? 2 : 1;
     static constexpr int kInputs = kReadsX ? 2 : 1;
     static constexpr bool kLong = By::kReadsZ;
+    // The same of f64 on 10.0.
+    static constexpr int kMinBlocks = kLong && sizeof(typename D::Bits) == 8 ? 2 : 0;
 
     const da_args& a;
     InferenceWeights<Real> weights;
@@ -97,8 +155,7 @@ struct GradientSums {
 
     template <int E>
     struct Loaded {
-        Elements<D, E> dy;
-        typename Preactivation<D, E>::Loaded from;
+        GradientInputs<D, By, E> inputs;
         uint32_t bits;
     };
 
@@ -110,16 +167,9 @@ struct GradientSums {
 
     template <int E>
     __device__ __forceinline__ Loaded<E> load(uint64_t i) const {
-        Loaded<E> loaded = {};
-        loaded.dy = Elements<D, E>::load(a.dy, i);
-        if constexpr (By::kReadsZ) {
-            loaded.from = Preactivation<D, E>::Loaded::load(a, i);
-        } else if constexpr (PRODUCT) {
-            loaded.from.x = Elements<D, E>::load(a.x, i);
-        }
         // A pack's elements have their bits in one word.
-        loaded.bits = a.mask != nullptr ? __ldcg(a.mask + i / 32) >> (i % 32) : a.constant_word;
-        return loaded;
+        return {GradientInputs<D, By, E>::load(a, i, PRODUCT),
+                a.mask != nullptr ? __ldcg(a.mask + i / 32) >> (i % 32) : a.constant_word};
     }
 
     template <int E>
@@ -136,13 +186,11 @@ struct GradientSums {
         Real dr[E];
 #pragma unroll
         for (int e = 0; e < E; ++e) {
-            Real z = 0;
-            if constexpr (By::kReadsZ) z = Preactivation<D, E>::of(a, loaded.from, values.before, e);
-            const Real dz = By::dz(weights, (loaded.bits >> e & 1) != 0, D::real(loaded.dy.get(e)), z);
+            const Real dz = loaded.inputs.dz(a, weights, values.before, e, (loaded.bits >> e & 1) != 0);
             dr[e] = dz;
             sums[e][0] = sums[e][0] + dz;
             if constexpr (PRODUCT) {
-                const Real distance = D::real(loaded.from.x.get(e)) - values.mean.of[e];
+                const Real distance = loaded.inputs.x(e) - values.mean.of[e];
                 sums[e][1] = fma(dz, distance, sums[e][1]);
             }
         }

@@ -26,8 +26,11 @@ struct Preactivation {
         static __device__ __forceinline__ Loaded load(const da_args& a, uint64_t i) {
             Loaded loaded = {};
             loaded.x = Elements<D, E>::load(a.x, i);
-            if (a.residual != nullptr) loaded.residual = Elements<D, E>::load(a.residual, i);
+            if (a.residual != nullptr) loaded.load_residual(a, i);
             return loaded;
+        }
+        __device__ __forceinline__ void load_residual(const da_args& a, uint64_t i) {
+            residual = Elements<D, E>::load(a.residual, i);
         }
     };
 
@@ -43,8 +46,13 @@ struct Preactivation {
     };
 
     static __device__ __forceinline__ Real of(const da_args& a, const Loaded& loaded, const Values& values, int e) {
+        return a.residual != nullptr ? of<true>(loaded, values, e) : of<false>(loaded, values, e);
+    }
+
+    template <bool RESIDUAL>
+    static __device__ __forceinline__ Real of(const Loaded& loaded, const Values& values, int e) {
         const Real z = fma(values.scale.of[e], D::real(loaded.x.get(e)), values.shift.of[e]);
-        return a.residual != nullptr ? z + D::real(loaded.residual.get(e)) : z;
+        return RESIDUAL ? z + D::real(loaded.residual.get(e)) : z;
     }
 };
 

@@ -21,6 +21,8 @@ struct Moments {
     static constexpr int kSums = 3;
     static constexpr int kInputs = 1;
     static constexpr bool kLong = false;
+    // Left alone, ptxas takes f32's to the stack on 10.0 to make room for 32 warps.
+    static constexpr int kMinBlocks = sizeof(typename T::Bits) == 4 ? 3 : 0;
 
     const da_args& a;
     __device__ __forceinline__ explicit Moments(const da_args& a) : a(a) {}

@@ -102,18 +102,6 @@ __device__ __forceinline__ uint32_t drop_relu_tile(Pack<D> (&packs)[4], uint32_t
     return ~(keep & at_most_zero.bits());
 }
 
-// Its backward: zero where the pass bit is clear.
-template <class D>
-__device__ __forceinline__ void select_tile(Pack<D> (&packs)[4], uint32_t pass) {
-    const Masks16 passed(pass);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-        uint32_t* pairs[4] = {&packs[k].raw.x, &packs[k].raw.y, &packs[k].raw.z, &packs[k].raw.w};
-#pragma unroll
-        for (int j = 0; j < 4; ++j) *pairs[j] &= passed.of(k, j);
-    }
-}
-
 struct Masks32 {
     uint32_t shifted[8];
 
@@ -129,16 +117,16 @@ struct Masks32 {
     }
 };
 
-// Gathers one bit for each element out of compares. A sum begins at 2^23, where the last place of an f32
-// counts units, so that its low half is the 16 bits it has gathered. Element 1 of pack 5, where it is set, adds 2^5 to
-// the second sum: 2^23 + 2^5 is 0x4B000020 as bits, and its low half goes to the upper half of the word, so that 2^5
-// is bit 16 + 5 = 4*5 + 1.
+// Gathers one bit for each element out of compares of f32. A sum begins at 2^23, where the last place of an f32
+// counts units, so that its low half is the 16 bits it has gathered. Element 1 of pack 5 in f32 has place 4*5 + 1 = 21.
+// Where it is set, it adds 2^5 to the second sum: 2^23 + 2^5 is 0x4B000020 as bits, and its low half goes to the upper
+// half of the word, so that 2^5 is bit 16 + 5.
 struct Gather32 {
     float gathered[2] = {0x1p23f, 0x1p23f};
 
-    __device__ __forceinline__ void add(int k, int e, bool bit) {
-        const float place = static_cast<float>(1u << (4 * (k % 4) + e));
-        gathered[k / 4] = fma(bit ? 1.0f : 0.0f, place, gathered[k / 4]);
+    __device__ __forceinline__ void add(int place, bool bit) {
+        const float weight = static_cast<float>(1u << (place % 16));
+        gathered[place / 16] = fma(bit ? 1.0f : 0.0f, weight, gathered[place / 16]);
     }
 
     __device__ __forceinline__ uint32_t bits() const {
@@ -146,15 +134,21 @@ struct Gather32 {
     }
 };
 
+// clang-format off
+template <class D> struct MasksOf { using Type = Masks16; };
+template <> struct MasksOf<F32> { using Type = Masks32; };
+// clang-format on
+
 // Clears the elements whose bit equals `cleared`, which is 0 or all ones. (Inverted as a word, the bits would
 // be inverted once more for every shift.)
-__device__ __forceinline__ void clear_tile(Pack<F32> (&packs)[8], uint32_t bits, uint32_t cleared) {
-    const Masks32 set(bits);
+template <class D, int PACKS>
+__device__ __forceinline__ void clear_tile(Pack<D> (&packs)[PACKS], uint32_t bits, uint32_t cleared) {
+    const typename MasksOf<D>::Type set(bits);
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
+    for (int k = 0; k < PACKS; ++k) {
         uint32_t* words[4] = {&packs[k].raw.x, &packs[k].raw.y, &packs[k].raw.z, &packs[k].raw.w};
 #pragma unroll
-        for (int e = 0; e < 4; ++e) *words[e] &= set.of(k, e) ^ cleared;
+        for (int j = 0; j < 4; ++j) *words[j] &= set.of(k, j) ^ cleared;
     }
 }
 
@@ -163,13 +157,15 @@ __device__ __forceinline__ uint32_t drop_relu_tile(Pack<F32> (&packs)[8], uint32
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) at_most_zero.add(k, e, F32::real(packs[k].get(e)) <= 0);
+        for (int e = 0; e < 4; ++e) at_most_zero.add(4 * k + e, F32::real(packs[k].get(e)) <= 0);
     }
     const uint32_t blocked = keep & at_most_zero.bits();
     clear_tile(packs, blocked, 0xFFFFFFFFu);
     return ~blocked;
 }
 
-__device__ __forceinline__ void select_tile(Pack<F32> (&packs)[8], uint32_t pass) {
+// Its backward: zero where the pass bit is clear.
+template <class D, int PACKS>
+__device__ __forceinline__ void select_tile(Pack<D> (&packs)[PACKS], uint32_t pass) {
     clear_tile(packs, pass, 0);
 }

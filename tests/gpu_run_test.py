@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 STEPS = [
     *("smoke", "prebuilt", "fused", "suite", "gpu", "crate", "headline", "compiled", "probes"),
-    *("memcheck", "initcheck", "racecheck", "synccheck", "module", "calls", "experiment"),
+    *("memcheck", "initcheck", "racecheck", "synccheck", "module", "calls", "blocks", "experiment"),
     *("ratios", *(f"suite-{tool}" for tool in TOOLS), "python", "pytorch", "passes"),
 ]
 # All that fits, for tests in which something else is to be seen.
@@ -79,7 +79,7 @@ while [ "$1" != --json ]; do shift; done
 echo '{json.dumps(ROWS)}' >"$2"
 """
 PYTHON_MEASURES = f"import sys\nopen(sys.argv[sys.argv.index('--json') + 1], 'w').write({json.dumps(ROWS)!r})"
-FIGURES = ["crate", "headline", "compiled", "probes", "calls", "experiment", "ratios", "pytorch"]
+FIGURES = ["crate", "headline", "compiled", "probes", "calls", "blocks", "experiment", "ratios", "pytorch"]
 
 CRITERION = """
 folder="$CRITERION_HOME/group/name/new"
@@ -132,7 +132,7 @@ class GpuRun(unittest.TestCase):
         self.script(self.bundle / "benches/passes", CRITERION)
         (self.bundle / "python/drop_activation.py").write_text("")
         self.pytest("....... [100%]\n7 passed in 1.50s", 0)
-        for name in ("headline.py", "calls.py", "pytorch.py", "experiments.py"):
+        for name in ("headline.py", "gpu_blocks.py", "calls.py", "pytorch.py", "experiments.py"):
             (self.bundle / name).write_text(PYTHON_MEASURES)
         self.script(self.tools / "compute-sanitizer", SANITIZER)
         self.script(self.tools / "nvidia-smi", "echo '580.82.07, 143771 MiB, 1980 MHz, 3201 MHz, 700.00 W, Disabled'")

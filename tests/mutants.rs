@@ -353,15 +353,30 @@ mutants! {
     // channels.cuh, channel_tile.cuh, gradient.cuh and what is made of them
 
     /// Packs of a column as if it were one.
-    columns_side_by_side: "channel_tile.cuh" "apart = a.columns * kSegment" => "apart = kSegment",
+    columns_side_by_side: "channel_tile.cuh" "* 32 + lane, 32 * columns}" => "* 32 + lane, 32}",
         ["fused_forward_relu_f32"], Report("for the second time");
     /// The mask word of neighbouring segments.
-    word_of_neighbouring_segments: "channel_tile.cuh" "word = (first + apart * (lane % kPacks)) / 32 + lane / kPacks" =>
+    word_of_neighbouring_segments: "channel_tile.cuh" "word = segment * kPack + lane / kPacks" =>
         "word = tile * 32 + lane / kPacks + kPack * (lane % kPacks)",
         ["fused_forward_relu_bf16"], Numbers;
     /// Each pack with the first one's channels.
     values_of_the_first_pack: "channel_tile.cuh" "step + k == 0 || !down_a_column" => "step + k == 0",
-        ["fused_forward_relu_f32"], Numbers;
+        ["fused_forward_relu_f64"], Numbers;
+    /// The same in a straight tile.
+    straight_values_of_the_first_pack: "fused_forward.cuh" "values[k % CHANNELS]" => "values[0]",
+        ["fused_forward_relu_f16"], Numbers;
+    /// The first column's channels for all.
+    channels_of_the_first_column: "channel_tile.cuh" "Place<uint32_t>::channel_of(a, walk.element(0))" =>
+        "kPack * lane % static_cast<uint32_t>(a.channels)",
+        ["fused_backward_relu_bf16"], Numbers;
+    /// Bits of the first step for the second.
+    bits_of_the_first_step: "channel_tile.cuh" "values, bits >> (kPack * step), results" => "values, bits, results",
+        ["fused_backward_relu_f32"], Numbers;
+    /// Packs of the tile that are counted from the group of columns, not from the tile.
+    columns_begin_anew: "channel_tile.cuh" "(kPacks * (tile - column) + column)" => "(kPacks * tile + column)",
+        ["fused_forward_relu_bf16"], Report("outside every buffer");
+    /// Half a quotient.
+    half_a_quotient: "divisor.cuh" "2 * dividend" => "dividend", ["fused_forward_relu_f64"], Report("outside every buffer");
     /// The last channel's neighbour.
     channels_without_an_end: "channels.cuh" "return channel + 1 == a.channels ? 0 : channel + 1" => "return channel + 1",
         ["fused_forward_relu_f64"], Report("outside every buffer");
@@ -370,13 +385,12 @@ mutants! {
     /// A shift of +0, which makes a negative zero positive.
     absent_shift_of_zero: "gradient.cuh" "(a.shift, Real(-0.0))" => "(a.shift, Real(0))", ["fused_forward_relu_f32"], Numbers;
     /// The residual is left out.
-    residual_left_out: "gradient.cuh" "a.residual != nullptr ? z + D::real(loaded.residual.get(e)) : z" => "z",
+    residual_left_out: "gradient.cuh" "RESIDUAL ? z + D::real(loaded.residual.get(e)) : z" => "z",
         ["fused_forward_relu_f16"], Numbers;
     /// NaN counts as negative.
     fused_nan_blocked: "gradient.cuh" "bit && z <= 0;" => "bit && !(z > 0);", ["fused_forward_relu_f32"], Numbers;
     /// Packs ahead are those of this step.
-    step_ahead_is_this_one: "channel_tile.cuh" "load_step(at + apart * (step + kStep), apart, ahead)" =>
-        "load_step(at + apart * step, apart, ahead)",
+    step_ahead_is_this_one: "channel_tile.cuh" "load_all(walk, step + kStep, packs)" => "load_all(walk, step, packs)",
         ["fused_forward_relu_f64"], Numbers;
     /// Gamma for beta.
     linear_part_exchanged: "fused_backward.cuh" "fma(values.beta.of[e], distance, values.gamma.of[e])" =>
@@ -384,8 +398,7 @@ mutants! {
         ["fused_backward_relu_f32"], Numbers;
     /// x by itself.
     mean_left_out: "fused_backward.cuh"
-        "const Real distance = D::real(loaded.from.x.get(e)) - values.mean.of[e];\n        const Real rest" =>
-        "const Real distance = D::real(loaded.from.x.get(e));\n        const Real rest",
+        "const Real distance = loaded.x(e) - values.mean.of[e];" => "const Real distance = loaded.x(e);",
         ["fused_backward_relu_bf16"], Numbers;
 
     // channel_sums.cuh, moments.cuh

@@ -10,6 +10,10 @@ import torch
 from drop_activation import _library as library
 from drop_activation.torch import _channel_operators as operators
 
+CPU = operators.batch_norm, operators.batch_norm_backward
+#: What PyTorch calls for CUDA tensors.
+CUDA = operators._batch_norm, operators._batch_norm_backward
+
 STREAM = 0xABC
 driver = ctypes.CDLL("libcuda.so.1")
 driver.fake_log.restype = ctypes.c_char_p
@@ -23,30 +27,22 @@ def launched():
 
 
 def on_the_stand_in(call):
-    """What the operators' kernels make of the call, and the names of what was launched."""
-    kernels, real_run = library.Cuda(0), library.cpu_run
-
-    def enqueue(pass_, tensors):
-        of = operators.torch.empty(0)
-        with (
-            mock.patch.object(operators, "_kernels", lambda device: kernels),
-            mock.patch.object(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=STREAM)),
-        ):
-            operators._enqueue(pass_, tensors, of)
-
-    library.cpu_run = enqueue
-    try:
+    """What comes of the call, and the names of what was launched."""
+    kernels = library.Cuda(0)
+    with (
+        mock.patch.object(operators, "_kernels", lambda device: kernels),
+        mock.patch.object(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=STREAM)),
+    ):
         launched()
         return call(), launched()
-    finally:
-        library.cpu_run = real_run
 
 
-def step(x, residual, weight, bias, mean, variance, dy, p, activation):
-    y, mask, mean_of, variance_of = operators.batch_norm(
+def step(kernels, x, residual, weight, bias, mean, variance, dy, p, activation):
+    forward, backward = kernels
+    y, mask, mean_of, variance_of = forward(
         x, residual, weight, bias, mean, variance, torch.tensor([7]), 1e-5, p, activation
     )
-    gradients = operators.batch_norm_backward(
+    gradients = backward(
         dy, mask, x, residual, weight, bias, mean_of, variance_of, mean is None, 1e-5, p, activation
     )
     return y, mask, mean_of, variance_of, *gradients
@@ -64,8 +60,8 @@ def main():
                 weight, bias, mean, variance = (torch.rand(shape[1], dtype=real) + 0.5 for _ in range(4))
                 given = (mean, variance) if frozen else (None, None)
                 arguments = (x, r if with_residual else None, weight, bias, *given, dy, 0.7, activation)
-                expected = step(*arguments)
-                got, names = on_the_stand_in(lambda: step(*arguments))
+                expected = step(CPU, *arguments)
+                got, names = on_the_stand_in(lambda: step(CUDA, *arguments))
                 of, end = ("gelu" if activation else "relu"), str(dtype).removeprefix("torch.").replace("float", "f")
                 statistics = [] if frozen else [f"da_fused_moments_{end}", "da_fused_moments_total"]
                 passes = [f"da_fused_forward_{of}_{end}", f"da_fused_products_{of}_{end}", "da_fused_products_total"]

@@ -1,6 +1,7 @@
 """The benches that take PyTorch, on the CPU and small: what they measure is looked at, and what they write is whole."""
 
 import importlib.util
+import itertools
 import json
 import pathlib
 import subprocess
@@ -252,3 +253,36 @@ def test_kept_memory_is_asked_for_once(blocks, monkeypatch):
         for env in (environment, {name: value for name, value in environment.items() if name not in blocks.KEEPING})
     ]
     assert faults[0] < 10 < faults[1]
+
+
+@pytest.fixture
+def gpu_blocks(monkeypatch):
+    path = next(folder for folder in (HERE / "benches", HERE) if (folder / "gpu_blocks.py").exists())
+    monkeypatch.syspath_prepend(str(path))
+    return load("gpu_blocks.py")
+
+
+def test_the_blocks_of_a_gpu_have_every_way_of_every_configuration(gpu_blocks, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(gpu_blocks, "ROUNDS", 2)
+    rows = run(gpu_blocks, monkeypatch, tmp_path, "--quick")["rows"]
+    given = [(row["layer"], row["dtype"], row["memory"], row["block"]) for row in rows]
+    every = itertools.product(
+        gpu_blocks.QUICK, ("f32", "bf16"), ("channels first", "channels last"), ("norm", "norm_residual")
+    )
+    assert given == list(every)
+    for row in rows:
+        assert row["p"] == 0.95
+        assert row["seconds"].keys() == {"eager", "module", "copy"}
+        assert all(seconds > 0 for seconds in row["seconds"].values())
+    assert len(capsys.readouterr().out.splitlines()) == len(rows)
+
+
+def test_the_blocks_of_a_gpu_do_not_time_another_operation(gpu_blocks, monkeypatch):
+    right, measure = (
+        gpu_blocks.blocks.BatchNormDropActivation2d,
+        ("cpu", (9, 244, 2), "f32", "channels last", False, False),
+    )
+    monkeypatch.setattr(gpu_blocks, "ROUNDS", 1)
+    monkeypatch.setattr(gpu_blocks.blocks, "BatchNormDropActivation2d", lambda channels, p: right(channels, p=p - 0.05))
+    with pytest.raises(AssertionError, match="negative elements passed"):
+        gpu_blocks.measure(*measure)

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 
 import drop_activation.torch as dt
+from drop_activation import _library as library
 from drop_activation.torch import _batch_norm as modules
 from drop_activation.torch import _channel_operators as operators
 
@@ -58,6 +59,28 @@ def test_the_native_operators_give_what_the_others_do(monkeypatch, case, dtype, 
     assert quick(x, None, None, None, None, None, 1e-5, 0.5, "relu") is not None
     assert len(given) == len(expected)
     for a, b in zip(given, expected):
+        assert a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", operators.DTYPES)
+@pytest.mark.parametrize("activation", [0, 3])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_cuda_s_vectors_are_those_of_the_cpu(monkeypatch, dtype, activation, frozen):
+    """What Python computes between the passes for CUDA tensors, and the library for the CPU's: with one backend's passes
+    the same bits."""
+    monkeypatch.setattr(operators, "_enqueue", lambda pass_, tensors, x: library.cpu_run(pass_, tensors))
+    x, r, dy = (torch.randn(9, 6, 8, 7).to(dtype) for _ in range(3))
+    weight, bias, mean, variance = (torch.rand(6, dtype=operators.real_of(x)) + 0.5 for _ in range(4))
+    given = (mean, variance) if frozen else (None, None)
+    results = []
+    for forward, backward in (
+        (operators.batch_norm, operators.batch_norm_backward),
+        (operators._batch_norm, operators._batch_norm_backward),
+    ):
+        y, mask, *used = forward(x, r, weight, bias, *given, torch.tensor([7]), 1e-5, 0.7, activation)
+        gradients = backward(dy, mask, x, r, weight, bias, *used, not frozen, 1e-5, 0.7, activation)
+        results.append((y, mask, *used, *gradients))
+    for a, b in zip(*results):
         assert a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
 
 

@@ -7,7 +7,8 @@ use super::entry::Entry;
 use super::error::Result as CudaResult;
 use super::geometry;
 use super::layout::{
-    DA_CHUNK_ELEMENTS, DA_LAYOUT_ELEMENTS, DA_LAYOUT_IMAGES, DA_LAYOUT_ROWS, DA_PACK_BYTES, DA_TILE_ELEMENTS, da_args,
+    DA_CHUNK_ELEMENTS, DA_LAYOUT_ELEMENTS, DA_LAYOUT_IMAGES, DA_LAYOUT_ROWS, DA_LAYOUT_UNEVEN, DA_MIXTURE_MIXED,
+    DA_PACK_BYTES, DA_TILE_ELEMENTS, da_args, da_divisor,
 };
 use super::parameters::parameters;
 use super::planned::Launch;
@@ -173,10 +174,12 @@ impl Given {
         if pass.key().is_some() {
             (args.offset_at, args.seed_at) = at.tensors.base()?;
         }
-        // One channel is one plane.
+        // One channel may be cut into planes of any size.
         if shape.channels() == 1 {
-            args.inner = args.n.max(1);
+            args.inner = DA_CHUNK_ELEMENTS.into();
         }
+        args.by_channels = divisor(args.channels);
+        args.by_inner = divisor(args.inner);
         Ok(args)
     }
 
@@ -187,6 +190,12 @@ impl Given {
         let is_aligned = |addresses: u64| addresses.is_multiple_of(DA_PACK_BYTES.into());
         (is_aligned(tensors), is_aligned(tensors | vectors))
     }
+}
+
+/// What kernels make divisions by `by` of, for dividends below 2^63.
+fn divisor(by: u64) -> da_divisor {
+    let shift = by.next_power_of_two().trailing_zeros();
+    da_divisor { multiplier: (1u128 << (63 + shift)).div_ceil(by.into()) as u64, shift }
 }
 
 /// Elements of a pack.
@@ -201,9 +210,13 @@ fn elementwise(pass: &Pass, dtype: Dtype, shape: &Shape, given: &Given, mut args
     let (tensors_aligned, all_aligned) = given.aligned();
     let (pack, segment) = (pack(dtype), 32 * pack(dtype));
     args.tiles = args.n.div_ceil(DA_TILE_ELEMENTS.into());
+    args.columns = args.channels / greatest_common_divisor(args.channels, segment);
     let layout = match args.inner {
+        // Where packs are, kernels count channels, places in a plane and what is 32 columns apart in 32 bits.
+        _ if args.channels.max(args.inner) >= 1 << 31 || args.columns >= 1 << 26 => DA_LAYOUT_ELEMENTS,
         1 if all_aligned && args.channels.is_multiple_of(pack) => DA_LAYOUT_ROWS,
-        inner if tensors_aligned && inner >= pack => DA_LAYOUT_IMAGES,
+        inner if tensors_aligned && inner.is_multiple_of(pack) => DA_LAYOUT_IMAGES,
+        inner if tensors_aligned && inner >= pack => DA_LAYOUT_UNEVEN,
         _ => DA_LAYOUT_ELEMENTS,
     };
     args.layout = layout.into();
@@ -213,9 +226,15 @@ fn elementwise(pass: &Pass, dtype: Dtype, shape: &Shape, given: &Given, mut args
         args.step_within = (segment % args.inner) as u32;
     }
     if layout == DA_LAYOUT_ROWS {
-        args.columns = args.channels / greatest_common_divisor(args.channels, segment);
         args.column_tiles = args.full_tiles / args.columns * args.columns;
+        args.by_columns = divisor(args.columns);
     }
+    args.straight_tiles = match layout {
+        _ if args.mixture == DA_MIXTURE_MIXED => 0,
+        DA_LAYOUT_ROWS => args.column_tiles,
+        DA_LAYOUT_IMAGES => args.full_tiles,
+        _ => 0,
+    };
     let entry = Entry::of(pass, dtype, false);
     Some(Launch { entry, grid: geometry::grid(args.n), block: geometry::BLOCK, args })
 }
@@ -234,16 +253,21 @@ fn sums(pass: &Pass, dtype: Dtype, shape: &Shape, given: &Given, mut args: da_ar
     let pack = pack(dtype);
     // The kernels of a gradient that needs z have one pack of channels to a warp, the others two (kAcross).
     let across = if pass.computes_z() { pack } else { 2 * pack };
-    let (layout, units) = match args.inner {
+    let (layout, along, across) = match args.inner {
         1 if all_aligned && args.channels.is_multiple_of(pack) => {
-            (DA_LAYOUT_ROWS, args.chunks * args.channels.div_ceil(across))
+            (DA_LAYOUT_ROWS, args.chunks, args.channels.div_ceil(across))
         }
-        inner if tensors_aligned && inner.is_multiple_of(pack) => {
-            (DA_LAYOUT_IMAGES, args.chunks.div_ceil(pack) * args.channels)
+        inner if tensors_aligned && inner.is_multiple_of(pack) && args.count.is_multiple_of(pack) => {
+            (DA_LAYOUT_IMAGES, args.chunks.div_ceil(pack), args.channels)
         }
-        _ => (DA_LAYOUT_ELEMENTS, args.chunks * args.channels),
+        _ => (DA_LAYOUT_ELEMENTS, args.chunks, args.channels),
     };
+    let units = along * across;
     args.layout = layout.into();
+    args.across = across;
+    args.by_across = divisor(across);
+    args.within_step = 32 % args.inner;
+    args.row_step = 32 / args.inner * args.channels * args.inner + args.within_step;
     let launch = |entry, warps| Launch { entry, grid: geometry::grid_of_warps(warps), block: geometry::BLOCK, args };
     let count = match pass {
         Pass::Statistics { .. } => 3,
@@ -319,25 +343,57 @@ mod tests {
     fn layouts_of_elementwise_passes() {
         let of = |pass: &Pass, dtype, at: &FusedAddresses| {
             let args = planned(pass, dtype, at).unwrap()[0].args;
-            (args.layout as u32, args.full_tiles, args.columns, args.column_tiles)
+            (args.layout as u32, args.full_tiles, args.columns, args.column_tiles, args.straight_tiles)
         };
         let at = everything();
         // 640 channels are two and a half segments of 256, so they begin anew after five.
-        assert_eq!(of(&forward(100, 640, 1), Dtype::F16, &at), (DA_LAYOUT_ROWS, 62, 5, 60));
-        assert_eq!(of(&forward(100, 640, 1), Dtype::F32, &at), (DA_LAYOUT_ROWS, 62, 5, 60));
-        assert_eq!(of(&forward(100, 64, 1), Dtype::Bf16, &at), (DA_LAYOUT_ROWS, 6, 1, 6));
-        assert_eq!(of(&forward(100, 1000, 1), Dtype::F64, &at), (DA_LAYOUT_ROWS, 97, 125, 0));
-        assert_eq!(of(&forward(100, 12, 1), Dtype::F16, &at), (DA_LAYOUT_ELEMENTS, 0, 0, 0), "half packs");
-        assert_eq!(of(&forward(100, 12, 1), Dtype::F32, &at), (DA_LAYOUT_ROWS, 1, 3, 0));
-        assert_eq!(of(&forward(100, 3, 49), Dtype::F16, &at), (DA_LAYOUT_IMAGES, 14, 0, 0));
-        assert_eq!(of(&forward(100, 30, 7), Dtype::F16, &at), (DA_LAYOUT_ELEMENTS, 0, 0, 0), "packs of three channels");
-        assert_eq!(of(&forward(5000, 1, 1), Dtype::F16, &at), (DA_LAYOUT_IMAGES, 4, 0, 0), "one channel is one image");
+        assert_eq!(of(&forward(100, 640, 1), Dtype::F16, &at), (DA_LAYOUT_ROWS, 62, 5, 60, 60));
+        assert_eq!(of(&forward(100, 640, 1), Dtype::F32, &at), (DA_LAYOUT_ROWS, 62, 5, 60, 60));
+        assert_eq!(of(&forward(100, 64, 1), Dtype::Bf16, &at), (DA_LAYOUT_ROWS, 6, 1, 6, 6));
+        assert_eq!(of(&forward(100, 1000, 1), Dtype::F64, &at), (DA_LAYOUT_ROWS, 97, 125, 0, 0));
+        assert_eq!(of(&forward(100, 12, 1), Dtype::F16, &at), (DA_LAYOUT_ELEMENTS, 0, 3, 0, 0), "half packs");
+        assert_eq!(of(&forward(100, 12, 1), Dtype::F32, &at), (DA_LAYOUT_ROWS, 1, 3, 0, 0));
+        assert_eq!(of(&forward(100, 3, 64), Dtype::F16, &at), (DA_LAYOUT_IMAGES, 18, 3, 0, 18));
+        assert_eq!(of(&forward(100, 3, 49), Dtype::F16, &at), (DA_LAYOUT_UNEVEN, 14, 3, 0, 0), "packs of two channels");
+        assert_eq!(of(&forward(100, 30, 7), Dtype::F16, &at), (DA_LAYOUT_ELEMENTS, 0, 15, 0, 0), "packs of three");
+        assert_eq!(of(&forward(5000, 1, 1), Dtype::F16, &at), (DA_LAYOUT_IMAGES, 4, 1, 0, 4), "one channel is one image");
         // Rows take packs of the vectors too.
         let vector = FusedAddresses { shift: at.shift + 4, ..at };
-        assert_eq!(of(&forward(100, 640, 1), Dtype::F16, &vector), (DA_LAYOUT_ELEMENTS, 0, 0, 0));
-        assert_eq!(of(&forward(100, 3, 49), Dtype::F16, &vector), (DA_LAYOUT_IMAGES, 14, 0, 0));
+        assert_eq!(of(&forward(100, 640, 1), Dtype::F16, &vector), (DA_LAYOUT_ELEMENTS, 0, 5, 0, 0));
+        assert_eq!(of(&forward(100, 3, 64), Dtype::F16, &vector), (DA_LAYOUT_IMAGES, 18, 3, 0, 18));
         let residual = FusedAddresses { residual: at.residual + 2, ..at };
-        assert_eq!(of(&forward(100, 3, 49), Dtype::F16, &residual), (DA_LAYOUT_ELEMENTS, 0, 0, 0));
+        assert_eq!(of(&forward(100, 3, 64), Dtype::F16, &residual), (DA_LAYOUT_ELEMENTS, 0, 3, 0, 0));
+        // What inference mixes is not for straight tiles, but its ends are.
+        let infer = |p| Pass::FusedInfer { op: op(Activation::Relu, p), shape: Shape::new(100, 640, 1).unwrap() };
+        assert_eq!(of(&infer(0.5), Dtype::F16, &at), (DA_LAYOUT_ROWS, 62, 5, 60, 0));
+        assert_eq!(of(&infer(1.0), Dtype::F16, &at), (DA_LAYOUT_ROWS, 62, 5, 60, 60));
+        // Numbers that 32 bits do not hold.
+        assert_eq!(of(&forward(3, 1 << 31, 1), Dtype::F16, &at).0, DA_LAYOUT_ELEMENTS);
+        assert_eq!(of(&forward(1, 3, 1 << 31), Dtype::F16, &at).0, DA_LAYOUT_ELEMENTS);
+        assert_eq!(of(&forward(1, 1, (1 << 33) + 1), Dtype::F16, &at), (DA_LAYOUT_IMAGES, 1 << 23, 1, 0, 1 << 23));
+    }
+
+    /// The kernels' arithmetic (kernels/divisor.cuh), against a division.
+    #[test]
+    fn divisions_by_multiplication() {
+        let quotient = |dividend: u64, by: da_divisor| {
+            ((u128::from(2 * dividend) * u128::from(by.multiplier)) >> 64) as u64 >> by.shift
+        };
+        let mut numbers: Vec<u64> = (1..=70).collect();
+        for power in 3..63 {
+            numbers.extend([(1 << power) - 1, 1 << power, (1 << power) + 1, (1 << power) / 3, (1 << power) / 5 * 7]);
+        }
+        numbers.retain(|number| *number < 1 << 63);
+        for &by in &numbers {
+            let of = divisor(by);
+            for &dividend in numbers.iter().chain(&[0, (1 << 63) - 1]) {
+                // What is next to a multiple is where a multiplier that is too small or too large shows.
+                let multiple = dividend / by * by;
+                for dividend in [dividend, multiple, multiple.saturating_sub(1)] {
+                    assert_eq!(quotient(dividend, of), dividend / by, "{dividend} / {by}");
+                }
+            }
+        }
     }
 
     /// As many warps as it takes to give each its chunks.

@@ -1,4 +1,4 @@
-//! What host and device share, made by bindgen from kernels/drop_activation.h (ba74b7e9afffeaa7).
+//! What host and device share, made by bindgen from kernels/drop_activation.h (86927666d639bc5a).
 //! `BLESS=1 cargo test -p layout` makes it anew.
 #![allow(dead_code, non_camel_case_types)]
 
@@ -13,7 +13,21 @@ pub type da_mixture = ::core::ffi::c_uint;
 pub const DA_LAYOUT_ELEMENTS: da_layout = 0;
 pub const DA_LAYOUT_ROWS: da_layout = 1;
 pub const DA_LAYOUT_IMAGES: da_layout = 2;
+pub const DA_LAYOUT_UNEVEN: da_layout = 3;
 pub type da_layout = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct da_divisor {
+    pub multiplier: u64,
+    pub shift: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of da_divisor"][::core::mem::size_of::<da_divisor>() - 16usize];
+    ["Alignment of da_divisor"][::core::mem::align_of::<da_divisor>() - 8usize];
+    ["Offset of field: da_divisor::multiplier"][::core::mem::offset_of!(da_divisor, multiplier) - 0usize];
+    ["Offset of field: da_divisor::shift"][::core::mem::offset_of!(da_divisor, shift) - 8usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct da_args {
@@ -43,11 +57,15 @@ pub struct da_args {
     pub plane_masks: [u32; 12usize],
     pub channels: u64,
     pub inner: u64,
+    pub by_channels: da_divisor,
+    pub by_inner: da_divisor,
     pub layout: u64,
     pub step_channels: u32,
     pub step_within: u32,
     pub columns: u64,
+    pub by_columns: da_divisor,
     pub column_tiles: u64,
+    pub straight_tiles: u64,
     pub residual: *const ::core::ffi::c_void,
     pub scale: *const ::core::ffi::c_void,
     pub shift: *const ::core::ffi::c_void,
@@ -57,12 +75,16 @@ pub struct da_args {
     pub mean: *const ::core::ffi::c_void,
     pub count: u64,
     pub chunks: u64,
+    pub across: u64,
+    pub by_across: da_divisor,
+    pub row_step: u64,
+    pub within_step: u64,
     pub partial: *mut ::core::ffi::c_void,
     pub results: [*mut ::core::ffi::c_void; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of da_args"][::core::mem::size_of::<da_args>() - 416usize];
+    ["Size of da_args"][::core::mem::size_of::<da_args>() - 512usize];
     ["Alignment of da_args"][::core::mem::align_of::<da_args>() - 8usize];
     ["Offset of field: da_args::n"][::core::mem::offset_of!(da_args, n) - 0usize];
     ["Offset of field: da_args::tiles"][::core::mem::offset_of!(da_args, tiles) - 8usize];
@@ -90,20 +112,28 @@ const _: () = {
     ["Offset of field: da_args::plane_masks"][::core::mem::offset_of!(da_args, plane_masks) - 224usize];
     ["Offset of field: da_args::channels"][::core::mem::offset_of!(da_args, channels) - 272usize];
     ["Offset of field: da_args::inner"][::core::mem::offset_of!(da_args, inner) - 280usize];
-    ["Offset of field: da_args::layout"][::core::mem::offset_of!(da_args, layout) - 288usize];
-    ["Offset of field: da_args::step_channels"][::core::mem::offset_of!(da_args, step_channels) - 296usize];
-    ["Offset of field: da_args::step_within"][::core::mem::offset_of!(da_args, step_within) - 300usize];
-    ["Offset of field: da_args::columns"][::core::mem::offset_of!(da_args, columns) - 304usize];
-    ["Offset of field: da_args::column_tiles"][::core::mem::offset_of!(da_args, column_tiles) - 312usize];
-    ["Offset of field: da_args::residual"][::core::mem::offset_of!(da_args, residual) - 320usize];
-    ["Offset of field: da_args::scale"][::core::mem::offset_of!(da_args, scale) - 328usize];
-    ["Offset of field: da_args::shift"][::core::mem::offset_of!(da_args, shift) - 336usize];
-    ["Offset of field: da_args::alpha"][::core::mem::offset_of!(da_args, alpha) - 344usize];
-    ["Offset of field: da_args::beta"][::core::mem::offset_of!(da_args, beta) - 352usize];
-    ["Offset of field: da_args::gamma"][::core::mem::offset_of!(da_args, gamma) - 360usize];
-    ["Offset of field: da_args::mean"][::core::mem::offset_of!(da_args, mean) - 368usize];
-    ["Offset of field: da_args::count"][::core::mem::offset_of!(da_args, count) - 376usize];
-    ["Offset of field: da_args::chunks"][::core::mem::offset_of!(da_args, chunks) - 384usize];
-    ["Offset of field: da_args::partial"][::core::mem::offset_of!(da_args, partial) - 392usize];
-    ["Offset of field: da_args::results"][::core::mem::offset_of!(da_args, results) - 400usize];
+    ["Offset of field: da_args::by_channels"][::core::mem::offset_of!(da_args, by_channels) - 288usize];
+    ["Offset of field: da_args::by_inner"][::core::mem::offset_of!(da_args, by_inner) - 304usize];
+    ["Offset of field: da_args::layout"][::core::mem::offset_of!(da_args, layout) - 320usize];
+    ["Offset of field: da_args::step_channels"][::core::mem::offset_of!(da_args, step_channels) - 328usize];
+    ["Offset of field: da_args::step_within"][::core::mem::offset_of!(da_args, step_within) - 332usize];
+    ["Offset of field: da_args::columns"][::core::mem::offset_of!(da_args, columns) - 336usize];
+    ["Offset of field: da_args::by_columns"][::core::mem::offset_of!(da_args, by_columns) - 344usize];
+    ["Offset of field: da_args::column_tiles"][::core::mem::offset_of!(da_args, column_tiles) - 360usize];
+    ["Offset of field: da_args::straight_tiles"][::core::mem::offset_of!(da_args, straight_tiles) - 368usize];
+    ["Offset of field: da_args::residual"][::core::mem::offset_of!(da_args, residual) - 376usize];
+    ["Offset of field: da_args::scale"][::core::mem::offset_of!(da_args, scale) - 384usize];
+    ["Offset of field: da_args::shift"][::core::mem::offset_of!(da_args, shift) - 392usize];
+    ["Offset of field: da_args::alpha"][::core::mem::offset_of!(da_args, alpha) - 400usize];
+    ["Offset of field: da_args::beta"][::core::mem::offset_of!(da_args, beta) - 408usize];
+    ["Offset of field: da_args::gamma"][::core::mem::offset_of!(da_args, gamma) - 416usize];
+    ["Offset of field: da_args::mean"][::core::mem::offset_of!(da_args, mean) - 424usize];
+    ["Offset of field: da_args::count"][::core::mem::offset_of!(da_args, count) - 432usize];
+    ["Offset of field: da_args::chunks"][::core::mem::offset_of!(da_args, chunks) - 440usize];
+    ["Offset of field: da_args::across"][::core::mem::offset_of!(da_args, across) - 448usize];
+    ["Offset of field: da_args::by_across"][::core::mem::offset_of!(da_args, by_across) - 456usize];
+    ["Offset of field: da_args::row_step"][::core::mem::offset_of!(da_args, row_step) - 472usize];
+    ["Offset of field: da_args::within_step"][::core::mem::offset_of!(da_args, within_step) - 480usize];
+    ["Offset of field: da_args::partial"][::core::mem::offset_of!(da_args, partial) - 488usize];
+    ["Offset of field: da_args::results"][::core::mem::offset_of!(da_args, results) - 496usize];
 };

@@ -1,12 +1,15 @@
 //! What a kernel gets besides addresses: the pass's key and numbers, in the form that its threads want them.
 
-use super::layout::{DA_MIXTURE_IDENTITY, DA_MIXTURE_MIXED, DA_MIXTURE_SIGMA, da_args};
+use super::layout::{DA_MIXTURE_IDENTITY, DA_MIXTURE_MIXED, DA_MIXTURE_SIGMA, da_args, da_divisor};
 use crate::element::Dtype;
 use crate::float_environment::in_default;
 use crate::fused::Dz;
 use crate::key::MaskKey;
 use crate::operation::{DropActivation, Mixture};
 use crate::pass::Pass;
+
+/// Of what nothing is divided by.
+const NO_DIVISOR: da_divisor = da_divisor { multiplier: 0, shift: 0 };
 
 /// Arguments that no kernel looks at.
 pub const NOTHING: da_args = da_args {
@@ -36,11 +39,15 @@ pub const NOTHING: da_args = da_args {
     upper: 0.0,
     channels: 0,
     inner: 0,
+    by_channels: NO_DIVISOR,
+    by_inner: NO_DIVISOR,
     layout: 0,
     step_channels: 0,
     step_within: 0,
     columns: 0,
+    by_columns: NO_DIVISOR,
     column_tiles: 0,
+    straight_tiles: 0,
     residual: std::ptr::null(),
     scale: std::ptr::null(),
     shift: std::ptr::null(),
@@ -50,6 +57,10 @@ pub const NOTHING: da_args = da_args {
     mean: std::ptr::null(),
     count: 0,
     chunks: 0,
+    across: 0,
+    by_across: NO_DIVISOR,
+    row_step: 0,
+    within_step: 0,
     partial: std::ptr::null_mut(),
     results: [std::ptr::null_mut(); 2],
 };

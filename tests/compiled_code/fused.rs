@@ -1,5 +1,5 @@
 //! What a warp issues in the passes of a block with a batch normalisation, in training and without a residual, on
-//! sm_90: for a full tile of an elementwise pass, and for full chunks of sums. Of each layout that goes by packs.
+//! sm_90: for a straight tile of an elementwise pass, and for full chunks of sums. Of each layout that goes by packs.
 
 use crate::{
     path::{self, Marks, Wanted},
@@ -60,7 +60,9 @@ fn wanted(stem: &str, layout: Layout, size: u32, calls: u32) -> (Wanted, u32) {
     };
     let marks = Marks { wide_vectors: of_vectors.0, narrow_vectors: of_vectors.1, ..marks };
     let products = if stem == "fused_forward_relu" { 16 * calls..=20 * calls } else { 0..=0 };
-    (Wanted { marks, products, guarded, leaves_out_loads: elements == 32 }, elements)
+    let spreads = (elements == 32).then_some(4 * packs);
+    let additions = (stem == "fused_forward_relu").then_some(0);
+    (Wanted { marks, products, guarded, spreads, additions, leaves_out_loads: elements == 32 }, elements)
 }
 
 /// The facts of these kernels, by the compiler of that version, or what was not found.

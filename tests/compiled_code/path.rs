@@ -31,20 +31,32 @@ pub struct Marks {
     pub votes: u32,
     /// Multiplications by Philox' two constants.
     pub products: u32,
-    /// Loads of vectors, which alone may be kept in the first-level cache: of 16 bytes and of one value, without those
-    /// that hang on a predicate.
+    /// Loads of vectors, which alone may be kept in the first-level cache: of 16 bytes and of one value. Those that hang
+    /// on a predicate count in straight tiles alone, where it says whether the vector is there.
     pub wide_vectors: u32,
     pub narrow_vectors: u32,
+    /// Byte permutes that copy signs, one for each word of the packs that a straight tile selects by its mask.
+    pub spreads: u32,
+    /// Sums of two f32.
+    pub additions: u32,
     /// Packs loaded before the first is stored.
     pub loads_ahead: u32,
 }
 
+/// Whether the selector is given, and some byte of the result is a sign.
+fn copies_signs(instruction: &Instruction) -> bool {
+    let selector = instruction.operands.split(", ").nth(2).and_then(|operand| operand.strip_prefix("0x"));
+    selector.is_some_and(|digits| digits.chars().any(|digit| digit >= '8'))
+}
+
 impl Marks {
-    fn add(&mut self, instruction: &Instruction) {
+    fn add(&mut self, instruction: &Instruction, wanted: &Wanted) {
         let (base, wide) = (instruction.base(), instruction.has("128"));
         match base {
+            "PRMT" if copies_signs(instruction) => self.spreads += u32::from(wanted.spreads.is_some()),
+            "FADD" => self.additions += u32::from(wanted.additions.is_some()),
             "LDG" if instruction.has("SM") => {
-                let counts = instruction.guard.is_none();
+                let counts = instruction.guard.is_none() || wanted.spreads.is_some();
                 self.wide_vectors += u32::from(counts && wide);
                 self.narrow_vectors += u32::from(counts && !wide);
             }
@@ -78,6 +90,8 @@ impl Marks {
             && self.wide_vectors <= wanted.marks.wide_vectors
             && self.narrow_vectors <= wanted.marks.narrow_vectors
             && wanted.guarded.is_none_or(|guarded| self.maybe_wide_loads <= guarded)
+            && wanted.spreads.is_none_or(|spreads| self.spreads <= spreads)
+            && wanted.additions.is_none_or(|additions| self.additions <= additions)
             && self.products <= *wanted.products.end()
     }
 
@@ -86,6 +100,8 @@ impl Marks {
             |m: &Marks| (m.wide_stores, m.narrow_loads, m.narrow_stores, m.votes, m.wide_vectors, m.narrow_vectors);
         exact(self) == exact(&wanted.marks)
             && wanted.guarded.is_none_or(|guarded| self.maybe_wide_loads == guarded)
+            && wanted.spreads.is_none_or(|spreads| self.spreads == spreads)
+            && wanted.additions.is_none_or(|additions| self.additions == additions)
             && (self.wide_loads..=self.wide_loads + self.maybe_wide_loads).contains(&wanted.marks.wide_loads)
             && wanted.products.contains(&self.products)
     }
@@ -100,6 +116,10 @@ pub struct Wanted {
     pub products: RangeInclusive<u32>,
     /// How many loads of 16 bytes there are that hang on a predicate, where that is known.
     pub guarded: Option<u32>,
+    /// How many words are selected by masks, where the tile is a straight one of kernels/channel_tile.cuh.
+    pub spreads: Option<u32>,
+    /// How many sums of two f32 there are, where that tells the path: a tile without a residual has none.
+    pub additions: Option<u32>,
     /// Whether a jump may leave out loads of 16 bytes, as the last turn of a loop does that loads for the next.
     pub leaves_out_loads: bool,
 }
@@ -239,7 +259,7 @@ fn path(kernel: &Kernel, wanted: &Wanted, start: usize, back: (usize, usize), to
         loop {
             length += 1;
             pipes.add(&kernel.code[at]);
-            marks.add(&kernel.code[at]);
+            marks.add(&kernel.code[at], wanted);
             let is_of_a_graph = kernel.code[at].makes_round_key();
             if is_of_a_graph || !marks.can_become(wanted) || length > TOO_LONG {
                 break;

@@ -130,7 +130,7 @@ impl Shape {
             votes,
             ..Marks::default()
         };
-        Wanted { marks, products, guarded: None, leaves_out_loads: true }
+        Wanted { marks, products, guarded: None, spreads: None, additions: None, leaves_out_loads: true }
     }
 }
 

@@ -279,6 +279,9 @@ inline unsigned __funnelshift_l(unsigned lo, unsigned hi, unsigned shift) {
     return static_cast<unsigned>((uint64_t{hi} << 32 | lo) << (shift & 31) >> 32);
 }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(uint64_t{a} * b >> 32); }
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return static_cast<unsigned long long>(static_cast<unsigned __int128>(a) * b >> 64);
+}
 
 #pragma GCC visibility pop
 

@@ -205,6 +205,12 @@ fn funnel_shifts_and_products() {
     for (x, high) in x.chunks_exact(2).zip(high) {
         assert_eq!(high, ((u64::from(x[0]) * u64::from(x[1])) >> 32) as u32);
     }
+    let wide: Vec<u64> = x.chunks_exact(2).map(|x| u64::from(x[0]) << 32 | u64::from(x[1])).collect();
+    let wide = &wide[..wide.len() / 2 * 2];
+    let high: Vec<u64> = each("umul64hi", wide, 2).unwrap();
+    for (x, high) in wide.chunks_exact(2).zip(high) {
+        assert_eq!(high, ((u128::from(x[0]) * u128::from(x[1])) >> 64) as u64);
+    }
 }
 
 #[test]

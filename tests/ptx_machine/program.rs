@@ -401,11 +401,12 @@ impl Context<'_> {
         twice.next().map_or(Ok(()), |&twice| Err(format!("{} is written twice", self.registers[twice].name)))
     }
 
-    /// As `transferred`. A byte goes to a register of 16 bits, with zeros in front ("Operand Size Exceeding
-    /// Instruction-Type Size").
+    /// As `transferred`. A byte goes to a register of 16 bits, and 32 bits may go to one of 64, with zeros in front
+    /// ("Operand Size Exceeding Instruction-Type Size").
     fn of_param(&self, kind: &[&str], to: &Operand) -> parse::Result<(usize, Vec<usize>)> {
         match kind {
             ["u8" | "b8"] => Ok((1, vec![self.register(to, 16)?])),
+            ["u32" | "b32"] if self.register(to, 64).is_ok() => Ok((4, vec![self.register(to, 64)?])),
             kind => self.transferred(kind, to),
         }
     }

@@ -9,6 +9,7 @@ use crate::composition::{distance, values};
 
 const CHANNELS: usize = 4;
 const STEPS: usize = 10;
+const RATE: f64 = 0.02;
 
 /// What stands between two convolutions.
 trait Norm {
@@ -50,7 +51,7 @@ impl Parameters {
         Ok(Self {
             convolutions: [convolution(2, 2)?, convolution(3, CHANNELS)?, convolution(4, CHANNELS)?],
             norms: [parameters(CHANNELS, DType::F64)?, parameters(CHANNELS, DType::F64)?],
-            last: var(values(CHANNELS, 6), &[CHANNELS, 1], DType::F64)?,
+            last: var(values(CHANNELS, 6).into_iter().map(|v| v / 8.0).collect(), &[CHANNELS, 1], DType::F64)?,
         })
     }
 
@@ -77,7 +78,7 @@ impl Parameters {
     fn step(&self, loss: &Tensor) -> Result<f64> {
         let gradients = loss.backward()?;
         for var in self.trained() {
-            var.set(&(var.as_tensor() - (gradients.get(var).expect("it is used") * 0.05)?)?)?;
+            var.set(&(var.as_tensor() - (gradients.get(var).expect("it is used") * RATE)?)?)?;
         }
         loss.to_scalar()
     }
@@ -86,7 +87,7 @@ impl Parameters {
 fn trains_as_its_composition(wide: bool) -> Result<()> {
     let op = DropActivation::relu(0.8).unwrap();
     let x = Tensor::from_vec(values(6 * 2 * 5 * 5, 1), (6, 2, 5, 5), &Device::Cpu)?;
-    let target = x.sqr()?.mean((1, 2, 3))?.reshape((6, 1))?;
+    let target = (x.mean((1, 2, 3))?.reshape((6, 1))? * 4.0)?;
     let (ours, theirs) = (Parameters::new()?, Parameters::new()?);
     let layers = [layer(op, &ours.norms[0])?, layer(op, &ours.norms[1])?];
     let mut losses = Vec::new();

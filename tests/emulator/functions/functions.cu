@@ -49,6 +49,7 @@ FUNCTION(prmt, uint32_t, uint32_t, 3, prmt(x[0], x[1], x[2]))
 FUNCTION(byte_perm, uint32_t, uint32_t, 3, __byte_perm(x[0], x[1], x[2]))
 FUNCTION(funnelshift_l, uint32_t, uint32_t, 3, __funnelshift_l(x[0], x[1], x[2]))
 FUNCTION(umulhi, uint32_t, uint32_t, 2, __umulhi(x[0], x[1]))
+FUNCTION(umul64hi, uint64_t, uint64_t, 2, __umul64hi(x[0], x[1]))
 
 // Numbers
 FUNCTION(half2float, unsigned short, uint32_t, 1, __float_as_uint(__half2float(__ushort_as_half(x[0]))))
