@@ -114,7 +114,7 @@ struct ChannelTiles {
         const uint32_t bits = tile_bits.transpose(own);
         const bool down_a_column = tile < a.column_tiles;
         uint32_t bits_out;
-        if (Op::kStraight && tile < a.straight_tiles) {
+        if (Op::kStraight && tile < a.straight_tiles && op.is_straight()) {
             bits_out = down_a_column ? straight_tile<true>(walk, bits, packs) : straight_tile<false>(walk, bits, packs);
         } else {
             bits_out = all_packs(walk, down_a_column, bits, packs);
@@ -154,14 +154,16 @@ struct ChannelTiles {
     __device__ __forceinline__ uint32_t straight_tile(const Walk& walk, uint32_t bits, Packs& packs) const {
         if constexpr (!Op::kStraight) {
             return 0;
+        } else if constexpr (!Op::kStraightLate) {
+            return straight_tile<COLUMN, false>(walk, bits, packs);
         } else {
-            return op.reads_second() ? straight_tile<COLUMN, true>(walk, bits, packs)
-                                     : straight_tile<COLUMN, false>(walk, bits, packs);
+            return op.loads_late() ? straight_tile<COLUMN, true>(walk, bits, packs)
+                                   : straight_tile<COLUMN, false>(walk, bits, packs);
         }
     }
 
-    // With the same channels for all packs (COLUMN), or one channel for each; with a second tensor to be read, or not.
-    template <bool COLUMN, bool SECOND>
+    // With the same channels for all packs (COLUMN), or one channel for each; with what is loaded late, or without.
+    template <bool COLUMN, bool LATE>
     __device__ __forceinline__ uint32_t straight_tile(const Walk& walk, uint32_t bits, Packs& packs) const {
         Values values[COLUMN ? 1 : kStep];
         Place<uint32_t> place = {};
@@ -182,7 +184,7 @@ struct ChannelTiles {
                 }
             }
             Pack<D> results[kStep];
-            const uint32_t of_step = op.template tile<SECOND>(packs, values, bits >> (kPack * step), results);
+            const uint32_t of_step = op.template tile<LATE>(packs, values, bits >> (kPack * step), results);
             bits_out |= (of_step & kStepBits) << (kPack * step);
 #pragma unroll
             for (int k = 0; k < kStep; ++k) Elements<D, kPack>{results[k]}.store(a.out, walk.element(step + k));

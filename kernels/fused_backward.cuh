@@ -51,6 +51,7 @@ struct FusedBackward {
     static constexpr bool kStoresOutcome = false;
     static constexpr int kPacksAtOnce = PACKS;
     static constexpr bool kStraight = !By::kReadsZ && sizeof(typename D::Bits) <= 4;
+    static constexpr bool kStraightLate = false;
     // Left alone, ptxas spills on 8.0 to make room for 24 warps.
     static constexpr int kMinBlocks = By::kReadsZ && sizeof(typename D::Bits) == 4 ? 2 : 0;
 
@@ -98,10 +99,11 @@ struct FusedBackward {
         return a.beta != nullptr ? dx<true>(dz, loaded, values, e) : dx<false>(dz, loaded, values, e);
     }
 
-    // For ReLU in training: dx of some packs.
-    __device__ __forceinline__ bool reads_second() const { return a.beta != nullptr; }
+    // For ReLU in training: dx of some packs. Without beta and x there is little to compute, and the other way through
+    // a tile will do.
+    __device__ __forceinline__ bool is_straight() const { return a.beta != nullptr; }
 
-    template <bool REST, int N, int CHANNELS, class PackLoaded, class PackValues>
+    template <bool, int N, int CHANNELS, class PackLoaded, class PackValues>
     __device__ __forceinline__ uint32_t tile(const PackLoaded (&loaded)[N], const PackValues (&values)[CHANNELS],
                                              uint32_t pass, Pack<D> (&results)[N]) const {
         constexpr int kPack = Pack<D>::kElements;
@@ -113,7 +115,7 @@ struct FusedBackward {
             Real of_pack[kPack];
 #pragma unroll
             for (int e = 0; e < kPack; ++e) {
-                of_pack[e] = dx<REST>(D::real(results[k].get(e)), loaded[k], values[k % CHANNELS], e);
+                of_pack[e] = dx<true>(D::real(results[k].get(e)), loaded[k], values[k % CHANNELS], e);
             }
             results[k] = Elements<D, kPack>::rounded(of_pack).pack;
         }

@@ -13,6 +13,8 @@ struct FusedForward {
     static constexpr bool kStoresOutcome = Act::kStoresOutcome;
     static constexpr int kPacksAtOnce = PACKS;
     static constexpr bool kStraight = Act::kStoresOutcome && sizeof(typename D::Bits) <= 4;
+    // Of 16 bits with a residual too: of f32 there is time for the other way through a tile, and no more code.
+    static constexpr bool kStraightLate = sizeof(typename D::Bits) == 2;
     // Left alone, ptxas takes registers for 16 warps, which have too few bytes in flight where elements have 16 bits.
     // From 10.0 on it spills instead.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
@@ -58,7 +60,7 @@ struct FusedForward {
     }
 
     // For ReLU in training: y of some packs, and their pass bits.
-    __device__ __forceinline__ bool reads_second() const { return a.residual != nullptr; }
+    __device__ __forceinline__ bool is_straight() const { return kStraightLate || a.residual == nullptr; }
 
     template <bool RESIDUAL, int N, int CHANNELS, class PackLoaded, class PackValues>
     __device__ __forceinline__ uint32_t tile(const PackLoaded (&loaded)[N], const PackValues (&values)[CHANNELS],

@@ -255,7 +255,7 @@ mutants! {
     /// The two sums take each other's half of the word.
     sums_exchanged: "select.cuh" "0x5410" => "0x1054", ["train_forward_relu_f32"], Numbers;
     /// Sixteen elements in a sum, and the places of eight.
-    places_of_a_sum_collide: "select.cuh" "4 * (k % 4) + e" => "4 * (k % 2) + e", ["train_forward_relu_f32"], Numbers;
+    places_of_a_sum_collide: "select.cuh" "1u << (place % 16)" => "1u << (place % 8)", ["train_forward_relu_f32"], Numbers;
     /// NaN counts as negative, by packs.
     nan_blocked_by_packs: "select.cuh" "F32::real(packs[k].get(e)) <= 0" => "!(F32::real(packs[k].get(e)) > 0)",
         ["train_forward_relu_f32"], Numbers;
@@ -372,13 +372,13 @@ mutants! {
     /// Bits of the first step for the second.
     bits_of_the_first_step: "channel_tile.cuh" "values, bits >> (kPack * step), results" => "values, bits, results",
         ["fused_backward_relu_f32"], Numbers;
-    /// Packs of the tile that are counted from the group of columns, not from the tile.
-    columns_begin_anew: "channel_tile.cuh" "(kPacks * (tile - column) + column)" => "(kPacks * tile + column)",
-        ["fused_forward_relu_bf16"], Report("outside every buffer");
+    /// The groups of columns overlap.
+    groups_of_columns_overlap: "channel_tile.cuh" "kPacks * (tile - column)" => "(tile - column)",
+        ["fused_forward_relu_bf16"], Report("for the second time");
     /// Half a quotient.
     half_a_quotient: "divisor.cuh" "2 * dividend" => "dividend", ["fused_forward_relu_f64"], Report("outside every buffer");
     /// The last channel's neighbour.
-    channels_without_an_end: "channels.cuh" "return channel + 1 == a.channels ? 0 : channel + 1" => "return channel + 1",
+    channels_without_an_end: "channels.cuh" "channel + 1 == static_cast<Index>(a.channels) ? 0 :" => "",
         ["fused_forward_relu_f64"], Report("outside every buffer");
     /// Two channels in a pack that has more of the second.
     boundary_off_by_one: "channels.cuh" "e < next_at ?" => "e <= next_at ?", ["fused_forward_relu_f32"], Numbers;

@@ -186,13 +186,14 @@ fn the_parameter_can_be_addressed() {
     let sound = "mov.b64 l0, k_param;\nadd.s64 l1, l0, 8;\nld.param.u64 l2, [l1];\nld.param.v2.u32 {a, b}, [l1+-8];\n\
                  ld.param.u8 h0, [l1+-7];\nld.param.u8 h1, [k_param+1];\nld.param.b8 h2, [k_param];\n\
                  ld.param.v2.u16 {h3, h4}, [k_param+4];\nmov.b32 c, {h2, h1};\nadd.s64 to, l2, 0;\n\
-                 mad.lo.u32 i, t, 20, 0;\nmul.wide.u32 at, i, 1;\nadd.s64 to, to, at;\ncvt.u32.u16 d, h0;\n\
-                 mov.b32 e, {h3, h4};\nst.global.wb.u32 [to], a;\nst.global.wb.u32 [to+4], b;\n\
-                 st.global.wb.u32 [to+8], c;\nst.global.wb.u32 [to+12], d;\nst.global.wb.u32 [to+16], e;\nret;";
-    let mut out = [0u32; 15];
+                 mad.lo.u32 i, t, 24, 0;\nmul.wide.u32 at, i, 1;\nadd.s64 to, to, at;\ncvt.u32.u16 d, h0;\n\
+                 mov.b32 e, {h3, h4};\nld.param.u32 l3, [l1+-4];\nshr.u64 l3, l3, 16;\ncvt.u32.u64 f, l3;\nst.global.wb.u32 [to], a;\nst.global.wb.u32 [to+4], b;\n\
+                 st.global.wb.u32 [to+8], c;\nst.global.wb.u32 [to+12], d;\nst.global.wb.u32 [to+16], e;\n\
+                 st.global.wb.u32 [to+20], f;\nret;";
+    let mut out = [0u32; 18];
     let args = Args { from: 0x8765_43A1_FEDC_BAF9, to: device_address(out.as_ptr()) };
     made(sound).launch("k", 1, 3, &args, &[Buffer::output("out", &mut out)], Order::Forward).unwrap();
-    assert_eq!(out, [[0xFEDC_BAF9, 0x8765_43A1, 0x00BA_00F9, 0xBA, 0x8765_43A1]; 3].as_flattened());
+    assert_eq!(out, [[0xFEDC_BAF9, 0x8765_43A1, 0x00BA_00F9, 0xBA, 0x8765_43A1, 0x8765]; 3].as_flattened());
     for (load, words) in [
         ("ld.param.u64 l1, [l0+16];", "reads 8 bytes at 16 of a parameter of 16"),
         ("ld.param.u32 a, [l0+-4];", "reads 4 bytes at -4 of a parameter of 16"),

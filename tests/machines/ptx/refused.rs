@@ -207,7 +207,7 @@ fn operands_that_do_not_fit_are_refused() {
             "ld.param.u64 l0, [k_param+16];",
             "ld.param.u64 l0, [k_param+-8];",
             "ld.param.u64 l0, [k_param-8];",
-            "ld.param.u32 l0, [k_param];",
+            "ld.param.s32 l0, [k_param];",
             "ld.param.v2.u64 {l0, l1}, [k_param+8];",
             "ld.param.u8 a, [k_param];",
             "ld.param.s8 h0, [k_param];",
