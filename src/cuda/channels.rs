@@ -355,7 +355,11 @@ mod tests {
         assert_eq!(of(&forward(100, 3, 64), Dtype::F16, &at), (DA_LAYOUT_IMAGES, 18, 3, 0, 18));
         assert_eq!(of(&forward(100, 3, 49), Dtype::F16, &at), (DA_LAYOUT_UNEVEN, 14, 3, 0, 0), "packs of two channels");
         assert_eq!(of(&forward(100, 30, 7), Dtype::F16, &at), (DA_LAYOUT_ELEMENTS, 0, 15, 0, 0), "packs of three");
-        assert_eq!(of(&forward(5000, 1, 1), Dtype::F16, &at), (DA_LAYOUT_IMAGES, 4, 1, 0, 4), "one channel is one image");
+        assert_eq!(
+            of(&forward(5000, 1, 1), Dtype::F16, &at),
+            (DA_LAYOUT_IMAGES, 4, 1, 0, 4),
+            "one channel is one image"
+        );
         // Rows take packs of the vectors too.
         let vector = FusedAddresses { shift: at.shift + 4, ..at };
         assert_eq!(of(&forward(100, 640, 1), Dtype::F16, &vector), (DA_LAYOUT_ELEMENTS, 0, 5, 0, 0));
