@@ -119,14 +119,9 @@ impl Kernels {
         io: impl Into<InOut<'a, T>>,
     ) -> Result<DeviceMask> {
         let key = key.into();
-        let pass = Pass::FusedForward { op: *op, key: key.relative(), shape };
-        let (n, call) = (shape.len(), Call::new(pass, shape, io.into(), slices, key.base()));
-        self.check_fused(stream, &call, MaskArgument::MadeAnew)?;
+        let (call, origin) = self.fused_call(stream, op, &key, shape, slices, io.into())?;
         self.track(stream)?;
-        let origin = Origin::Known(pass.mask_origin().ok_or(Error::Missing { argument: "mask" })?);
-        let mut words = mask::alloc(stream, n)?;
-        self.launch_fused(stream, call, MaskOf::Write(&mut words, true), None)?;
-        Ok(DeviceMask::assemble(origin, n, words))
+        self.fused_with_new_mask(stream, call, origin)
     }
 
     /// [`Kernels::fused_forward`] with a mask that is overwritten. It is given more memory only if it has too little.
@@ -145,22 +140,46 @@ impl Kernels {
         mask: &mut DeviceMask,
     ) -> Result<()> {
         let key = key.into();
-        let pass = Pass::FusedForward { op: *op, key: key.relative(), shape };
-        let (n, call) = (shape.len(), Call::new(pass, shape, io.into(), slices, key.base()));
-        self.check_fused(stream, &call, MaskArgument::MadeAnew)?;
-        let origin = Origin::Known(pass.mask_origin().ok_or(Error::Missing { argument: "mask" })?);
+        let (call, origin) = self.fused_call(stream, op, &key, shape, slices, io.into())?;
         let memory = mask.memory_mut();
         same_context(stream, "mask", memory)?;
         self.track(stream)?;
-        if memory.len() < crate::mask::words_for(n) {
-            let mut words = mask::alloc(stream, n)?;
-            self.launch_fused(stream, call, MaskOf::Write(&mut words, true), None)?;
-            *mask = DeviceMask::assemble(origin, n, words);
+        if memory.len() < crate::mask::words_for(shape.len()) {
+            *mask = self.fused_with_new_mask(stream, call, origin)?;
         } else {
             self.launch_fused(stream, call, MaskOf::Write(memory, false), None)?;
-            mask.renew(origin, n);
+            mask.renew(origin, shape.len());
         }
         Ok(())
+    }
+
+    /// A checked forward pass in training, and what its mask is the mask of.
+    fn fused_call<'c, T: Element>(
+        &self,
+        stream: &CudaStream,
+        op: &DropActivation,
+        key: &'c Key<'_>,
+        shape: Shape,
+        slices: &'c FusedSlices<'_, T>,
+        io: InOut<'c, T>,
+    ) -> Result<(Call<'c, T>, Origin)> {
+        let pass = Pass::FusedForward { op: *op, key: key.relative(), shape };
+        let call = Call::new(pass, shape, io, slices, key.base());
+        self.check_fused(stream, &call, MaskArgument::MadeAnew)?;
+        let origin = Origin::Known(pass.mask_origin().ok_or(Error::Missing { argument: "mask" })?);
+        Ok((call, origin))
+    }
+
+    fn fused_with_new_mask<T: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        call: Call<'_, T>,
+        origin: Origin,
+    ) -> Result<DeviceMask> {
+        let n = call.shape.len();
+        let mut words = mask::alloc(stream, n)?;
+        self.launch_fused(stream, call, MaskOf::Write(&mut words, true), None)?;
+        Ok(DeviceMask::assemble(origin, n, words))
     }
 
     /// Inference forward on the same z: `y = (1-p) z + p σ(z)`; for ReLU `z <= 0 ? (1-p) z : z`.
