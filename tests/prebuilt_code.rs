@@ -129,14 +129,14 @@ fn prebuilt_code_is_what_nvcc_makes() {
     }
 }
 
-/// The compressed package of the crate has 10 MB on its registry, and half of that here, of which tests and documents
-/// take 1.2.
+/// The compressed package of the crate has 10 MB on its registry, and half of that here, which the step `package` of
+/// `scripts/test` looks at. The rest takes 1.16.
 #[test]
 fn prebuilt_code_is_small() {
     let files = fs::read_dir(kernels().join("prebuilt")).unwrap().map(|file| file.unwrap());
     let sizes: Vec<_> = files.map(|file| (file.file_name(), file.metadata().unwrap().len())).collect();
     let all: u64 = sizes.iter().map(|(_, size)| size).sum();
-    assert!(all < 3_800_000, "{all} bytes: {sizes:?}");
+    assert!(all < 3_830_000, "{all} bytes: {sizes:?}");
 }
 
 // ---------------------------------------------------------------------------------------------------
