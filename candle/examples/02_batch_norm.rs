@@ -74,8 +74,8 @@ impl Block {
 fn main() -> Result<()> {
     let x = (wave(&[16, CHANNELS, 6, 6], 0.37)? * wave(&[16, 1, 1, 1], 1.1)?.broadcast_as((16, CHANNELS, 6, 6))?)?;
     let target = x.sqr()?.mean((1, 2, 3))?.reshape((16, 1))?;
-    let forwards: [(&str, fn(&Block, &Tensor, bool) -> Result<Tensor>); 2] =
-        [("ResNet", Block::resnet), ("WideResNet", Block::wide_resnet)];
+    type Forward = fn(&Block, &Tensor, bool) -> Result<Tensor>;
+    let forwards = [("ResNet", Block::resnet as Forward), ("WideResNet", Block::wide_resnet)];
     for (name, forward) in forwards {
         let (block, last) = (Block::new(1)?, Var::from_tensor(&(wave(&[CHANNELS, 1], 1.1)? / 4.0)?)?);
         let loss = |train: bool| -> Result<Tensor> {
