@@ -285,22 +285,14 @@ mod tests {
     use super::*;
     use crate::activation::Activation;
     use crate::cuda::error::CudaError;
-    use crate::cuda::test_passes::{DTYPES, fused_passes, key, op};
+    use crate::cuda::test_passes::{AT, DTYPES, fused_passes, key, op};
     use crate::error::Error;
     use crate::fused::Dz;
 
     /// Each at an address of its own, all aligned.
     fn everything() -> FusedAddresses {
         FusedAddresses {
-            tensors: Addresses {
-                input: 0x1000,
-                saved: 0x2000,
-                output: 0x3000,
-                mask: 0x4000,
-                offset_at: 0x5000,
-                seed_at: 0x5800,
-                offset_out: 0x6000,
-            },
+            tensors: AT,
             residual: 0x7000,
             scale: 0x8000,
             shift: 0x9000,

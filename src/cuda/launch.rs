@@ -83,19 +83,9 @@ mod tests {
     use super::*;
     use crate::activation::Activation;
     use crate::cuda::error::CudaError;
-    use crate::cuda::test_passes::{DTYPES, key, op, other_passes, passes};
+    use crate::cuda::test_passes::{AT, DTYPES, key, op, other_passes, passes};
     use crate::key::MaskKey;
     use crate::operation::{DropActivation, RRelu};
-
-    const AT: Addresses = Addresses {
-        input: 0x1000,
-        saved: 0x2000,
-        output: 0x3000,
-        mask: 0x4000,
-        offset_at: 0x5000,
-        seed_at: 0x5800,
-        offset_out: 0x6000,
-    };
 
     fn planned(pass: &Pass, dtype: Dtype) -> Launch {
         plan(pass, dtype, 5, AT).unwrap().unwrap()

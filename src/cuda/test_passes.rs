@@ -1,5 +1,6 @@
-//! Every pass once, for the tests of what is made of it.
+//! Every pass once, and addresses for it, for the tests of what is made of them.
 
+use super::addresses::Addresses;
 use crate::activation::Activation;
 use crate::element::Dtype;
 use crate::fused::{Dz, Shape};
@@ -8,6 +9,17 @@ use crate::operation::{DropActivation, RRelu};
 use crate::pass::Pass;
 
 pub(super) const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F64];
+
+/// Each of its own, all aligned.
+pub(super) const AT: Addresses = Addresses {
+    input: 0x1000,
+    saved: 0x2000,
+    output: 0x3000,
+    mask: 0x4000,
+    offset_at: 0x5000,
+    seed_at: 0x5800,
+    offset_out: 0x6000,
+};
 
 pub(super) fn key() -> MaskKey {
     MaskKey::new(0x1234_5678_9ABC_DEF0, 7).shard(1 << 40).unwrap()
