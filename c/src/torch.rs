@@ -6,6 +6,8 @@
 //! numbers gives are Python's part.
 
 mod batch_norm;
+mod bias;
+mod channels;
 mod threads;
 
 use std::cell::Cell;
@@ -230,6 +232,8 @@ impl Torch {
                     (c"_backward", backward),
                     (c"_batch_norm", batch_norm::forward),
                     (c"_batch_norm_backward", batch_norm::backward),
+                    (c"_bias", bias::forward),
+                    (c"_bias_backward", bias::backward),
                 ],
                 // Here it is Python that knows the generator.
                 false => &[

@@ -8,7 +8,8 @@ from unittest import mock
 import torch
 
 from drop_activation import _library as library
-from drop_activation.torch import _channel_operators as operators
+from drop_activation.torch import _batch_norm_operators as operators
+from drop_activation.torch import _channels as channels
 
 CPU = operators.batch_norm, operators.batch_norm_backward
 #: What PyTorch calls for CUDA tensors.
@@ -30,7 +31,7 @@ def on_the_stand_in(call):
     """What comes of the call, and the names of what was launched."""
     kernels = library.Cuda(0)
     with (
-        mock.patch.object(operators, "_kernels", lambda device: kernels),
+        mock.patch.object(channels, "_kernels", lambda device: kernels),
         mock.patch.object(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=STREAM)),
     ):
         launched()
@@ -56,7 +57,7 @@ def main():
                 make = lambda: torch.randn(shape, dtype=torch.float64).to(dtype)
                 lie = lambda t: t if memory is None else t.contiguous(memory_format=memory)
                 x, r, dy = lie(make()), lie(make()), lie(make())
-                real = operators.real_of(x)
+                real = channels.real_of(x)
                 weight, bias, mean, variance = (torch.rand(shape[1], dtype=real) + 0.5 for _ in range(4))
                 given = (mean, variance) if frozen else (None, None)
                 arguments = (x, r if with_residual else None, weight, bias, *given, dy, 0.7, activation)

@@ -14,7 +14,7 @@ from torch import nn
 
 import drop_activation as da
 import drop_activation.torch as dt
-from drop_activation.torch import _channel_operators as operators
+from drop_activation.torch import _batch_norm_operators as operators
 
 SHAPES = {"rows": (33, 6), "planes": (5, 6, 7, 3), "images": (5, 6, 8, 8), "sequence": (4, 6, 9)}
 FORMATS = [("rows", None), ("sequence", None), ("planes", None), ("images", torch.channels_last)]
@@ -265,7 +265,7 @@ def backward(dy=X, mask=MASK, x=X, residual=None, weight=V, bias=V, mean=V, vari
         (lambda: backward(dy=X.to("meta")), ["dy must have the device of x, cpu", "got meta"]),
         (lambda: backward(mask=MASK.to("meta")), ["mask must have the device of x, cpu", "got meta"]),
         (lambda: backward(variance=V.to("meta")), ["variance must be on the device of x, cpu", "got meta"]),
-        (lambda: backward(mask=MASK[:1]), ["mask must be torch.int32 of shape (6,)", "(1,)"]),
+        (lambda: backward(mask=MASK[:1]), ["mask must be torch.int32, shape (6,)", "(1,)"]),
         (lambda: backward(mean=V[:1]), ["mean must have shape (5,)", "(1,)"]),
         (lambda: backward(residual=X[:1]), ["residual must have the shape of x"]),
         (lambda: backward(eps=-1.0), ["eps must be positive", "-1.0"]),

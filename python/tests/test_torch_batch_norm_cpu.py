@@ -13,7 +13,9 @@ torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 import drop_activation.torch as dt
 from drop_activation import _library as library
 from drop_activation.torch import _batch_norm as modules
-from drop_activation.torch import _channel_operators as operators
+from drop_activation.torch import _channels as channels
+from drop_activation.torch import _batch_norm_operators as operators
+from drop_activation.torch._operators import DTYPES
 
 CASES = {
     "ReLU": {},
@@ -62,15 +64,15 @@ def test_the_native_operators_give_what_the_others_do(monkeypatch, case, dtype, 
         assert a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
 
 
-@pytest.mark.parametrize("dtype", operators.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", [0, 3])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_cuda_s_vectors_are_those_of_the_cpu(monkeypatch, dtype, activation, frozen):
     """What Python computes between the passes for CUDA tensors, and the library for the CPU's: with one backend's passes
     the same bits."""
-    monkeypatch.setattr(operators, "_enqueue", lambda pass_, tensors, x: library.cpu_run(pass_, tensors))
+    monkeypatch.setattr(channels, "_enqueue", lambda pass_, tensors, x: library.cpu_run(pass_, tensors))
     x, r, dy = (torch.randn(9, 6, 8, 7).to(dtype) for _ in range(3))
-    weight, bias, mean, variance = (torch.rand(6, dtype=operators.real_of(x)) + 0.5 for _ in range(4))
+    weight, bias, mean, variance = (torch.rand(6, dtype=channels.real_of(x)) + 0.5 for _ in range(4))
     given = (mean, variance) if frozen else (None, None)
     results = []
     for forward, backward in (
@@ -173,7 +175,7 @@ def flags_of(tensor):
 
 X, V, KEY = torch.randn(4, 5, 3, 3), torch.ones(5), torch.tensor([1])
 MASK = operators.batch_norm(X, None, V, V, None, None, KEY, 1e-5, 0.5, 0)[1]
-ALL = operators._given(X, V, V, V, KEY)
+ALL = channels.given(X, V, V, V, KEY)
 
 
 def forward(x=X, residual=X, weight=V, bias=V, mean=V, variance=V, key=KEY, eps=1e-5, p=0.5, activation=0, layout=0):

@@ -14,7 +14,7 @@ A pass is one launch, eager or compiled, with PyTorch 2.15; an older one draws t
 captured into a CUDA graph (`torch.cuda.graph`, `mode="reduce-overhead"`, after a first call without one), whose replays
 draw the masks that the calls would draw without it, and is one launch there too: the pass reads the generator's seed and
 offset on the GPU. Only a call that was never made before the capture, one within torch.func's transformations, and a
-layer with a batch normalisation in it have their key drawn by a kernel of its own there.
+layer with a batch normalisation or a bias in it have their key drawn by a kernel of its own there.
 
 In evaluation mode, and where p is 0 or 1, PyTorch's own operations are called: leaky_relu for ReLU, relu for p = 1. So
 a model in evaluation mode is exported, traced and compiled like any other. There x = 0 and NaN have PyTorch's derivatives.
@@ -28,6 +28,7 @@ contiguous first.
 """
 
 from ._batch_norm import BatchNormDropActivation1d, BatchNormDropActivation2d
+from ._bias import BiasDropActivation, bias_drop_activation
 from ._fold import fold
 from ._functions import drop_activation, rrelu
 from ._fuse_batch_norm import FusedModel, fuse_batch_norm
@@ -38,11 +39,13 @@ from ._replace import Replaced, replace_relu, restore_relu
 __all__ = [
     "BatchNormDropActivation1d",
     "BatchNormDropActivation2d",
+    "BiasDropActivation",
     "DropActivation",
     "FusedModel",
     "Left",
     "RReLU",
     "Replaced",
+    "bias_drop_activation",
     "drop_activation",
     "fold",
     "fuse_batch_norm",

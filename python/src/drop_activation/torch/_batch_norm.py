@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from .._activations import CODES
+from . import _batch_norm_operators as operators
 from . import _composed
-from . import _channel_operators as operators
+from ._channel_checks import check_like
 from ._functions import check_parameters
 from ._keys import draw_key
-from ._quick_batch_norm import batch_norm as quick_batch_norm
+from ._quick_channels import batch_norm as quick_batch_norm
 
 
 class _BatchNormDropActivation(_NormBase):
@@ -102,7 +103,7 @@ class _BatchNormDropActivation(_NormBase):
             raise ValueError(f"x must have {self.num_features} channels, got {x.shape[1]}")
         if residual is not None and not isinstance(residual, Tensor):
             raise TypeError(f"residual must be a tensor or None, got a {type(residual).__name__}")
-        operators._check_like("residual", residual, "x", x)
+        check_like("residual", residual, "x", x)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, p={self.p}, activation={self.activation!r}" + (

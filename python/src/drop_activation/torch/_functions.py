@@ -180,11 +180,11 @@ def check_slopes(lower: float, upper: float) -> None:
         raise ValueError(f"lower and upper must be 0 < lower <= upper <= 1, got lower = {lower}, upper = {upper}")
 
 
-def check_tensor(x: Tensor) -> None:
+def check_tensor(x: Tensor, name: str = "x") -> None:
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor, got a {type(x).__name__}")
+        raise TypeError(f"{name} must be a tensor, got a {type(x).__name__}")
     if x.dtype not in operators.DTYPES:
-        raise TypeError(f"x must have dtype {' or '.join(map(str, operators.DTYPES))}, got {x.dtype}")
+        raise TypeError(f"{name} must have dtype {' or '.join(map(str, operators.DTYPES))}, got {x.dtype}")
 
 
 def _first(first: int) -> int:

@@ -26,6 +26,12 @@ def layout_of(x: torch.Tensor) -> int:
     return layout
 
 
+def check_layout(x: torch.Tensor, layout: int) -> None:
+    if layout not in (CONTIGUOUS, *((x.dim() - 3,) if x.dim() in (4, 5) else ())):
+        allowed = "0, 1 for 4 dimensions (channels last) or 2 for 5"
+        raise ValueError(f"layout must be {allowed}, got {layout} for {x.dim()} dimensions of x")
+
+
 def is_dense(x: torch.Tensor, layout: int) -> bool:
     return x.is_contiguous(memory_format=_FORMATS[layout])
 

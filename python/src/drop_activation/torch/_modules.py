@@ -12,9 +12,9 @@ from ._quick import drawn
 from ._standard import standard
 
 
-def _leaf(module: nn.Module, x: Proxy) -> Proxy:
+def leaf(module: nn.Module, x: Proxy, *others: Proxy) -> Proxy:
     """What torch.fx does with PyTorch's own modules: the graph calls the module, whose mode may still change."""
-    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x,), {})
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x, *others), {})
 
 
 class DropActivation(nn.Module):
@@ -41,7 +41,7 @@ class DropActivation(nn.Module):
             if y is not None:
                 return y
         if isinstance(x, Proxy):
-            return _leaf(self, x)
+            return leaf(self, x)
         return drop_activation(x, self.p, self.activation, self.training, self.inplace, fused=self.fused)
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -71,7 +71,7 @@ class RReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, Proxy):
-            return _leaf(self, x)
+            return leaf(self, x)
         return rrelu(x, self.lower, self.upper, self.training)
 
     def __prepare_scriptable__(self) -> nn.Module:

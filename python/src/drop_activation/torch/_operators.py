@@ -30,12 +30,17 @@ _QUICK_SCHEMAS = (
     "_draw(Tensor x, float p, int activation, int layout) -> (Tensor, Tensor)",
     "_draw_without_mask(Tensor x, float p, int layout) -> Tensor",
     "_backward(Tensor dy, Tensor mask, int layout) -> Tensor",
-    # `given` says which optional tensors are there: x is in the place of the others. See `_channel_operators`.
+    # `given` says which optional tensors are there: the first is in the place of the others. See `_batch_norm_operators`
+    # and `_bias_operators`.
     "_batch_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, Tensor mean, Tensor variance, Tensor key, "
     "int given, float eps, float p, int activation, int layout) -> (Tensor, Tensor, Tensor, Tensor)",
     "_batch_norm_backward(Tensor dy, Tensor mask, Tensor x, Tensor residual, Tensor weight, Tensor bias, Tensor mean, "
     "Tensor variance, int given, float eps, float p, int activation, int layout, bool of_x, bool of_residual) -> "
     "(Tensor, Tensor, Tensor, Tensor)",
+    "_bias(Tensor x, Tensor residual, Tensor bias, Tensor key, int given, int dim, float p, int activation, int layout) -> "
+    "(Tensor, Tensor)",
+    "_bias_backward(Tensor dy, Tensor mask, Tensor x, Tensor residual, Tensor bias, int given, int dim, float p, "
+    "int activation, int layout) -> (Tensor, Tensor)",
 )
 #: For `_keys` alone, on CUDA. RReLU's third result is its key on the GPU; the first has it on the CPU. The others draw
 #: it where the generator of a captured graph stands: seed and offset are on the GPU, and `moved`, on the CPU, is added.
@@ -50,7 +55,7 @@ _CUDA_SCHEMAS = (
     "int layout) -> (Tensor, Tensor, Tensor)",
 )
 for schema in (*_SCHEMAS, *_QUICK_SCHEMAS, *_CUDA_SCHEMAS):
-    random = (torch.Tag.nondeterministic_seeded,) if schema.startswith(("draw_", "_draw", "_batch_norm(")) else ()
+    random = (torch.Tag.nondeterministic_seeded,) if schema.startswith(("draw_", "_draw", "_batch_norm(", "_bias(")) else ()
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *random))
 for name in (schema.split("(", 1)[0] for schema in _QUICK_SCHEMAS):
     LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
