@@ -5,7 +5,7 @@ forward and backward.
     python3 benches/blocks.py [--compiled] [--keep-memory] [--quick] [--json FILE]
 
 It takes PyTorch and the Python package, and runs on the CPU. Each block is measured as PyTorch's own operations one by one
-("eager"), as this package's module, or with a bias its functions on arrays ("module"), and with --compiled, of some layers, as torch.compile of PyTorch's own
+("eager"), as this package's module ("module"), and with --compiled, of some layers, as torch.compile of PyTorch's own
 ("compiled") and of Drop-Activation composed of them ("composed"). All take turns, round after round in another order; the
 figures are medians of seconds. Before, each way's result is looked at. FILE holds, at any time, what has been measured.
 Where PyTorch gives large tensors back to the system, a step is mostly the time in which it asks for them anew: so page
@@ -27,8 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import drop_activation as da
-from drop_activation.torch import BatchNormDropActivation2d
+from drop_activation.torch import BatchNormDropActivation2d, BiasDropActivation
 
 P = 0.95
 #: Channels, height and width, batch, and whether it is compiled too, which takes longer than all rounds.
@@ -84,43 +83,6 @@ class ComposedBias(PlainBias):
         return torch.where(torch.rand_like(z) < P, F.relu(z), z)
 
 
-class FusedBias(PlainBias):
-    """By the functions on arrays: PyTorch has no module for it."""
-
-    def __init__(self, channels, p=P):
-        super().__init__(channels)
-        self.p = p
-
-    def forward(self, x, residual=None):
-        return _FusedBias.apply(x, self.bias, self.p)
-
-
-class _FusedBias(torch.autograd.Function):
-    """One pass forward, and one backward: the one for the sums writes dx too."""
-
-    @staticmethod
-    def forward(ctx, x, bias, p):
-        y, ctx.p, offset = torch.empty_like(x), p, int(torch.randint(2**63 - 1, (1,)))
-        memory, axis = in_memory_order(x)
-        _, ctx.mask = da.fused_forward(
-            memory, p, seed=0, offset=offset, shift=bias.detach(), axis=axis, out=in_memory_order(y)[0]
-        )
-        return y
-
-    @staticmethod
-    def backward(ctx, dy):
-        dx = torch.empty_like(dy)
-        memory, axis = in_memory_order(dy)
-        of_bias, _ = da.fused_sums(memory, ctx.mask, p=ctx.p, axis=axis, out=in_memory_order(dx)[0])
-        return dx, torch.from_numpy(of_bias), None
-
-
-def in_memory_order(x):
-    """A contiguous view, and where it has the channels."""
-    x = x.detach()
-    return (x, 1) if x.is_contiguous() else (x.permute(0, 2, 3, 1), 3)
-
-
 def step(module, x, residual, dy):
     x.grad = None
     if residual is not None:
@@ -135,7 +97,7 @@ def check(way, module, x, residual, dy):
     as p says. Or that of x, whose bias is zero."""
     y = step(module, x, residual, dy).detach().float()
     z = x.detach().float()
-    if not isinstance(getattr(module, "_orig_mod", module), PlainBias):
+    if not isinstance(getattr(module, "_orig_mod", module), (PlainBias, BiasDropActivation)):
         z = F.batch_norm(z, None, None, training=True)
     z = z if residual is None else z + residual.detach().float()
     kept = 0 if way in ("eager", "compiled") else 1 - P
@@ -151,7 +113,7 @@ def measure(layer, dtype, memory, block, compiled):
     x, dy = make().requires_grad_(), make()
     residual = make().requires_grad_() if block == "norm_residual" else None
     if block == "bias":
-        eager, module, composed = PlainBias, FusedBias, ComposedBias
+        eager, module, composed = PlainBias, BiasDropActivation, ComposedBias
     else:
         eager, module, composed = Plain, BatchNormDropActivation2d, Composed
     ways = {"eager": eager(channels), "module": module(channels, p=P)}

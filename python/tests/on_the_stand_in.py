@@ -1,4 +1,4 @@
-"""The operators with a batch normalisation as on CUDA tensors, where there is no GPU: on the stand-in for the driver,
+"""The operators with a batch normalisation or a bias as on CUDA tensors, where there is no GPU: on the stand-in for the driver,
 which runs the emulated kernels, and whose memory is the host's. test_stand_in.py runs this in a process of its own."""
 
 import ctypes
@@ -9,11 +9,14 @@ import torch
 
 from drop_activation import _library as library
 from drop_activation.torch import _batch_norm_operators as operators
+from drop_activation.torch import _bias_operators as biases
 from drop_activation.torch import _channels as channels
+from drop_activation.torch._layout import layout_of
 
 CPU = operators.batch_norm, operators.batch_norm_backward
 #: What PyTorch calls for CUDA tensors.
 CUDA = operators._batch_norm, operators._batch_norm_backward
+BIAS_CPU, BIAS_CUDA = (biases.bias_, biases.bias_backward), (biases._bias, biases._bias_backward)
 
 STREAM = 0xABC
 driver = ctypes.CDLL("libcuda.so.1")
@@ -49,6 +52,28 @@ def step(kernels, x, residual, weight, bias, mean, variance, dy, p, activation):
     return y, mask, mean_of, variance_of, *gradients
 
 
+def step_with_bias(kernels, x, residual, bias, dy, p, activation, dim):
+    forward, backward = kernels
+    y, mask = forward(x, residual, bias, torch.tensor([7]), p, activation, dim, layout_of(x))
+    return y, mask, *backward(dy, mask, x, residual, bias, p, activation, dim, layout_of(x))
+
+
+def end_of(dtype):
+    return str(dtype).removeprefix("torch.").replace("float", "f")
+
+
+def compare(expected, got, activation, names, wanted, *what):
+    of_total = lambda name: name.rpartition("_")[0] if "_total_" in name else name
+    assert list(map(of_total, names)) == wanted, names
+    for a, b in zip(expected, got):
+        assert a.stride() == b.stride() and a.dtype == b.dtype
+        if activation:
+            eps = torch.finfo(what[0]).eps if a.is_floating_point() else 0
+            torch.testing.assert_close(b, a, rtol=64 * eps, atol=64 * eps)
+        else:
+            assert torch.equal(a, b), what
+
+
 def main():
     torch.manual_seed(1)
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
@@ -63,19 +88,24 @@ def main():
                 arguments = (x, r if with_residual else None, weight, bias, *given, dy, 0.7, activation)
                 expected = step(CPU, *arguments)
                 got, names = on_the_stand_in(lambda: step(CUDA, *arguments))
-                of, end = ("gelu" if activation else "relu"), str(dtype).removeprefix("torch.").replace("float", "f")
+                of, end = ("gelu" if activation else "relu"), end_of(dtype)
                 statistics = [] if frozen else [f"da_fused_moments_{end}", "da_fused_moments_total"]
                 passes = [f"da_fused_forward_{of}_{end}", f"da_fused_products_{of}_{end}", "da_fused_products_total"]
                 wanted = [*statistics, *passes, f"da_fused_backward_{of}_{end}"]
-                of_total = lambda name: name.rpartition("_")[0] if "_total_" in name else name
-                assert list(map(of_total, names)) == wanted, names
-                for a, b in zip(expected, got):
-                    assert a.stride() == b.stride() and a.dtype == b.dtype
-                    if activation:
-                        eps = torch.finfo(dtype).eps if a.is_floating_point() else 0
-                        torch.testing.assert_close(b, a, rtol=64 * eps, atol=64 * eps)
-                    else:
-                        assert torch.equal(a, b), (dtype, shape, frozen)
+                compare(expected, got, activation, names, wanted, dtype, shape, frozen)
+        for shape, memory, dim in (((67, 24), None, 1), ((5, 7, 24), None, -1), ((5, 6, 7, 7), None, 1),
+                                   ((5, 8, 8, 8), torch.channels_last, 1)):  # fmt: skip
+            for activation, with_residual in ((0, False), (0, True), (3, True)):
+                make = lambda: torch.randn(shape, dtype=torch.float64).to(dtype)
+                lie = lambda t: t if memory is None else t.contiguous(memory_format=memory)
+                x, r, dy = lie(make()), lie(make()), lie(make())
+                bias = torch.randn(shape[dim], dtype=channels.real_of(x))
+                arguments = (x, r if with_residual else None, bias, dy, 0.7, activation, dim)
+                expected = step_with_bias(BIAS_CPU, *arguments)
+                got, names = on_the_stand_in(lambda: step_with_bias(BIAS_CUDA, *arguments))
+                of, end = ("gelu" if activation else "relu"), end_of(dtype)
+                wanted = [f"da_fused_forward_{of}_{end}", f"da_fused_gradients_{of}_{end}", "da_fused_gradients_total"]
+                compare(expected, got, activation, names, wanted, dtype, shape, dim)
     print("as on the CPU")
 
 

@@ -224,8 +224,8 @@ def test_the_blocks_do_not_time_another_operation(blocks, monkeypatch):
     monkeypatch.setattr(blocks, "BatchNormDropActivation2d", lambda channels, p: right(channels, eps=1.0, p=p))
     with pytest.raises(AssertionError, match="away from the batch normalisation of x"):
         blocks.measure(*measure)
-    bias = blocks.FusedBias
-    monkeypatch.setattr(blocks, "FusedBias", lambda channels, p: bias(channels, p=p - 0.02))
+    bias = blocks.BiasDropActivation
+    monkeypatch.setattr(blocks, "BiasDropActivation", lambda channels, p: bias(channels, p=p - 0.02))
     with pytest.raises(AssertionError, match="module: 0.0[67][0-9] of the negative elements passed, not 0.050"):
         blocks.measure("a layer, batch 2", "bf16", "channels last", "bias", False)
 

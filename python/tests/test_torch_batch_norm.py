@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import forward_ad
 
 import drop_activation as da
 import drop_activation.torch as dt
@@ -23,9 +24,10 @@ FORMATS = [("rows", None), ("sequence", None), ("planes", None), ("images", torc
 def keep_of(key, x, p):
     """The keep bits, in x's shape: they are counted as the elements lie in memory."""
     bits = torch.from_numpy(unpacked(da.keep_mask(x.numel(), p, 0, int(key)), x.numel()))
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        n, c, h, w = x.shape
-        return bits.reshape(n, h, w, c).permute(0, 3, 1, 2)
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    if last is not None and x.is_contiguous(memory_format=last) and not x.is_contiguous():
+        batch, c, *extents = x.shape
+        return bits.reshape(batch, *extents, c).movedim(-1, 1)
     return bits.reshape(x.shape)
 
 
@@ -210,6 +212,38 @@ def test_second_derivatives_are_refused():
     (dx,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivatives: use nn.BatchNorm and DropActivation"):
         dx.sum().backward()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_transformations_are_right_or_refused_by_name(frozen):
+    x, weight, bias = torch.randn(4, 5, 3, 3), torch.rand(5) + 0.5, torch.randn(5)
+    statistics = (torch.randn(5), torch.rand(5) + 0.5) if frozen else (None, None)
+    f = lambda x, weight, bias, key=torch.tensor([3]): operators.batch_norm(
+        x, None, weight, bias, *statistics, key, 1e-5, 0.5, 0
+    )[0]
+    leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+    expected = torch.autograd.grad(f(*leaves).sin().sum(), leaves)
+    of_func = torch.func.grad(lambda *t: f(*t).sin().sum(), argnums=(0, 1, 2))(x, weight, bias)
+    assert all(map(torch.equal, of_func, expected))
+    batch, many = torch.randn(3, *x.shape), torch.tensor([[1], [2], [3]])
+    of_each = torch.func.grad(lambda x, key: f(x, weight, bias, key).sin().sum())
+    mapped = torch.func.vmap(of_each)(batch, many)
+    assert all(torch.equal(dx, of_each(x, key)) for dx, x, key in zip(mapped, batch, many))
+    text = "a batch normalisation .* no forward mode: use nn.BatchNorm and DropActivation"
+    with pytest.raises(NotImplementedError, match=text):
+        torch.func.jvp(lambda x: f(x, weight, bias), (x,), (x,))
+    with pytest.raises(NotImplementedError, match=text), forward_ad.dual_level():
+        dt.BatchNormDropActivation2d(5, frozen=frozen)(forward_ad.make_dual(x, x))
+
+
+def test_torch_fx_calls_it_as_it_is():
+    layer, x = dt.BatchNormDropActivation2d(5, p=0.5), torch.randn(4, 5, 3, 3)
+    traced = torch.fx.symbolic_trace(nn.Sequential(layer))
+    results = []
+    for net in (layer, traced):
+        torch.manual_seed(1)
+        results.append(net(x))
+    assert torch.equal(*results)
 
 
 def test_statistics_without_momentum_or_running_ones():

@@ -2,11 +2,9 @@
 give what the operators give that PyTorch knows, keep no more than they need, and refuse what they cannot take."""
 
 import copy
-import pathlib
-import re
-import sys
 
 import pytest
+from conftest import flags_of, large_pages
 
 torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 
@@ -149,28 +147,14 @@ def test_gradients_that_nobody_asks_for():
     assert x.grad is None or not x.grad.any()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="SKIPPED: large pages are asked for on Linux")
+@large_pages
 def test_large_results_are_in_large_pages_where_the_system_has_them():
-    modes = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if not modes.exists() or "[never]" in modes.read_text():
-        pytest.skip("SKIPPED: this system has no large pages to ask for")
     # 36 MiB: from 32 on, glibc gives every allocation pages of its own, which nothing before it has asked for.
     x = torch.randn(64, 64, 48, 48, requires_grad=True)
     y = dt.BatchNormDropActivation2d(64)(x)
     (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
     for tensor, asked in ((y, True), (dx, True), (dt.drop_activation(x.detach()), True), (torch.relu(x), False)):
         assert ("hg" in flags_of(tensor)) == asked
-
-
-def flags_of(tensor):
-    """Of the memory in its midst: hg is what large pages were asked for."""
-    address, here = tensor.data_ptr() + tensor.numel() * tensor.element_size() // 2, False
-    for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
-        if span := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
-            here = int(span[1], 16) <= address < int(span[2], 16)
-        elif here and line.startswith("VmFlags:"):
-            return line.split()[1:]
-    raise AssertionError(f"{address:x} is in no mapping")
 
 
 X, V, KEY = torch.randn(4, 5, 3, 3), torch.ones(5), torch.tensor([1])

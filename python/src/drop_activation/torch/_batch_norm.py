@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _NormBase
 
 from .._activations import CODES
@@ -13,6 +14,7 @@ from . import _composed
 from ._channel_checks import check_like
 from ._functions import check_parameters
 from ._keys import draw_key
+from ._modules import leaf
 from ._quick_channels import batch_norm as quick_batch_norm
 
 
@@ -53,6 +55,8 @@ class _BatchNormDropActivation(_NormBase):
             x: Of shape (batch, num_features, ...): float16, bfloat16, float32 or float64.
             residual: Of x's shape, dtype and device; added after the normalisation.
         """
+        if isinstance(x, Proxy):
+            return leaf(self, x) if residual is None else leaf(self, x, residual)
         self._check(x, residual)
         running = self.frozen or not self.training
         running = running and self.running_mean is not None

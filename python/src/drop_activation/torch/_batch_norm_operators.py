@@ -1,4 +1,4 @@
-"""The operators with a batch normalisation in them, and their derivatives of the first order.
+"""The operators with a batch normalisation in them; derivatives are in `_channel_derivatives`.
 
 Each is a function of its arguments alone. Where `mean` and `variance` are given, these are the statistics; else they are
 those of x, and are returned. Statistics, weight and bias have a value for each channel. y, mask and dx are in the
@@ -208,7 +208,7 @@ LIBRARY.impl(batch_norm_backward, _batch_norm_backward, "CUDA")
 def _(x, residual, weight, bias, mean, variance, key, eps, p, activation):
     _check_x(x)
     check_vectors(x, weight=weight, bias=bias, mean=mean, variance=variance)
-    check_devices(x, residual=residual)
+    check_devices("x", x, residual=residual)
     statistics = [x.new_empty(x.shape[1], dtype=real_of(x)) for _ in range(2)]
     return empty_like(x, layout_of(x)), empty_mask(x), *statistics
 
@@ -216,14 +216,11 @@ def _(x, residual, weight, bias, mean, variance, key, eps, p, activation):
 @torch.library.register_fake(batch_norm_backward, lib=LIBRARY)
 def _(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation):
     check_vectors(x, weight=weight, bias=bias, mean=mean, variance=variance)
-    check_devices(x, dy=dy, mask=mask, residual=residual)
+    check_devices("x", x, dy=dy, mask=mask, residual=residual)
     dx = empty_like(x, layout_of(x))
     dr = x.new_empty(0) if residual is None else torch.empty_like(dx)
     gradients = [x.new_empty(x.shape[1], dtype=real_of(x)) for _ in range(2)]
     return dx, dr, *gradients
-
-
-# ---- Derivatives.
 
 
 def gradients(dx, dr, of_weight, of_bias, with_residual, weight, bias):
@@ -234,30 +231,3 @@ def gradients(dx, dr, of_weight, of_bias, with_residual, weight, bias):
         None if weight is None else of_weight.to(weight.dtype),
         None if bias is None else of_bias.to(bias.dtype),
     )
-
-
-def _save(ctx, inputs, output):
-    x, residual, weight, bias, mean, _, _, ctx.eps, ctx.p, ctx.activation = inputs
-    _, mask, *statistics = output
-    ctx.mark_non_differentiable(mask, *statistics)
-    ctx.of_x, ctx.with_residual = mean is None, residual is not None
-    ctx.save_for_backward(mask, x, channels.needed(residual, ctx.activation), weight, bias, *statistics)
-
-
-def _backward(ctx, dy, *_):
-    mask, x, residual, weight, bias, mean, variance = ctx.saved_tensors
-    residual = dy if ctx.with_residual and residual is None else residual  # like it, and not looked at
-    dx, dr, of_weight, of_bias = batch_norm_backward(
-        dy, mask, x, residual, weight, bias, mean, variance, ctx.of_x, ctx.eps, ctx.p, ctx.activation
-    )
-    gradients_ = gradients(dx, dr, of_weight, of_bias, ctx.with_residual, weight, bias)
-    return *gradients_, None, None, None, None, None, None
-
-
-torch.library.register_autograd(batch_norm, _backward, setup_context=_save, lib=LIBRARY)
-torch.library.register_autograd(
-    batch_norm_backward,
-    channels.no_second_derivative("a batch normalisation", "nn.BatchNorm and DropActivation"),
-    setup_context=channels.save_nothing,
-    lib=LIBRARY,
-)

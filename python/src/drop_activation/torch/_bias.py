@@ -47,10 +47,12 @@ def bias_drop_activation(
     if isinstance(x, Proxy):
         arguments, rest = (x, bias, residual, p, activation, training), {"dim": dim, "key": key}
         return x.tracer.create_proxy("call_function", bias_drop_activation, arguments, rest)
-    for name, tensor in (("bias", bias), ("residual", residual)):
-        if not isinstance(tensor, Tensor) and not (name == "residual" and tensor is None):
-            raise TypeError(f"{name} must be a tensor, got a {type(tensor).__name__}")
     check_tensor(x)
+    layout = layout_of(x)
+    if not isinstance(bias, Tensor):
+        raise TypeError(f"bias must be a tensor, got a {type(bias).__name__}")
+    if residual is not None and not isinstance(residual, Tensor):
+        raise TypeError(f"residual must be a tensor or None, got a {type(residual).__name__}")
     dim, p = operators.check(x, residual, bias, dim), float(p)
     if not training:
         z = x + bias.view([-1 if i == dim else 1 for i in range(x.dim())])
@@ -63,7 +65,7 @@ def bias_drop_activation(
     if key is None:
         # With p of 0 or 1 nothing is drawn, so that other random numbers stay what they are.
         key = draw_key(x) if 0 < p < 1 else torch.zeros(1, dtype=torch.int64)
-    return operators.bias_(x, residual, bias, key, p, CODES[activation], dim, layout_of(x))[0]
+    return operators.bias_(x, residual, bias, key, p, CODES[activation], dim, layout)[0]
 
 
 class BiasDropActivation(nn.Module):

@@ -1,4 +1,4 @@
-"""The operators with a bias before the activation, and their derivatives of the first order.
+"""The operators with a bias before the activation; derivatives are in `_channel_derivatives`.
 
 Each is a function of its arguments alone. The channels, of which each has a value of the bias, are dimension `dim` of x.
 `layout` is the order in which elements are counted and y and dx lie (`_layout`).
@@ -42,6 +42,8 @@ _forward_on_cpu, _backward_on_cpu = (
 
 def dim_of(x: Tensor, dim: int) -> int:
     """Counted from 0."""
+    if not isinstance(dim, int):
+        raise TypeError(f"dim must be an integer, got a {type(dim).__name__}")
     if not -x.dim() <= dim < x.dim():
         raise IndexError(f"dim must be one of the {x.dim()} dimensions of x, -{x.dim()} <= dim < {x.dim()}, got {dim}")
     return dim % x.dim()
@@ -150,36 +152,10 @@ def _(x, residual, bias, key, p, activation, dim, layout):
 
 @torch.library.register_fake(bias_backward, lib=LIBRARY)
 def _(dy, mask, x, residual, bias, p, activation, dim, layout):
-    check_devices(dy, mask=mask, x=x, residual=residual, bias=bias)
+    check_devices("dy", dy, mask=mask, x=x, residual=residual, bias=bias)
     return empty_like(dy, layout), dy.new_empty(dy.shape[dim_of(dy, dim)], dtype=real_of(dy))
-
-
-# ---- Derivatives.
 
 
 def gradients(ctx, dx, of_bias):
     """Those of x, the residual and the bias."""
     return dx, dx if ctx.with_residual else None, of_bias.to(ctx.dtype)
-
-
-def _save(ctx, inputs, output):
-    x, residual, bias, _, *ctx.parameters = inputs
-    _, mask = output
-    ctx.mark_non_differentiable(mask)
-    _, activation, *_ = ctx.parameters
-    ctx.with_residual, ctx.dtype = residual is not None, bias.dtype
-    ctx.save_for_backward(mask, *(channels.needed(tensor, activation) for tensor in (x, residual, bias)))
-
-
-def _backward(ctx, dy, _):
-    dx, of_bias = bias_backward(dy, *ctx.saved_tensors, *ctx.parameters)
-    return *gradients(ctx, dx, of_bias), None, None, None, None, None
-
-
-torch.library.register_autograd(bias_, _backward, setup_context=_save, lib=LIBRARY)
-torch.library.register_autograd(
-    bias_backward,
-    channels.no_second_derivative("a bias", "x + bias and DropActivation"),
-    setup_context=channels.save_nothing,
-    lib=LIBRARY,
-)

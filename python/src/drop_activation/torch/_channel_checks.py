@@ -31,12 +31,12 @@ def check_vectors(x: Tensor, dim: int = 1, **vectors: Tensor | None) -> None:
             raise ValueError(f"{name} must be on the device of x, {x.device}, got {vector.device}")
 
 
-def check_devices(x: Tensor, **tensors: Tensor | None) -> None:
+def check_devices(other_name: str, other: Tensor, /, **tensors: Tensor | None) -> None:
     """With one meta tensor among others, PyTorch calls what is registered for these for all of them, and the results have
     no numbers."""
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"{name} must have the device of x, {x.device}, got {tensor.device}")
+        if tensor is not None and tensor.device != other.device:
+            raise ValueError(f"{name} must have the device of {other_name}, {other.device}, got {tensor.device}")
 
 
 def check_p(p: float) -> None:

@@ -96,22 +96,6 @@ def real_vector(vector: Tensor | None, real: torch.dtype) -> Tensor | None:
     return None if vector is None else vector.to(real).contiguous()
 
 
-# ---- Derivatives.
-
-
 def needed(tensor: Tensor | None, activation: int) -> Tensor | None:
     """What a backward pass needs of what z was computed from: nothing for ReLU, whose derivative is in the mask."""
     return None if activation == RELU else tensor
-
-
-def save_nothing(ctx, inputs, output):
-    pass
-
-
-def no_second_derivative(of: str, instead: str):
-    """The derivative of a backward pass."""
-
-    def refuse(ctx, *_):
-        raise RuntimeError(f"{of} with Drop-Activation in it has no second derivatives: use {instead}, which have them")
-
-    return refuse

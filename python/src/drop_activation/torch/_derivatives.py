@@ -22,7 +22,7 @@ _CURVATURES = {code: curvature(name) for name, code in CODES.items() if name != 
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
-class _Mapped(Function):
+class Mapped(Function):
     @classmethod
     def vmap(cls, info, in_dims, *arguments):
         """One call for each sample: each has a mask of its own, or what its key says."""
@@ -39,7 +39,7 @@ def _linear(operator, tensors: int):
     """The Function of an operator that is linear in its first argument, has its own transpose, and no derivative by
     the `tensors` that come next."""
 
-    class Linear(_Mapped):
+    class Linear(Mapped):
         @staticmethod
         def forward(*arguments):
             with below_autograd():
@@ -69,7 +69,7 @@ def _drawing(operator, gradient):
     """The Function of an operator that draws a mask and returns y, that, and what else it draws. `gradient` returns, for
     what was drawn and the arguments, what `forward_gradient` does."""
 
-    class Drawing(_Mapped):
+    class Drawing(Mapped):
         @staticmethod
         def forward(*arguments):
             with below_autograd():
@@ -102,7 +102,7 @@ Backward = _linear(operators.backward, tensors=1)
 RReluBackward = _linear(operators.rrelu_backward, tensors=2)
 
 
-class BackwardSaved(_Mapped):
+class BackwardSaved(Mapped):
     """The others', which depends on x as well."""
 
     operator = operators.backward_saved
@@ -179,7 +179,7 @@ RReluForward = _drawing(operators.rrelu_forward, _rrelu_gradient)
 DrawRReluForward = _drawing(operators.draw_rrelu_forward, _draw_rrelu_gradient)
 
 
-def _where_needed(operator, function):
+def where_needed(operator, function):
     """The function with derivatives, where any are asked for. Compiled code asks for none, and calls often."""
 
     def kernel(*arguments):
@@ -215,7 +215,7 @@ for operator, function in (
     (operators.draw_rrelu_forward, DrawRReluForward.apply),
     (operators.rrelu_backward, RReluBackward.apply),
 ):
-    operators.LIBRARY.impl(operator, _where_needed(operator, function), "Autograd")
+    operators.LIBRARY.impl(operator, where_needed(operator, function), "Autograd")
     # Where torch.func's transforms begin: what their interpreters would do with an operator of C++, whose derivatives
     # they take apart themselves, is not for a `Function`.
     transformed = where_transforms_begin(operator, _TRANSFORMED.get(operator, function))

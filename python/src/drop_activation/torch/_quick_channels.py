@@ -10,6 +10,7 @@ from torch.autograd import Function
 from .._activations import CODES
 from . import _batch_norm_operators as norms
 from . import _bias_operators as biases
+from . import _channel_derivatives  # without which the operators have none
 from ._channels import needed
 from ._layout import layout_of
 from ._operators import DTYPES
