@@ -68,6 +68,31 @@ def test_batch_norm_on_cuda_is_the_cpu_s(dtype, shape, memory, activation, froze
         assert off.sum() <= (1 if activation == "relu" and on_cpu.dim() > 1 else 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "shape, memory, dim", [((64, 24), None, 1), ((5, 9, 24), None, -1), ((5, 6, 7, 7), None, 1), ((5, 8, 8, 8), torch.channels_last, 1)]
+)
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_a_bias_on_cuda_is_the_cpu_s(dtype, shape, memory, dim, activation, with_residual):
+    make = lambda: torch.randn(shape).to(dtype).contiguous(memory_format=memory or torch.contiguous_format)
+    bias = torch.randn(shape[dim], dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    tensors, dy, key = (make(), bias, make())[: 3 if with_residual else 2], make(), torch.tensor([7])
+    results = []
+    for device in ("cpu", "cuda"):
+        leaves = [t.to(device).requires_grad_() for t in tensors]
+        y = dt.bias_drop_activation(*leaves, *([] if with_residual else [None]), 0.7, activation, dim=dim, key=key)
+        gradients = torch.autograd.grad(y, leaves, dy.to(device))
+        assert y.stride() == tensors[0].stride() == gradients[0].stride()
+        results.append([t.detach().cpu() for t in (y, *gradients)])
+    for on_cpu, on_cuda in zip(*results):
+        if activation == "relu":
+            assert torch.equal(on_cpu, on_cuda)
+        else:
+            eps = torch.finfo(on_cpu.dtype).eps
+            torch.testing.assert_close(on_cuda, on_cpu, rtol=64 * eps, atol=64 * eps)
+
+
 def step_behind_a_sleep(layer, x):
     """y of a forward and a backward pass on another stream than the default one, which the host does not wait for."""
     stream = torch.cuda.Stream()
@@ -94,6 +119,16 @@ def test_batch_norm_waits_for_nothing_and_its_passes_are_few_launches():
     ours = lambda names: [name for name in names if name.startswith("da_")]
     assert len(ours(kernels(lambda: layer(x)))) == 3
     assert len(ours(kernels(lambda: torch.autograd.grad(y, x, dy)))) == 3
+
+
+def test_a_bias_waits_for_nothing_and_its_passes_are_few_launches():
+    layer = dt.BiasDropActivation(16, p=0.5).cuda()
+    x = torch.randn(32, 16, 64, 64, device="cuda", requires_grad=True)
+    step_behind_a_sleep(layer, x)
+    y, dy = layer(x), torch.ones_like(x)
+    ours = lambda names: [name for name in names if name.startswith("da_")]
+    assert len(ours(kernels(lambda: layer(x)))) == 1
+    assert len(ours(kernels(lambda: torch.autograd.grad(y, x, dy)))) == 2
 
 
 def test_a_model_is_fused_on_cuda():
