@@ -70,4 +70,4 @@ pub(super) use philox::Philox;
 pub(super) use pool::Pool;
 pub(super) use share::share;
 pub(super) use tasks::run_over_tensor;
-pub(super) use tuning::{CACHED_BYTES, READ_PREFETCH, TASK};
+pub(super) use tuning::{CACHED_BYTES, NON_TEMPORAL_BYTES, READ_PREFETCH, TASK};

@@ -3,8 +3,9 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::slice;
 
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{CacheLines, Simd};
 use crate::element::Element;
 
 /// Elements that are nobody else's for 'a.
@@ -53,6 +54,28 @@ impl<'a, T: Copy> Disjoint<'a, T> {
         unsafe { simd.store_lanes(lanes, block, to) };
     }
 
+    /// The same, by non-temporal stores where they fill cache lines: others see it after a
+    /// [`Fence`](crate::cpu::simd::Fence).
+    ///
+    /// # Safety
+    /// As for [`write_lanes`](Self::write_lanes).
+    #[inline(always)]
+    pub(super) unsafe fn stream_lanes<S: Simd>(&self, simd: S, start: usize, lanes: Range<usize>, block: &[T; 32])
+    where
+        T: Element,
+    {
+        if lanes == (0..32) {
+            self.check(start..start.saturating_add(32), 32);
+            // SAFETY: a whole block within the slice, by the check. No other thread is there, by this function's contract.
+            let to = unsafe { slice::from_raw_parts_mut(self.elements.add(start).cast::<[T; 32]>(), 1) };
+            if let Ok(mut lines) = CacheLines::new(to) {
+                return simd.store_non_temporal(block, &mut lines, 0);
+            }
+        }
+        // SAFETY: this function's contract is the same.
+        unsafe { self.write_lanes(simd, start, lanes, block) }
+    }
+
     /// So many elements are there.
     #[inline(always)]
     fn check(&self, range: Range<usize>, len: usize) {
@@ -70,15 +93,26 @@ mod tests {
     use crate::cpu::simd::{Task, dispatch};
     use crate::real::Real;
 
-    struct Write<'a, 'b, T>(&'b Disjoint<'a, T>, usize, Range<usize>, &'b [T; 32]);
+    struct Write<'a, 'b, T>(&'b Disjoint<'a, T>, usize, Range<usize>, &'b [T; 32], bool);
 
     impl<T: Element> Task for Write<'_, '_, T> {
         #[inline(always)]
         fn run<S: Simd>(self, simd: S) {
+            let Self(disjoint, start, lanes, block, streamed) = self;
             // SAFETY: this thread is alone.
-            unsafe { self.0.write_lanes(simd, self.1, self.2, self.3) };
+            unsafe {
+                if streamed {
+                    disjoint.stream_lanes(simd, start, lanes, block);
+                    simd.fence();
+                } else {
+                    disjoint.write_lanes(simd, start, lanes, block);
+                }
+            }
         }
     }
+
+    #[repr(align(64))]
+    struct OnALine<T>([T; 70]);
 
     fn elements_are_written<T: Lane>() {
         let block: [T; 32] = std::array::from_fn(|i| T::from_real(T::Real::from_f64(i as f64 + 1.0)));
@@ -88,13 +122,16 @@ mod tests {
                 .flat_map(|(start, from)| (from..=32).map(move |to| (start, from..to)))
                 .filter(|(start, lanes)| start + lanes.end <= 70 && (*start < 3 || *start > 36))
             {
-                let mut tensor = [T::default(); 70];
-                let disjoint = Disjoint::new(&mut tensor);
-                set.force(|| dispatch(Write(&disjoint, start, lanes.clone(), &block)));
-                for (i, element) in tensor.iter().enumerate() {
-                    let lane = i.wrapping_sub(start);
-                    let expected = if lanes.contains(&lane) { block[lane] } else { T::default() };
-                    assert!(*element == expected, "{set:?} {}: element {i}, {lanes:?} at {start}", T::DTYPE.name());
+                for streamed in [false, true] {
+                    let mut tensor = OnALine([T::default(); 70]);
+                    let disjoint = Disjoint::new(&mut tensor.0);
+                    set.force(|| dispatch(Write(&disjoint, start, lanes.clone(), &block, streamed)));
+                    for (i, element) in tensor.0.iter().enumerate() {
+                        let lane = i.wrapping_sub(start);
+                        let expected = if lanes.contains(&lane) { block[lane] } else { T::default() };
+                        let what = format!("{set:?} {}, streamed {streamed}", T::DTYPE.name());
+                        assert!(*element == expected, "{what}: element {i}, {lanes:?} at {start}");
+                    }
                 }
             }
         }
@@ -120,8 +157,9 @@ mod tests {
     fn what_lies_beyond_is_nobody_s() {
         let mut tensor = [0f32; 40];
         let disjoint = Disjoint::new(&mut tensor);
-        for (start, lanes) in [(9, 0..32), (40, 0..1), (8, 0..33), (usize::MAX - 8, 0..9)] {
-            let write = || dispatch(Write(&disjoint, start, lanes.clone(), &[1.0; 32]));
+        let beyond = [(9, 0..32), (40, 0..1), (8, 0..33), (usize::MAX - 8, 0..9), (usize::MAX - 8, 0..32)];
+        for ((start, lanes), streamed) in beyond.into_iter().flat_map(|at| [(at.clone(), false), (at, true)]) {
+            let write = || dispatch(Write(&disjoint, start, lanes.clone(), &[1.0; 32], streamed));
             assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(write)).is_err(), "{start}, {lanes:?}");
         }
         for range in [39..41, 38..40, usize::MAX - 1..usize::MAX] {

@@ -32,7 +32,7 @@ mod summand;
 mod values;
 
 use distances::Distances;
-use gradients::{Gradients, Tensors};
+use gradients::{Gradients, Tensors, streams};
 use parts::sum;
 use products::{Plain, Products};
 
@@ -68,13 +68,15 @@ pub(super) fn reduce<T: Lane<Real: Lane>>(
     mask: MaskWords<'_>,
 ) -> Result<()> {
     match OfZ::new(dz, &operands) {
-        Some(of_z) => reduce_from(of_z, dz, shape, io, operands, mask),
-        None => reduce_from(Selected, dz, shape, io, operands, mask),
+        // Arithmetic bounds it, and not memory.
+        Some(of_z) => reduce_from::<_, _, false>(of_z, dz, shape, io, operands, mask),
+        None if streams(shape, &io) => reduce_from::<_, _, true>(Selected, dz, shape, io, operands, mask),
+        None => reduce_from::<_, _, false>(Selected, dz, shape, io, operands, mask),
     }
 }
 
-fn reduce_from<T: Lane<Real: Lane>>(
-    source: impl Source<T>,
+fn reduce_from<T: Lane<Real: Lane>, P: Source<T>, const STREAMED: bool>(
+    source: P,
     dz: &Dz,
     shape: Shape,
     io: InOut<'_, T>,
@@ -88,7 +90,7 @@ fn reduce_from<T: Lane<Real: Lane>>(
     };
     let (x, means) = (operands.x.unwrap_or_default(), operands.mean.is_some());
     let mut results = operands.results.map(Option::unwrap_or_default);
-    let gradients = Gradients { dy: Tensors::new(io), source, words };
+    let gradients = Gradients::<_, _, STREAMED> { dy: Tensors::new(io), source, words };
     if means {
         sum(shape, &Products { gradients, x }, &vectors, |c, sums| put(&mut results, c, sums))
     } else {

@@ -6,7 +6,7 @@ use super::summand::Summand;
 use crate::cpu::engine::{Pool, READ_PREFETCH, TASK, share};
 use crate::cpu::fused::channels::{Vectors, no_cache_holds};
 use crate::cpu::lane::Lane;
-use crate::cpu::simd::{self, Simd, Task};
+use crate::cpu::simd::{self, Fence, Simd, Task};
 use crate::error::{Error, Result};
 use crate::real::Real;
 use crate::shape::Shape;
@@ -103,6 +103,7 @@ pub(super) struct SumOfPart<'a, T: Lane, P, const N: usize> {
 impl<T: Lane<Real: Lane>, P: Summand<T, N>, const N: usize> Task for SumOfPart<'_, T, P, N> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        let _fence = Fence(simd); // for what a summand writes
         if self.shape.inner() == 1 { self.channels_last(simd) } else { self.channels_first(simd) }
     }
 }

@@ -13,17 +13,17 @@ use crate::real::Real;
 use crate::sum_order::{ACCUMULATORS, CHUNK, halve};
 
 /// Sums of dz.
-pub(super) struct Plain<'a, T, P> {
-    pub(super) gradients: Gradients<'a, T, P>,
+pub(super) struct Plain<'a, T, P, const STREAMED: bool> {
+    pub(super) gradients: Gradients<'a, T, P, STREAMED>,
 }
 
 /// Sums of dz and of its products with x - μ.
-pub(super) struct Products<'a, T, P> {
-    pub(super) gradients: Gradients<'a, T, P>,
+pub(super) struct Products<'a, T, P, const STREAMED: bool> {
+    pub(super) gradients: Gradients<'a, T, P, STREAMED>,
     pub(super) x: &'a [T],
 }
 
-impl<T: Lane<Real: Lane>, P: Source<T>> Summand<T, 1> for Plain<'_, T, P> {
+impl<T: Lane<Real: Lane>, P: Source<T>, const STREAMED: bool> Summand<T, 1> for Plain<'_, T, P, STREAMED> {
     const FIRST: bool = false;
 
     fn vectors(&self) -> Vec<Vector> {
@@ -60,7 +60,7 @@ impl<T: Lane<Real: Lane>, P: Source<T>> Summand<T, 1> for Plain<'_, T, P> {
     }
 }
 
-impl<T: Lane<Real: Lane>, P: Source<T>> Summand<T, 2> for Products<'_, T, P> {
+impl<T: Lane<Real: Lane>, P: Source<T>, const STREAMED: bool> Summand<T, 2> for Products<'_, T, P, STREAMED> {
     const FIRST: bool = false;
 
     fn vectors(&self) -> Vec<Vector> {

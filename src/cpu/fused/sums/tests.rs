@@ -4,6 +4,8 @@ use half::{bf16, f16};
 
 use super::*;
 use crate::activation::Activation;
+use crate::cpu::part::as_part_of;
+use crate::cpu::simd::LINE;
 use crate::cpu::simd::tests::sets;
 use crate::fused::cpu::{reduce, statistics};
 use crate::fused::{Before, Centred, Gradient, Preactivation, Sums, reference};
@@ -77,9 +79,16 @@ fn like_the_reference<T: Lane<Real: Lane>>() {
                     set.force(|| {
                         let what = format!("{set:?} {} {shape:?} {by:.40?}", T::DTYPE.name());
                         same(&what, &reduce(shape, &dy, by, centred, None).unwrap(), &expected);
-                        let mut dr = vec![T::default(); shape.len()];
-                        same(&what, &reduce(shape, &dy, by, centred, Some(&mut dr)).unwrap(), &expected);
-                        assert!(dr == *dz.as_ref().unwrap(), "{what}: dr");
+                        // On a cache line; and as a part of one so large that it is written by non-temporal stores.
+                        let mut room = vec![T::default(); shape.len() + LINE];
+                        let on_a_line = room.as_ptr().align_offset(LINE);
+                        for (at, whole) in [(on_a_line, 0), (on_a_line, 1 << 30), (on_a_line + 1, 1 << 30)] {
+                            let dr = &mut room[at..][..shape.len()];
+                            dr.fill(T::default());
+                            let sums = as_part_of(whole, || reduce(shape, &dy, by, centred, Some(dr)).unwrap());
+                            same(&what, &sums, &expected);
+                            assert!(*dr == *dz.as_ref().unwrap(), "{what}: dr at {at}, as a part of {whole} bytes");
+                        }
                     });
                 }
             }
