@@ -6,16 +6,22 @@ pip install ./python torch && python python/examples/02_torch.py
 import torch
 from torch import nn
 
-from drop_activation.torch import DropActivation, replace_relu
+from drop_activation.torch import BiasDropActivation, DropActivation, replace_relu
 
 torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
 x = torch.randn(512, 2, device=device)
 labels = (x[:, 0] * x[:, 1] > 0).long()
 
-model = nn.Sequential(nn.Linear(2, 64), DropActivation(p=0.95), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)).to(
-    device
-)
+model = nn.Sequential(
+    nn.Linear(2, 64),
+    DropActivation(p=0.95),
+    nn.Linear(64, 64, bias=False),
+    BiasDropActivation(64, p=0.95),  # with the bias, in fewer passes over memory
+    nn.Linear(64, 64),
+    nn.ReLU(),
+    nn.Linear(64, 2),
+).to(device)
 print(replace_relu(model, p=0.95))  # the one ReLU that is left
 
 optimiser = torch.optim.Adam(model.parameters(), lr=0.01)

@@ -70,7 +70,8 @@ def test_batch_norm_on_cuda_is_the_cpu_s(dtype, shape, memory, activation, froze
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(
-    "shape, memory, dim", [((64, 24), None, 1), ((5, 9, 24), None, -1), ((5, 6, 7, 7), None, 1), ((5, 8, 8, 8), torch.channels_last, 1)]
+    "shape, memory, dim",
+    [((64, 24), None, 1), ((5, 9, 24), None, -1), ((5, 6, 7, 7), None, 1), ((5, 8, 8, 8), torch.channels_last, 1)],
 )
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("with_residual", [False, True])

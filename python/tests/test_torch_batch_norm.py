@@ -218,9 +218,10 @@ def test_second_derivatives_are_refused():
 def test_transformations_are_right_or_refused_by_name(frozen):
     x, weight, bias = torch.randn(4, 5, 3, 3), torch.rand(5) + 0.5, torch.randn(5)
     statistics = (torch.randn(5), torch.rand(5) + 0.5) if frozen else (None, None)
-    f = lambda x, weight, bias, key=torch.tensor([3]): operators.batch_norm(
-        x, None, weight, bias, *statistics, key, 1e-5, 0.5, 0
-    )[0]
+
+    def f(x, weight, bias, key=KEY):
+        return operators.batch_norm(x, None, weight, bias, *statistics, key, 1e-5, 0.5, 0)[0]
+
     leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
     expected = torch.autograd.grad(f(*leaves).sin().sum(), leaves)
     of_func = torch.func.grad(lambda *t: f(*t).sin().sum(), argnums=(0, 1, 2))(x, weight, bias)

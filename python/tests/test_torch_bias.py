@@ -125,8 +125,9 @@ def test_it_is_what_the_functions_on_arrays_compute(dtype, case, activation, wit
     order = [0, *range(2, x.dim()), 1] if memory is not None else list(range(x.dim()))
     axis, in_order = order.index(dim % x.dim()), lambda t: None if t is None else t.permute(order).contiguous()
     before = {"shift": bias, "residual": in_order(r), "axis": axis, "activation": activation}
-    of_arrays, words = da.fused_forward(in_order(x), 0.7, seed=0, offset=11, **before, out=torch.empty_like(in_order(x)))
-    assert torch.equal(in_order(y), of_arrays)
+    out = torch.empty_like(in_order(x))
+    _, words = da.fused_forward(in_order(x), 0.7, seed=0, offset=11, **before, out=out)
+    assert torch.equal(in_order(y), out)
     assert torch.equal(mask, torch.from_numpy(words.view("int32")))
     out = torch.empty_like(in_order(x))
     sums, _ = da.fused_sums(in_order(dy), words, in_order(x), p=0.7, **before, out=out)
@@ -196,7 +197,9 @@ def test_any_strides(way, activation):
     assert all(map(torch.equal, *results))
 
 
-@pytest.mark.parametrize("shape, dim", [((0, 5), 1), ((0, 5, 3, 3), 1), ((4, 5, 0), 1), ((4, 0), 1), ((0, 7, 5), -1), ((0,), 0)])
+@pytest.mark.parametrize(
+    "shape, dim", [((0, 5), 1), ((0, 5, 3, 3), 1), ((4, 5, 0), 1), ((4, 0), 1), ((0, 7, 5), -1), ((0,), 0)]
+)
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_without_elements(way, shape, dim, activation):
     x, r = (torch.empty(shape, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
@@ -500,6 +503,10 @@ def backward(dy=X, mask=MASK, x=X, residual=None, bias=B, p=0.5, activation=0, d
         (lambda: backward(dim=-5), ["dim must be one of the 4 dimensions", "got -5"]),
         (lambda: backward(layout=1), None),
         (lambda: backward(layout=3), ["layout must be", "got 3"]),
+        # What CUDA tensors take.
+        (lambda: operators._bias(X, None, B, KEY.float(), 0.5, 0, 1, 0), ["key must be one torch.int64", "float32"]),
+        (lambda: operators._bias(X, None, B, KEY, 0.5, 0, 1, 2), ["layout must be", "got 2"]),
+        (lambda: operators._bias_backward(X, MASK, None, None, None, 0.5, 0, 1, -1), ["layout must be", "got -1"]),
     ],
 )
 def test_mistakes_are_named(call, words):

@@ -21,7 +21,9 @@ a model in evaluation mode is exported, traced and compiled like any other. Ther
 
 Derivatives of any order and direction, torch.func's transformations and vmap's randomness are as for F.dropout, but for
 derivatives within torch.func.functionalize: functionalize(grad(f)) is refused, and grad(functionalize(f)) is not.
-DTensors get the mask of the whole tensor. Equal keys give equal masks; `first` makes a tensor a shard.
+A layer with a batch normalisation or a bias in it has derivatives of the first order, and of these the former's has no
+forward mode: what it has not is refused by name. DTensors get the mask of the whole tensor. Equal keys give equal masks;
+`first` makes a tensor a shard.
 
 A tensor is read in the order in which it lies in memory, if it is contiguous or channels_last; any other is made
 contiguous first.

@@ -9,9 +9,9 @@ from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _NormBase
 
 from .._activations import CODES
-from . import _batch_norm_operators as operators
 from . import _composed
 from ._channel_checks import check_like
+from ._channel_derivatives import norms as operators
 from ._functions import check_parameters
 from ._keys import draw_key
 from ._modules import leaf

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from .._activations import CODES
-from . import _bias_operators as operators
 from . import _composed
+from ._channel_derivatives import biases as operators
 from ._functions import check_key, check_parameters, check_tensor
 from ._keys import draw_key
 from ._layout import layout_of

@@ -65,7 +65,7 @@ def _save_bias(ctx, inputs, output):
     _, mask = output
     ctx.mark_non_differentiable(mask)
     _, activation, ctx.dim, _ = ctx.parameters
-    ctx.with_residual, ctx.dtype, ctx.like = residual is not None, bias.dtype, (x.shape, x.dtype)
+    ctx.with_residual, ctx.like = residual is not None, (x.shape, x.dtype)
     saved = mask, *(needed(tensor, activation) for tensor in (x, residual, bias))
     ctx.save_for_backward(*saved)
     ctx.save_for_forward(*saved)
@@ -73,7 +73,7 @@ def _save_bias(ctx, inputs, output):
 
 def _backward_of_bias(ctx, dy, _):
     dx, of_bias = biases.bias_backward(dy, *ctx.saved_tensors, *ctx.parameters)
-    return *biases.gradients(ctx, dx, of_bias), None, None, None, None, None
+    return *biases.gradients(dx, of_bias, ctx.with_residual), None, None, None, None, None
 
 
 def _jvp_of_bias(ctx, x: Tensor | None, residual: Tensor | None, bias: Tensor | None, *_):

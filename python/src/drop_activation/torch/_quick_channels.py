@@ -8,9 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .._activations import CODES
-from . import _batch_norm_operators as norms
-from . import _bias_operators as biases
-from . import _channel_derivatives  # without which the operators have none
+from ._channel_derivatives import biases, norms
 from ._channels import needed
 from ._layout import layout_of
 from ._operators import DTYPES
@@ -117,8 +115,7 @@ class _Bias(Function):
         y, mask = biases.forward_on_cpu(x, residual, bias, key, p, activation, dim, layout)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(mask, *(needed(tensor, activation) for tensor in (x, residual, bias)))
-        ctx.with_residual, ctx.dtype = residual is not None, bias.dtype
-        ctx.parameters = p, activation, dim, layout
+        ctx.with_residual, ctx.parameters = residual is not None, (p, activation, dim, layout)
         return y
 
     @staticmethod
@@ -128,4 +125,4 @@ class _Bias(Function):
         plain = not torch.is_grad_enabled() and is_plain(dy)
         backward = biases.backward_on_cpu if plain else biases.bias_backward
         dx, of_bias = backward(dy, *ctx.saved_tensors, *ctx.parameters)
-        return *biases.gradients(ctx, dx, of_bias), None, None, None, None, None
+        return *biases.gradients(dx, of_bias, ctx.with_residual), None, None, None, None, None
