@@ -51,7 +51,6 @@ def dim_of(x: Tensor, dim: int) -> int:
 
 def check(x: Tensor, residual: Tensor | None, bias: Tensor, dim: int) -> int:
     """The dimension, counted from 0."""
-    check_tensor(x)
     check_like("residual", residual, "x", x)
     dim = dim_of(x, dim)
     check_vectors(x, dim, bias=bias)
@@ -59,6 +58,7 @@ def check(x: Tensor, residual: Tensor | None, bias: Tensor, dim: int) -> int:
 
 
 def _check_forward(x, residual, bias, key, p, dim, layout) -> int:
+    check_tensor(x)
     dim = check(x, residual, bias, dim)
     check_key(key, x)
     check_p(p)
@@ -146,6 +146,7 @@ LIBRARY.impl(bias_backward, _bias_backward, "CUDA")
 
 @torch.library.register_fake(bias_, lib=LIBRARY)
 def _(x, residual, bias, key, p, activation, dim, layout):
+    check_tensor(x)
     check(x, residual, bias, dim)
     return empty_like(x, layout), empty_mask(x)
 
