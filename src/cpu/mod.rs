@@ -212,7 +212,8 @@ pub fn relu_backward<'a, T: Element>(y: &[T], io: impl Into<InOut<'a, T>>) -> Re
 /// The instructions that this module runs with: `"avx512"`, `"avx2"` or `"portable"`, the best that the machine has.
 ///
 /// For measurements, the environment variable `DROP_ACTIVATION_CPU` with one of these names keeps it from a better
-/// one. It is read once, when first needed; other values have no effect.
+/// one. It is read once, when first needed; other values have no effect. Compiled for machines of which all have AVX-512
+/// or AVX2 (by `-C target-cpu`), the library has no code for less.
 pub fn instruction_set() -> &'static str {
     simd::set::Set::chosen().name()
 }

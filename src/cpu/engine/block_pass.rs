@@ -2,11 +2,11 @@
 //! and go to.
 
 use super::keep_stream::KeepStream;
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{Simd, Task};
 use crate::element::Element;
 
 /// What a pass does to a block.
-pub(crate) trait BlockPass<T: Element>: Sync {
+pub(crate) trait BlockPass<T: Element>: Sync + Sized {
     /// What it has to do with bits. Passes get no code for what they don't do.
     const BITS: Bits;
 
@@ -29,7 +29,42 @@ pub(crate) trait BlockPass<T: Element>: Sync {
     /// The same for a block of which only a part is there; [`BlockPass::block`] is called for whole ones alone.
     #[inline(always)]
     fn partial<S: Simd>(&self, simd: S, e: u64, input: &[T; 32], saved: &[T; 32], bits: u32) -> ([T; 32], u32) {
-        self.block(simd, e, input, saved, bits)
+        run_block(self, simd, e, input, saved, bits)
+    }
+}
+
+/// [`BlockPass::block`], or a call of it where code is to be small.
+#[inline(always)]
+pub(super) fn run_block<S: Simd, T: Element, P: BlockPass<T>>(
+    pass: &P,
+    simd: S,
+    e: u64,
+    input: &[T; 32],
+    saved: &[T; 32],
+    bits: u32,
+) -> ([T; 32], u32) {
+    if !S::SMALL_CODE {
+        return pass.block(simd, e, input, saved, bits);
+    }
+    let mut made = ([T::default(); 32], 0);
+    simd.outlined(BlockTask { pass, e, input, saved, bits, made: &mut made });
+    made
+}
+
+/// [`BlockPass::block`] as a task, so that it can be outlined.
+struct BlockTask<'a, T, P> {
+    pass: &'a P,
+    e: u64,
+    input: &'a [T; 32],
+    saved: &'a [T; 32],
+    bits: u32,
+    made: &'a mut ([T; 32], u32),
+}
+
+impl<T: Element, P: BlockPass<T>> Task for BlockTask<'_, T, P> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        *self.made = self.pass.block(simd, self.e, self.input, self.saved, self.bits);
     }
 }
 

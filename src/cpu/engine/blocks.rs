@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::access::Access;
-use super::block_pass::{Bits, BlockPass};
+use super::block_pass::{Bits, BlockPass, run_block};
 use super::keep_stream::{GROUP, Interleaved};
 use super::shift::WordShift;
 use super::tuning::{ALIGNED_ELEMENTS, MASK_PREFETCH, NEAR_PREFETCH, READ_PREFETCH, WRITE_PREFETCH};
@@ -279,7 +279,7 @@ impl<T: Element, P: BlockPass<T>, A: Access> WholeBlocks<'_, T, P, A> {
             Bits::Read | Bits::Draw => self.read[k],
             Bits::None | Bits::Write => 0,
         };
-        let (y, bits) = self.pass.block(simd, self.e + 32 * k as u64, x, saved, bits);
+        let (y, bits) = run_block(self.pass, simd, self.e + 32 * k as u64, x, saved, bits);
         // Drawn bits may go nowhere.
         if P::BITS.writes_bits()
             && let Some(write) = self.write.get_mut(k)
@@ -323,7 +323,7 @@ impl<T: Element, P: BlockPass<T>, A: Access> Interleaved for FullGroup<'_, T, P,
         if let GroupTensors::Apart(_, y) = &self.tensors {
             prefetch_to_write(simd, &y[k]);
         }
-        let (y, bits) = self.pass.block(simd, self.e + 32 * k as u64, x, saved, self.drawn[k]);
+        let (y, bits) = run_block(self.pass, simd, self.e + 32 * k as u64, x, saved, self.drawn[k]);
         match &mut self.tensors {
             GroupTensors::InPlace(blocks) | GroupTensors::Apart(_, blocks) => blocks[k] = y,
             GroupTensors::NonTemporal(_, lines) => simd.store_non_temporal(&y, lines, k),

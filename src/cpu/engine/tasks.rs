@@ -175,6 +175,7 @@ impl<T: Element, P: BlockPass<T>, A: Access> Task for JobTask<'_, T, P, A> {
                     first = range.end;
                     if let Some(next_batch) = next_batch {
                         if !P::LONG
+                            && !S::SMALL_CODE
                             && let Some(mut full) = block_loop.full_group(range.start, words, write.as_deref_mut())
                         {
                             next_batch.draw_interleaved(simd, &mut full);

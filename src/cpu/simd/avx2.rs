@@ -14,6 +14,14 @@ use crate::element::Element;
 pub(super) struct Avx2(());
 
 impl Avx2 {
+    pub(super) const COMPILED_FOR: bool = cfg!(all(
+        target_feature = "avx2",
+        target_feature = "f16c",
+        target_feature = "fma",
+        target_feature = "bmi2",
+        target_feature = "popcnt"
+    ));
+
     pub(super) fn available() -> bool {
         is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("f16c")

@@ -13,6 +13,16 @@ use crate::element::Element;
 pub(super) struct Avx512(());
 
 impl Avx512 {
+    pub(super) const COMPILED_FOR: bool = cfg!(all(
+        target_feature = "avx512f",
+        target_feature = "avx512bw",
+        target_feature = "avx512dq",
+        target_feature = "avx512vl",
+        target_feature = "fma",
+        target_feature = "bmi2",
+        target_feature = "popcnt"
+    ));
+
     pub(super) fn available() -> bool {
         is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")

@@ -29,6 +29,9 @@ pub(crate) const MAX_LANES: usize = 8;
 
 /// An instruction set: whoever has a value of such a type may use the instructions.
 pub(crate) trait Simd: BlockOps + NumberOps + VectorOps + MemoryOps {
+    /// Whether small code matters more than fast code. Tasks then call what they do with a block, and do not draw meanwhile.
+    const SMALL_CODE: bool = false;
+
     /// Runs the task in a function of its own, compiled for the instruction set: one copy for all callers.
     fn outlined(self, task: impl Task);
 }

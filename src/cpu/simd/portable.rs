@@ -128,6 +128,9 @@ macro_rules! each {
 }
 
 impl Simd for Portable {
+    // There is hardly such a machine without AVX2, and this was more than half of the machine code.
+    const SMALL_CODE: bool = cfg!(target_arch = "x86_64");
+
     #[inline(always)]
     fn outlined(self, task: impl Task) {
         run(task);

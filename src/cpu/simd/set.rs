@@ -16,15 +16,29 @@ pub(crate) enum Set {
     Avx512,
 }
 
-/// What [`Set::choose`] came to, which is available: one more than its place in [`Set::ALL`]; 0 at first. Not a lock,
-/// which a fork could find held.
+/// What [`Set::choose`] came to, which is available: one more than its number; 0 at first. Not a lock, which a fork could
+/// find held.
 static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
 impl Set {
+    /// What the compiler was told that every machine has, by `-C target-cpu` or `-C target-feature`. There is no code for
+    /// less.
+    #[cfg(not(target_arch = "x86_64"))]
+    const LEAST: Self = Self::Portable;
+    #[cfg(target_arch = "x86_64")]
+    const LEAST: Self = if avx512::Avx512::COMPILED_FOR {
+        Self::Avx512
+    } else if avx2::Avx2::COMPILED_FOR {
+        Self::Avx2
+    } else {
+        Self::Portable
+    };
+
     #[cfg(not(target_arch = "x86_64"))]
     pub(crate) const ALL: &[Self] = &[Self::Portable];
     #[cfg(target_arch = "x86_64")]
-    pub(crate) const ALL: &[Self] = &[Self::Portable, Self::Avx2, Self::Avx512];
+    pub(crate) const ALL: &[Self] =
+        [Self::Portable, Self::Avx2, Self::Avx512].as_slice().split_at(Self::LEAST as usize).1;
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -55,7 +69,7 @@ impl Set {
             2 => Self::Avx2,
             #[cfg(target_arch = "x86_64")]
             3 => Self::Avx512,
-            _ => Self::Portable,
+            _ => Self::LEAST,
         }
     }
 
@@ -70,7 +84,7 @@ impl Set {
     /// The best that the machine has, up to the one of that name if there is one.
     fn best(limit: Option<&str>) -> Self {
         let end = Self::ALL.iter().position(|set| Some(set.name()) == limit).map_or(Self::ALL.len(), |at| at + 1);
-        Self::ALL[..end].iter().copied().rfind(|set| set.available()).unwrap_or(Self::Portable)
+        Self::ALL[..end].iter().copied().rfind(|set| set.available()).unwrap_or(Self::LEAST)
     }
 
     /// Runs the task with the one to use.
@@ -80,27 +94,31 @@ impl Set {
         unsafe { Self::chosen().run_unchecked(task) }
     }
 
-    /// Runs the task, with [`Set::Portable`] instead where the machine lacks the instructions.
+    /// Runs the task, with the least set instead where the machine lacks the instructions.
     #[cfg(test)]
     pub(super) fn run(self, task: impl Task) {
-        let set = if self.available() { self } else { Self::Portable };
+        let set = if self.available() { self } else { Self::LEAST };
         // SAFETY: the machine has the instructions: `available` has just said so.
         unsafe { set.run_unchecked(task) }
     }
 
+    /// A constant comes first where it decides what is compiled.
+    ///
     /// # Safety
     /// The set is [`Set::available`].
     #[inline(always)]
     unsafe fn run_unchecked(self, task: impl Task) {
-        match self {
-            // SAFETY: the machine has the instructions, by this function's contract.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { avx512::run(task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2::run(task) },
-            Self::Portable => portable::run(task),
+        #[cfg(target_arch = "x86_64")]
+        if const { matches!(Self::LEAST, Self::Avx512) } || self == Self::Avx512 {
+            // SAFETY: the machine has the instructions, by this function's contract or as the compiler was told.
+            return unsafe { avx512::run(task) };
         }
+        #[cfg(target_arch = "x86_64")]
+        if const { matches!(Self::LEAST, Self::Avx2) } || self == Self::Avx2 {
+            // SAFETY: as above.
+            return unsafe { avx2::run(task) };
+        }
+        portable::run(task);
     }
 }
 
