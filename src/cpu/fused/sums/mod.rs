@@ -70,7 +70,10 @@ pub(super) fn reduce<T: Lane<Real: Lane>>(
     match OfZ::new(dz, &operands) {
         // Arithmetic bounds it, and not memory.
         Some(of_z) => reduce_from::<_, _, false>(of_z, dz, shape, io, operands, mask),
-        None if streams(shape, &io) => reduce_from::<_, _, true>(Selected, dz, shape, io, operands, mask),
+        // A constant, so that 16 bits get no code for it.
+        None if const { size_of::<T>() > 2 } && streams(shape, &io) => {
+            reduce_from::<_, _, true>(Selected, dz, shape, io, operands, mask)
+        }
         None => reduce_from::<_, _, false>(Selected, dz, shape, io, operands, mask),
     }
 }
