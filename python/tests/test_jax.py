@@ -86,6 +86,53 @@ def test_an_offset_is_one_integer_or_two_words(offset, number):
     np.testing.assert_array_equal(np.asarray(ours.forward(x, offset, p=0.5, seed=1)[1]), mask)
 
 
+INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_an_offset_of_each_integer_type_is_numpys(dtype, x64):
+    x, most = normal(1000), int(np.iinfo(dtype).max)
+    expected = drop_activation.forward(x, 0.5, seed=1, offset=most)[1]
+    kinds = [most, np.dtype(dtype).type(most), np.array(most, dtype), np.array(most, np.dtype(dtype).newbyteorder())]
+    with jax.enable_x64(True):
+        array = jnp.array(most, dtype)
+    with jax.enable_x64(x64):
+        for offset in [*kinds, array]:
+            mask = ours.forward(x, offset, p=0.5, seed=1)[1]
+            np.testing.assert_array_equal(np.asarray(mask), expected, err_msg=repr(offset))
+        if array.dtype.itemsize < 8 or x64:
+            traced = jax.jit(lambda offset: ours.forward(x, offset, p=0.5, seed=1)[1])(array)
+            np.testing.assert_array_equal(np.asarray(traced), expected)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64])
+def test_a_negative_offset_is_refused_where_it_is_looked_at(kind, x64):
+    with jax.enable_x64(x64):
+        for offset in [-3, kind(-3), np.array(-3, kind)]:
+            with pytest.raises(ValueError, match="offset must be from 0 to 18446744073709551615, got -3"):
+                ours.drop_activation(normal(3), offset, seed=1)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64"])
+def test_a_negative_offset_of_jaxs_counts_from_two_to_the_64(dtype):
+    x = normal(1000)
+    expected = drop_activation.forward(x, 0.5, seed=1, offset=2**64 - 3)[1]
+    with jax.enable_x64(dtype == "int64"):
+        offset = jnp.array(-3, dtype)
+        for draw in [ours.forward, jax.jit(ours.forward, static_argnames=("p", "seed"))]:
+            np.testing.assert_array_equal(np.asarray(draw(x, offset, p=0.5, seed=1)[1]), expected)
+
+
+@pytest.mark.parametrize("kind", [int, np.uint64, np.array])
+def test_a_seed_and_a_first_of_64_bits_are_not_cut_off(kind):
+    x, seed, first = normal(1000), 2**40 + 5, 2**40 + 64
+    mask = ours.forward(x, 7, p=0.5, seed=kind(seed), first=kind(first))[1]
+    expected = drop_activation.forward(x, 0.5, seed=seed, offset=7, first=first)[1]
+    np.testing.assert_array_equal(np.asarray(mask), expected)
+
+
 def test_one_compiled_step_draws_a_mask_for_each_offset():
     x, traces = normal(1000), []
 
@@ -159,6 +206,10 @@ def test_no_elements_and_no_dimensions():
         (ValueError, "offset must be from 0 to .*, got -1", {"offset": -1}),
         (TypeError, "offset must be one integer, .* got dtype float32, shape ()", {"offset": jnp.float32(1)}),
         (TypeError, "got dtype int32, shape .3,.", {"offset": jnp.arange(3)}),
+        (TypeError, "offset must be one integer, .* got dtype int64, shape .1,.", {"offset": np.array([7])}),
+        (TypeError, "offset must be one integer, .* got dtype float64, shape ()", {"offset": np.array(1.5)}),
+        (TypeError, "offset must be an integer, got a float", {"offset": 1.5}),
+        (TypeError, "seed must be an integer, got a float", {"seed": 1.5}),
         (ValueError, "first.*32", {"first": 1}),
         (ValueError, "activation must be one of relu, .* got 'elu'", {"activation": "elu"}),
     ],

@@ -83,18 +83,24 @@ def _floats(name: str, x):
 
 def _words_of(offset):
     """An offset as two words, the low one first."""
-    if isinstance(offset, (int, np.integer)) or not hasattr(offset, "dtype"):
-        offset = operations.index("offset", offset)
-        return jnp.array([offset & 0xFFFFFFFF, offset >> 32], jnp.uint32)
-    if offset.dtype == jnp.uint32 and offset.shape == (2,):
-        return offset
-    if offset.shape != () or not jnp.issubdtype(offset.dtype, jnp.integer):
-        raise TypeError(
-            "offset must be one integer, or two uint32, the low one first, "
-            f"got dtype {offset.dtype.name}, shape {offset.shape}"
-        )
-    high = jnp.right_shift(offset, 32) if offset.dtype.itemsize == 8 else jnp.zeros_like(offset)
-    return jnp.stack([offset.astype(jnp.uint32), high.astype(jnp.uint32)])
+    if isinstance(offset, (np.ndarray, jax.Array)):
+        if offset.dtype.name == "uint32" and offset.shape == (2,):
+            return jnp.asarray(offset, jnp.uint32)
+        if offset.shape != () or not jnp.issubdtype(offset.dtype, jnp.integer):
+            raise TypeError(
+                "offset must be one integer, or two uint32, the low one first, "
+                f"got dtype {offset.dtype.name}, shape {offset.shape}"
+            )
+    # NumPy's are numbers here, since JAX without 64-bit types would cut them off.
+    if not isinstance(offset, jax.Array):
+        number = operations.index("offset", offset)
+        return jnp.array([number & 0xFFFFFFFF, number >> 32], jnp.uint32)
+    if offset.dtype.itemsize == 8:
+        return jax.lax.bitcast_convert_type(offset, jnp.uint32)
+    if jnp.issubdtype(offset.dtype, jnp.unsignedinteger):
+        return jnp.stack([offset.astype(jnp.uint32), jnp.uint32(0)])
+    # The bits of a negative number go on, as those of a wider type do.
+    return jnp.stack([offset.astype(jnp.int32), jnp.right_shift(offset.astype(jnp.int32), 31)]).astype(jnp.uint32)
 
 
 def _signed(number: int) -> np.int64:
@@ -155,8 +161,10 @@ def drop_activation(
 
     Args:
         x: Any shape; float32, float16, bfloat16, or float64.
-        offset: Of the key, another one for each call: an integer, an array of one integer, or of two uint32, the low
-            one first, such as `jax.random.bits(key, (2,), "uint32")`. May be traced.
+        offset: Of the key, another one for each call, from 0 to 2**64 - 1: an integer, an array of no dimensions that
+            holds one, or an array of two uint32, the low one first, such as `jax.random.bits(key, (2,), "uint32")`.
+            An array of JAX's may be traced, and its value is not looked at: a negative number counts from 2**64, so
+            that -1 is 2**64 - 1 in each type.
         p: The probability of keeping the nonlinearity, 0 <= p <= 1.
         seed: Of the key, from 0 to 2**64 - 1.
         first: The global index of element 0, a multiple of 32.
