@@ -266,3 +266,42 @@ assert (np.asarray(gradient) == np.asarray(expected[1])).all()
 """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], env=os.environ | flags, check=True)
+
+
+def test_shard_map_is_a_call_for_each_shard():
+    """In a process of its own, as the last."""
+    code = """
+from functools import partial
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
+import drop_activation.jax as ours
+x = jnp.linspace(-3, 3, 1000).reshape(20, 50)
+mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b"))
+training = partial(ours.drop_activation, p=0.5, seed=1)
+drawing = [training, partial(training, activation="silu"), partial(ours.rrelu, seed=1)]
+def slope(f, x, offset):
+    return jax.grad(lambda x: (f(x, offset) ** 2).sum())(x)
+for f in [*drawing, lambda x, _: ours.infer(x, p=0.5), lambda x, _: ours.rrelu_infer(x)]:
+    shards = jnp.concatenate([slope(f, shard, 7) for shard in jnp.split(x, 2)])
+    rows = jnp.stack([slope(f, row, 7) for row in x])
+    for check in True, False:
+        mapped = partial(jax.shard_map, mesh=mesh, in_specs=(P("a"), P()), out_specs=P("a"), check_vma=check)
+        np.testing.assert_array_equal(jax.jit(slope, static_argnums=0)(mapped(f), x, 7), shards)
+        np.testing.assert_array_equal(slope(mapped(jax.vmap(f, (0, None))), x, 7), rows)
+    within = mapped(partial(slope, f), check_vma=True)
+    np.testing.assert_array_equal(jax.jit(within)(x, jnp.int32(7)), shards)
+for f in drawing:
+    # One x for two offsets: its gradient is the sum of two.
+    two = mapped(lambda x, offsets: f(x, offsets[0]), in_specs=(P("a"), P("b")), out_specs=P(("a", "b")), check_vma=True)
+    expected = [sum(slope(f, shard, offset) for offset in range(2)) for shard in jnp.split(x, 2)]
+    np.testing.assert_allclose(slope(two, x, jnp.arange(2)), jnp.concatenate(expected), rtol=1e-6)
+# What differs between shards is not taken for the same.
+try:
+    jax.shard_map(partial(training, offset=7), mesh=mesh, in_specs=P("a"), out_specs=P())(x)
+except ValueError as error:
+    assert "replication" in str(error), error
+else:
+    raise AssertionError("taken for the same on every device")
+"""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | flags, check=True)

@@ -9,7 +9,8 @@ of `drop_activation.forward`.
 
 Under vmap, each element of the batch is a call of its own, with its own offset if offsets are mapped, one after the
 other. Second derivatives and forward mode are refused by JAX, as for every `custom_vjp`. An array that is sharded over
-devices is gathered first.
+devices is gathered first. Within `jax.shard_map` it is not: each shard is a call of its own, and should have an offset
+of its own, since the same offset gives each the same mask.
 """
 
 from __future__ import annotations
@@ -62,8 +63,26 @@ def _register() -> None:
 _register()
 
 
-def _call(name: str, results, *arrays, **numbers):
-    return jax.ffi.ffi_call(f"drop_activation.{name}", results, vmap_method="sequential")(*arrays, **numbers)
+def _call(name: str, results, x, *arrays, **numbers):
+    call = jax.ffi.ffi_call(f"drop_activation.{name}", results, vmap_method="sequential")
+    # JAX takes what is called so for the same on every device.
+    return jax.tree.map(lambda result: _vary(result, _varying(x)), call(x, *arrays, **numbers))
+
+
+def _varying(x) -> frozenset:
+    """The axes of a mesh along which the values of x vary, within a `jax.shard_map` that checks that."""
+    kind = jax.typeof(x)
+    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # as older JAX calls it
+
+
+def _vary(x, axes: frozenset):
+    return jax.lax.pcast(x, tuple(axes - _varying(x)), to="varying")
+
+
+def _alike(x, offset):
+    """Both, varying where either does, as y will. JAX sums the gradient along the axes where x did not."""
+    axes = _varying(x) | _varying(offset)
+    return _vary(x, axes), _vary(offset, axes)
 
 
 def _like(x):
@@ -142,8 +161,8 @@ def forward(
     activation: str = "relu",
 ):
     """The training forward pass with its mask, without a derivative: `drop_activation.forward` for JAX's arrays."""
-    x, attributes = _floats("x", x), _drop_activation(p, seed, first, activation)
-    return tuple(_call("forward", (_like(x), _mask_of(x)), x, _words_of(offset), **dict(attributes)))
+    (x, offset), attributes = _alike(_floats("x", x), _words_of(offset)), _drop_activation(p, seed, first, activation)
+    return tuple(_call("forward", (_like(x), _mask_of(x)), x, offset, **dict(attributes)))
 
 
 def drop_activation(
@@ -176,7 +195,7 @@ def drop_activation(
     Raises:
         TypeError, ValueError: When it is traced; the text names the argument, what was given and what is allowed.
     """
-    return _trained(_floats("x", x), _words_of(offset), _drop_activation(p, seed, first, activation))
+    return _trained(*_alike(_floats("x", x), _words_of(offset)), _drop_activation(p, seed, first, activation))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -229,7 +248,7 @@ def rrelu(
     """RReLU in training, the paper's equation 6: y = x where x >= 0, else U x, U uniform in [lower, upper). One bit per
     element is kept for the gradient. The key is as for `drop_activation`."""
     key = _only(_drop_activation(1, seed, first, "relu"), "seed", "first")
-    return _rrelu(_floats("x", x), _words_of(offset), (*_slopes(lower, upper), *key.items()))
+    return _rrelu(*_alike(_floats("x", x), _words_of(offset)), (*_slopes(lower, upper), *key.items()))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
