@@ -191,6 +191,14 @@ def test_a_training_step_of_a_network_is_numpys():
     assert not np.allclose(weights[0], w1)
 
 
+def test_an_array_of_jaxs_is_read_and_not_written_by_numpys_functions():
+    x = jnp.full(100, -1.0)
+    assert (drop_activation.infer(x, 0.5) == -0.5).all()
+    with pytest.raises(ValueError, match="out must be writable, got a ArrayImpl, whose DLPack is older than 1.0"):
+        drop_activation.infer(np.asarray(x), 0.5, out=x)
+    assert (np.asarray(x) == -1).all()
+
+
 def test_no_elements_and_no_dimensions():
     assert ours.drop_activation(jnp.zeros((0, 3)), 0, p=0.5, seed=1).shape == (0, 3)
     assert jax.grad(lambda x: ours.infer(x, p=0.5))(jnp.float32(-2)) == 0.5
@@ -292,7 +300,8 @@ for f in [*drawing, lambda x, _: ours.infer(x, p=0.5), lambda x, _: ours.rrelu_i
     np.testing.assert_array_equal(jax.jit(within)(x, jnp.int32(7)), shards)
 for f in drawing:
     # One x for two offsets: its gradient is the sum of two.
-    two = mapped(lambda x, offsets: f(x, offsets[0]), in_specs=(P("a"), P("b")), out_specs=P(("a", "b")), check_vma=True)
+    specs = {"in_specs": (P("a"), P("b")), "out_specs": P(("a", "b")), "check_vma": True}
+    two = mapped(lambda x, offsets: f(x, offsets[0]), **specs)
     expected = [sum(slope(f, shard, offset) for offset in range(2)) for shard in jnp.split(x, 2)]
     np.testing.assert_allclose(slope(two, x, jnp.arange(2)), jnp.concatenate(expected), rtol=1e-6)
 # What differs between shards is not taken for the same.

@@ -148,7 +148,7 @@ def test_dlpack_without_a_copy(version):
     x, _ = arrays(np.float32)
     expected, expected_mask = da.forward(x, **KEY)
     given, out = x.copy(), np.zeros_like(x)
-    to = Exporter(out, version=version)
+    to = Exporter(out)
     y, mask = da.forward(Exporter(given, version=version), **KEY, out=to)
     assert y is to
     np.testing.assert_array_equal(out, expected)
@@ -159,6 +159,28 @@ def test_dlpack_without_a_copy(version):
         da.infer(Exporter(given[::2], version=version))
     with pytest.raises(ValueError, match="x must be on the CPU.*got type 2.*drop_activation.torch"):
         da.infer(Exporter(given, device=(2, 0)))
+
+
+def test_dlpack_that_may_not_be_written_is_no_output():
+    x = np.full(100, -1, np.float32)
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    older = "out must be writable, got a Exporter, whose DLPack is older than 1.0 and does not say whether it is"
+    for out, words in [
+        (Exporter(x, version=False), older),
+        (Exporter(read_only), "out must be writable, got a read-only array"),
+    ]:
+        for given in [x, out]:
+            with pytest.raises(ValueError, match=words):
+                da.infer(given, 0.5, out=out)
+    assert (x == -1).all() and (read_only == -1).all()
+
+
+def test_a_tensor_of_pytorchs_is_an_output():
+    torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
+    x = torch.full((100,), -1.0)
+    assert da.infer(x, 0.5, out=x) is x
+    assert (x == -0.5).all()
 
 
 X = np.ones(100, np.float32)
