@@ -1,4 +1,4 @@
-"""Drop-Activation for JAX: functions of arrays, with derivatives, under jit, grad, vmap and scan.
+"""Drop-Activation for JAX: functions of arrays, with derivatives, under jit, grad, vmap, scan and shard_map.
 
     y = drop_activation(x, step, p=0.95, seed=42)   # training; another offset for each call
     y = infer(x, p=0.95)                            # inference
