@@ -17,6 +17,13 @@ def leaf(module: nn.Module, x: Proxy, *others: Proxy) -> Proxy:
     return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x, *others), {})
 
 
+def unscriptable(module: nn.Module) -> TypeError:
+    return TypeError(
+        f"{type(module).__name__} cannot be scripted: its residual is optional. Use torch.jit.trace or torch.export, or in "
+        "evaluation mode drop_activation.torch.fold(torch.fx.symbolic_trace(model)) first"
+    )
+
+
 class DropActivation(nn.Module):
     """Takes the place of an activation: σ(x) with probability p for each element, else x; in evaluation mode
     (1 - p) x + p σ(x).
