@@ -11,6 +11,8 @@ from torch import nn
 from . import _other_names as other_names
 from . import _recompute as _recompute
 from . import _script as _script
+from ._batch_norm import _BatchNormDropActivation
+from ._bias import BiasDropActivation
 from ._children import is_compiled, put_child
 from ._functions import check_parameters
 from ._fuse_batch_norm import FusedModel, fuse_batch_norm
@@ -196,6 +198,8 @@ def _has_code_of_its_own(module: nn.Module) -> bool:
 
 
 def _reason_left(module: nn.Module) -> str | None:
+    if isinstance(module, (_BatchNormDropActivation, BiasDropActivation)):
+        return f"{type(module).__name__} has an activation in it, which keeps its p of {module.p}"
     if isinstance(module, nn.ReLU6):
         return "ReLU6 is bounded above, and so another function than ReLU"
     if other_names.is_module(module):
