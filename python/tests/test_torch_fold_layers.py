@@ -33,7 +33,10 @@ class Layers(nn.Module):
     def __init__(self):
         super().__init__()
         self.bias, self.conv = dt.BiasDropActivation(4, 0.8, "silu"), nn.Conv2d(3, 4, 1, bias=False)
-        self.rows, self.bn = dt.BiasDropActivation(4, 0.5, dim=-1), dt.BatchNormDropActivation2d(4, p=0.3, activation="gelu")
+        self.rows, self.bn = (
+            dt.BiasDropActivation(4, 0.5, dim=-1),
+            dt.BatchNormDropActivation2d(4, p=0.3, activation="gelu"),
+        )
         nn.init.normal_(self.bias.bias), nn.init.normal_(self.rows.bias)
 
     def forward(self, x):
@@ -51,8 +54,7 @@ def elsewhere(program, folder):
 def saved(model, x, folder):
     torch.save(model, folder / "model.pt"), torch.save(x, folder / "x.pt"), torch.save(model(x), folder / "y.pt")
     elsewhere(
-        "model = torch.load('model.pt', weights_only=False); "
-        "torch.testing.assert_close(model(x), torch.load('y.pt'))",
+        "model = torch.load('model.pt', weights_only=False); torch.testing.assert_close(model(x), torch.load('y.pt'))",
         folder,
     )
 
@@ -77,7 +79,9 @@ def test_a_fused_model_is_folded(tmp_path):
 def test_a_summand_of_any_shape_is_folded():
     class Of(Block):
         def forward(self, x):
-            return F.relu(self.bn2(self.conv(x)) + self.linear.bias.sum() + x.size(0)) + F.relu(self.bn1(self.conv(x)) + x.size(0))
+            return F.relu(self.bn2(self.conv(x)) + self.linear.bias.sum() + x.size(0)) + F.relu(
+                self.bn1(self.conv(x)) + x.size(0)
+            )
 
     fused, x = dt.fuse_batch_norm(Of(), p=0.8).model.eval(), torch.randn(5, 3, 8, 8)
     expected = fused(x)
@@ -122,6 +126,8 @@ def test_a_fused_model_s_layers_keep_their_p():
     assert fused.bn1.p == 0.9 and type(fused.bn1) is dt.BatchNormDropActivation2d
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     fused = dt.fuse_batch_norm(model, p=0.9).model
-    assert dt.replace_relu(fused, p=0.3).modules == ("1",) and getattr(fused, "1").p == 0.3 and type(model[1]) is nn.ReLU
+    assert (
+        dt.replace_relu(fused, p=0.3).modules == ("1",) and getattr(fused, "1").p == 0.3 and type(model[1]) is nn.ReLU
+    )
     dt.restore_relu(fused)
     assert type(getattr(fused, "1")) is nn.ReLU

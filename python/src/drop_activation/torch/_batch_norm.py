@@ -63,7 +63,8 @@ class _BatchNormDropActivation(_NormBase):
             return leaf(self, x) if residual is None else leaf(self, x, residual)
         if self._add is not None and _is_for_composition(x, residual):
             z = _BatchNorm.forward(self, x)
-            return drop_activation(z if residual is None else self._add(z, residual), self.p, self.activation, self.training)
+            z = z if residual is None else self._add(z, residual)
+            return drop_activation(z, self.p, self.activation, self.training)
         self._check(x, residual)
         running = self.frozen or not self.training
         running = running and self.running_mean is not None

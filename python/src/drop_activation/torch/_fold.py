@@ -24,8 +24,8 @@ def fold(model: nn.Module, *example: Any) -> nn.Module:
     its place. Whether there are such calls is known when the model has run: call it once, or give `example`, the
     arguments of such a call. A model that makes some is folded as `fold(torch.fx.symbolic_trace(model))`, or exported.
 
-    A layer with a batch normalisation or a bias in it becomes nn.BatchNorm, or a sum, and its activation, where a graph of
-    torch.fx calls it, as in a model that `fuse_batch_norm` has made. One that other code calls is folded as above.
+    A layer with a batch normalisation or a bias in it becomes nn.BatchNorm, or a sum, and its activation, where a graph
+    of torch.fx calls it, as in a model that `fuse_batch_norm` has made. One that other code calls is folded as above.
 
     Returns:
         The model, or what takes its place if it is itself such a module.

@@ -38,12 +38,12 @@ class FusedModel(NamedTuple):
 
 
 def fuse_batch_norm(model: nn.Module, p: float = 0.95) -> FusedModel:
-    """Finds BatchNorm -> ReLU and BatchNorm -> sum -> ReLU, whatever way the model's code has of calling them, and makes
-    BatchNormDropActivation of each. The other ReLUs become DropActivation, in the mode that they have, and in place where
-    they are. What is not the same in one module (a batch normalisation with hooks, or in another mode than its ReLU, a
-    sum that something may overwrite) stays apart.
+    """Finds BatchNorm -> ReLU and BatchNorm -> sum -> ReLU, whatever way the model's code has of calling them, and
+    makes BatchNormDropActivation of each. The other ReLUs become DropActivation, in the mode that they have, and in
+    place where they are. What is not the same in one module (a batch normalisation with hooks, or in another mode than
+    its ReLU; a sum before which something may be overwritten) stays apart.
 
-    The model is traced by torch.fx, and is itself left as it is. The modules, parameters and buffers keep their names and
+    The model is traced by torch.fx, and is itself left as it is. Modules, parameters and buffers keep their names and
     order, but for the nn.ReLU modules that were fused. F.dropout that is told the mode becomes nn.Dropout.
 
     Args:
@@ -52,8 +52,8 @@ def fuse_batch_norm(model: nn.Module, p: float = 0.95) -> FusedModel:
     Raises:
         ValueError: torch.fx cannot trace the model, or would lose what its code does: its graph is another one in
             training than in evaluation, runs in part without gradients or under autocast, or writes to the model; a
-            module that is not PyTorch's has hooks; `replace_relu` has swapped the model. The text has the reason and the
-            way out.
+            module that is not PyTorch's has hooks; `replace_relu` has swapped the model. The text has the reason and
+            the way out.
     """
     check_parameters(p, "relu")
     if not isinstance(model, nn.Module):
@@ -84,7 +84,7 @@ class _Fusion:
         graph = self.model.graph
         for node in list(graph.nodes):
             module = module_of(node, self.model)
-            if type(module) is nn.Identity and is_plain_module(module):  # such as what timm puts where nothing is dropped
+            if type(module) is nn.Identity and is_plain_module(module):  # timm's, where nothing is dropped
                 node.replace_all_uses_with(_x(node))
                 graph.erase_node(node)
             elif is_timm_norm(module):
@@ -105,7 +105,7 @@ class _Fusion:
         self.model.recompile()
 
     def call(self, node: fx.Node, module: nn.Module, name: str) -> None:
-        """Makes the node a call of the module, which becomes a part of the one whose code made the call, for its mode."""
+        """Makes the node a call of the module, which becomes a part of the one whose code it was, for its mode."""
         target = add(self.model, owner_of(node), name, module)
         node.op, node.target, node.args, node.kwargs = "call_module", target, (_x(node),), {}
 
@@ -160,7 +160,7 @@ class _Fusion:
             self.model.graph.erase_node(node)
 
     def _pair(self, z: object, mode: bool) -> tuple[fx.Node | None, fx.Node | None, str]:
-        """A batch normalisation to fuse with the ReLU of z, and the sum between the two if there is one; else why not."""
+        """A batch normalisation to fuse with the ReLU of z, and the sum between them if there is one; else why not."""
         norm, reason = self._norm(z, mode)
         if norm is not None or not _is_sum(z):
             return norm, None, reason

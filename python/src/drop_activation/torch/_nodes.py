@@ -63,7 +63,8 @@ def may_write(node: fx.Node, model: nn.Module) -> bool:
     if node.op == "call_module":
         module = module_of(node, model)
         own = type(module).__module__.startswith(("torch.nn.", "drop_activation."))
-        return not own or not is_plain_module(module) or any(getattr(part, "inplace", False) for part in module.modules())
+        in_place = any(getattr(part, "inplace", False) for part in module.modules())
+        return in_place or not own or not is_plain_module(module)
     if node.op not in ("call_function", "call_method"):
         return False
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "_")

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.node import map_arg
+from torch.fx.proxy import Attribute
 
 from ._batch_norm import _BatchNormDropActivation
 from ._bias import BiasDropActivation
@@ -56,8 +57,10 @@ def trace(model: nn.Module) -> Traced:
             break
         owner = model.get_submodule(owner_of(next(filter(None, different[1:]))))
         calls = (node for graph in (training, evaluation) for node in graph.nodes)
-        if owner in leaves or owner._modules or any(
-            is_relu(node, model) and model.get_submodule(owner_of(node)) is owner for node in calls
+        if (
+            owner in leaves
+            or owner._modules
+            or any(is_relu(node, model) and model.get_submodule(owner_of(node)) is owner for node in calls)
         ):
             raise _refusal(model, _difference(different[1:]))
         leaves.add(owner)  # its own code is called in its own mode, such as what drops whole paths
@@ -81,7 +84,7 @@ def _in_each_mode(model: nn.Module, leaves: set[nn.Module]) -> list[tuple[fx.Gra
     """The graphs as the model is, in training and in evaluation."""
     state = {m: vars(m).copy() for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)}
     versions = {name: (t, _version(t)) for name, t in itertools.chain(model.named_parameters(), model.named_buffers())}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [(buffer, _version(buffer), buffer.clone()) for buffer in model.buffers()]
     graphs = []
     try:
         for mode in (None, True, False):
@@ -100,8 +103,9 @@ def _in_each_mode(model: nn.Module, leaves: set[nn.Module]) -> list[tuple[fx.Gra
             vars(module).clear()
             vars(module).update(attributes)
         with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+            for buffer, version, value in buffers:
+                if _version(buffer) != version:
+                    buffer.copy_(value)
     return graphs
 
 
@@ -118,7 +122,8 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         # timm's batch normalisations have their activation in them, as its pre-activation ResNets use them.
-        return isinstance(module, _OURS) or module in self._leaves or is_timm_norm(module) or super().is_leaf_module(module, name)
+        known = isinstance(module, _OURS) or is_timm_norm(module) or module in self._leaves
+        return known or super().is_leaf_module(module, name)
 
     def trace(self, root: nn.Module, concrete_args=None) -> fx.Graph:
         self._check("", root)
@@ -146,14 +151,30 @@ class _Tracer(fx.Tracer):
             raise ValueError(f"its module {name!r} (a {type(module).__name__}) has hooks")
 
 
-class _Proxy(fx.Proxy):
+class _InPlace:
     """torch.fx makes `x + y` of `x += y`, which others that have x do not see. For numbers it is."""
+
+    def __getattr__(self, name: str):
+        return _Attribute(self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in ("tracer", "node", "root", "attr", "_node"):
+            raise ValueError(f"its code sets {name} of a tensor")
+        object.__setattr__(self, name, value)
+
+
+class _Proxy(_InPlace, fx.Proxy):
+    pass
+
+
+class _Attribute(_InPlace, Attribute):
+    pass
 
 
 def _in_place(name: str):
     method, out_of_place = f"__i{name}__", getattr(operator, f"__{name}__")
 
-    def call(self: _Proxy, other):
+    def call(self: fx.Proxy, other):
         if is_number(self.node):
             return out_of_place(self, other)
         return self.tracer.create_proxy("call_method", method, (self, other), {})
@@ -162,23 +183,24 @@ def _in_place(name: str):
 
 
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift"):
-    setattr(_Proxy, *_in_place(_name))
+    setattr(_InPlace, *_in_place(_name))
 
 
 def is_timm_norm(module: nn.Module) -> bool:
     kind = type(module)
-    return isinstance(module, nn.BatchNorm2d) and kind.__module__.startswith("timm.") and kind.__name__ == "BatchNormAct2d"
+    of_timm = kind.__module__.startswith("timm.") and kind.__name__ == "BatchNormAct2d"
+    return of_timm and isinstance(module, nn.BatchNorm2d)
 
 
 def _contexts() -> dict[str, object]:
-    return {"whether gradients are enabled": torch.is_grad_enabled(), "inference mode": torch.is_inference_mode_enabled()} | {
-        f"autocast on {device}": torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-        for device in ("cpu", "cuda")
-    }
+    contexts = {"gradients being enabled": torch.is_grad_enabled(), "inference mode": torch.is_inference_mode_enabled()}
+    for device in ("cpu", "cuda"):
+        contexts[f"autocast on {device}"] = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    return contexts
 
 
 def _agree(nodes: tuple[fx.Node | None, ...], model: nn.Module) -> bool:
-    """Whether the nodes as the model is, in training and in evaluation are one, but for the mode that a function is told."""
+    """Whether the nodes as the model is, in training and in evaluation are one, but for the mode that they are told."""
     if None in nodes or any(_without_mode(node) != _without_mode(nodes[0]) for node in nodes):
         return False
     now, training, evaluation = map(_mode_told, nodes)

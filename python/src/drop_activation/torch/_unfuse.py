@@ -12,7 +12,7 @@ from ._modules import DropActivation
 from ._nodes import module_of
 from ._standard import check_evaluation, standard
 from ._swap import has_hooks
-from ._whole_graph import WholeGraphModule, add, put, set_class
+from ._whole_graph import WholeGraphModule, add, set_class
 
 _LAYERS = (_BatchNormDropActivation, BiasDropActivation)
 
