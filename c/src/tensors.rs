@@ -367,7 +367,8 @@ impl Region {
             format!("{field} ({name}), bytes {start:#x} to {end:#x}")
         };
         Err(Failure::invalid(format!(
-            "{} must not overlap {}; the output may be the input or the saved tensor itself",
+            "{} must not overlap {}; the output may be the input itself or, but for a pass over channels, the saved \
+             tensor",
             text(self),
             text(other)
         )))

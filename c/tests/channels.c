@@ -249,7 +249,8 @@ static void refusals(void) {
   BUT(BACKWARD, tensors.mean = NULL, "mean must be given for this pass, got none");
   BUT(BACKWARD, tensors.saved = NULL, "tensors.saved (x) must be the address of ", "got NULL");
   BUT(BACKWARD, tensors.output = NULL, "tensors.output (dx) must be the address of ", "got NULL");
-  BUT(BACKWARD, tensors.saved = y, "tensors.output (dx)", "must not overlap tensors.saved (x)");
+  BUT(BACKWARD, tensors.saved = y, "tensors.output (dx)", "must not overlap tensors.saved (x)",
+      "may be the input itself or, but for a pass over channels, the saved tensor");
   for (size_t i = 0; i < sizeof y; i++) CHECK(((unsigned char *)y)[i] == 0x5A);
   for (size_t i = 0; i < sizeof results; i++) CHECK(((unsigned char *)results)[i] == 0x5A);
 

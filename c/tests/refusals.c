@@ -46,6 +46,7 @@ int main(void) {
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_run((const dact_pass *)at(&pass, 1), &tensors, out),
           "pass must be at a multiple of 8 bytes");
   BUT(pass.struct_size = 0, "pass.struct_size must be sizeof(dact_pass), which is 88, got 0", "DACT_PASS_INIT");
+  BUT(pass.struct_size = 4097, "pass.struct_size must be sizeof(dact_pass), which is 88, got 4097");
   BUT(pass.struct_size = 0xFFFFFFFF, "got 4294967295");
   BUT(tensors.struct_size = 47, "tensors.struct_size must be", "136, got 47");
 

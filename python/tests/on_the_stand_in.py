@@ -44,10 +44,10 @@ def on_the_stand_in(call):
 def step(kernels, x, residual, weight, bias, mean, variance, dy, p, activation):
     forward, backward = kernels
     y, mask, mean_of, variance_of = forward(
-        x, residual, weight, bias, mean, variance, torch.tensor([7]), 1e-5, p, activation
+        x, residual, weight, bias, mean, variance, torch.tensor([7]), 1e-5, p, activation, layout_of(x)
     )
     gradients = backward(
-        dy, mask, x, residual, weight, bias, mean_of, variance_of, mean is None, 1e-5, p, activation
+        dy, mask, x, residual, weight, bias, mean_of, variance_of, mean is None, 1e-5, p, activation, layout_of(x)
     )
     return y, mask, mean_of, variance_of, *gradients
 

@@ -140,8 +140,11 @@ def test_a_model_is_fused_on_cuda():
     torch.testing.assert_close(fused.model(x), model(x), rtol=1e-4, atol=1e-4)
 
 
-def test_a_graph_with_a_batch_norm_draws_fresh_masks():
-    layer, x = dt.BatchNormDropActivation1d(16, p=0.5, frozen=True).cuda(), -torch.ones(256, 16, device="cuda")
+@pytest.mark.parametrize(
+    "make", [lambda: dt.BatchNormDropActivation1d(16, p=0.5, frozen=True), lambda: dt.BiasDropActivation(16, p=0.5)]
+)
+def test_a_graph_with_a_layer_over_channels_draws_fresh_masks(make):
+    layer, x = make().cuda(), -torch.ones(256, 16, device="cuda")
     layer(x)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

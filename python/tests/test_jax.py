@@ -86,6 +86,53 @@ def test_an_offset_is_one_integer_or_two_words(offset, number):
     np.testing.assert_array_equal(np.asarray(ours.forward(x, offset, p=0.5, seed=1)[1]), mask)
 
 
+INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_an_offset_of_each_integer_type_is_numpys(dtype, x64):
+    x, most = normal(1000), int(np.iinfo(dtype).max)
+    expected = drop_activation.forward(x, 0.5, seed=1, offset=most)[1]
+    kinds = [most, np.dtype(dtype).type(most), np.array(most, dtype), np.array(most, np.dtype(dtype).newbyteorder())]
+    with jax.enable_x64(True):
+        array = jnp.array(most, dtype)
+    with jax.enable_x64(x64):
+        for offset in [*kinds, array]:
+            mask = ours.forward(x, offset, p=0.5, seed=1)[1]
+            np.testing.assert_array_equal(np.asarray(mask), expected, err_msg=repr(offset))
+        if array.dtype.itemsize < 8 or x64:
+            traced = jax.jit(lambda offset: ours.forward(x, offset, p=0.5, seed=1)[1])(array)
+            np.testing.assert_array_equal(np.asarray(traced), expected)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64])
+def test_a_negative_offset_is_refused_where_it_is_looked_at(kind, x64):
+    with jax.enable_x64(x64):
+        for offset in [-3, kind(-3), np.array(-3, kind)]:
+            with pytest.raises(ValueError, match="offset must be from 0 to 18446744073709551615, got -3"):
+                ours.drop_activation(normal(3), offset, seed=1)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64"])
+def test_a_negative_offset_of_jaxs_counts_from_two_to_the_64(dtype):
+    x = normal(1000)
+    expected = drop_activation.forward(x, 0.5, seed=1, offset=2**64 - 3)[1]
+    with jax.enable_x64(dtype == "int64"):
+        offset = jnp.array(-3, dtype)
+        for draw in [ours.forward, jax.jit(ours.forward, static_argnames=("p", "seed"))]:
+            np.testing.assert_array_equal(np.asarray(draw(x, offset, p=0.5, seed=1)[1]), expected)
+
+
+@pytest.mark.parametrize("kind", [int, np.uint64, np.array])
+def test_a_seed_and_a_first_of_64_bits_are_not_cut_off(kind):
+    x, seed, first = normal(1000), 2**40 + 5, 2**40 + 64
+    mask = ours.forward(x, 7, p=0.5, seed=kind(seed), first=kind(first))[1]
+    expected = drop_activation.forward(x, 0.5, seed=seed, offset=7, first=first)[1]
+    np.testing.assert_array_equal(np.asarray(mask), expected)
+
+
 def test_one_compiled_step_draws_a_mask_for_each_offset():
     x, traces = normal(1000), []
 
@@ -144,6 +191,14 @@ def test_a_training_step_of_a_network_is_numpys():
     assert not np.allclose(weights[0], w1)
 
 
+def test_an_array_of_jaxs_is_read_and_not_written_by_numpys_functions():
+    x = jnp.full(100, -1.0)
+    assert (drop_activation.infer(x, 0.5) == -0.5).all()
+    with pytest.raises(ValueError, match="out must be writable, got a ArrayImpl, whose DLPack is older than 1.0"):
+        drop_activation.infer(np.asarray(x), 0.5, out=x)
+    assert (np.asarray(x) == -1).all()
+
+
 def test_no_elements_and_no_dimensions():
     assert ours.drop_activation(jnp.zeros((0, 3)), 0, p=0.5, seed=1).shape == (0, 3)
     assert jax.grad(lambda x: ours.infer(x, p=0.5))(jnp.float32(-2)) == 0.5
@@ -159,6 +214,10 @@ def test_no_elements_and_no_dimensions():
         (ValueError, "offset must be from 0 to .*, got -1", {"offset": -1}),
         (TypeError, "offset must be one integer, .* got dtype float32, shape ()", {"offset": jnp.float32(1)}),
         (TypeError, "got dtype int32, shape .3,.", {"offset": jnp.arange(3)}),
+        (TypeError, "offset must be one integer, .* got dtype int64, shape .1,.", {"offset": np.array([7])}),
+        (TypeError, "offset must be one integer, .* got dtype float64, shape ()", {"offset": np.array(1.5)}),
+        (TypeError, "offset must be an integer, got a float", {"offset": 1.5}),
+        (TypeError, "seed must be an integer, got a float", {"seed": 1.5}),
         (ValueError, "first.*32", {"first": 1}),
         (ValueError, "activation must be one of relu, .* got 'elu'", {"activation": "elu"}),
     ],
@@ -214,4 +273,45 @@ assert abs(value - expected[0]) < 1e-3, (value, expected[0])
 assert (np.asarray(gradient) == np.asarray(expected[1])).all()
 """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | flags, check=True)
+
+
+def test_shard_map_is_a_call_for_each_shard():
+    """In a process of its own, as the last."""
+    code = """
+from functools import partial
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
+import drop_activation.jax as ours
+x = jnp.linspace(-3, 3, 1000).reshape(20, 50)
+mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b"))
+training = partial(ours.drop_activation, p=0.5, seed=1)
+drawing = [training, partial(training, activation="silu"), partial(ours.rrelu, seed=1)]
+def slope(f, x, offset):
+    return jax.grad(lambda x: (f(x, offset) ** 2).sum())(x)
+for f in [*drawing, lambda x, _: ours.infer(x, p=0.5), lambda x, _: ours.rrelu_infer(x)]:
+    shards = jnp.concatenate([slope(f, shard, 7) for shard in jnp.split(x, 2)])
+    mapped = partial(jax.shard_map, mesh=mesh, in_specs=(P("a"), P()), out_specs=P("a"))
+    for check in True, False:
+        through = mapped(f, check_vma=check)
+        np.testing.assert_array_equal(jax.jit(slope, static_argnums=0)(through, x, 7), shards)
+    within = mapped(partial(slope, f))
+    np.testing.assert_array_equal(jax.jit(within)(x, jnp.int32(7)), shards)
+batch, rows = mapped(jax.vmap(training, (0, None))), jnp.stack([slope(training, row, 7) for row in x])
+np.testing.assert_array_equal(slope(batch, x, 7), rows)
+for f in drawing:
+    # One x for two offsets: its gradient is the sum of two.
+    specs = {"in_specs": (P("a"), P("b")), "out_specs": P(("a", "b"))}
+    two = mapped(lambda x, offsets: f(x, offsets[0]), **specs)
+    expected = [sum(slope(f, shard, offset) for offset in range(2)) for shard in jnp.split(x, 2)]
+    np.testing.assert_allclose(slope(two, x, jnp.arange(2)), jnp.concatenate(expected), rtol=1e-6)
+# What differs between shards is not taken for the same.
+try:
+    jax.shard_map(partial(training, offset=7), mesh=mesh, in_specs=P("a"), out_specs=P())(x)
+except ValueError as error:
+    assert "replication" in str(error), error
+else:
+    raise AssertionError("taken for the same on every device")
+"""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], env=os.environ | flags, check=True)

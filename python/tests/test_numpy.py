@@ -147,18 +147,57 @@ class Exporter:
 def test_dlpack_without_a_copy(version):
     x, _ = arrays(np.float32)
     expected, expected_mask = da.forward(x, **KEY)
-    given, out = x.copy(), np.zeros_like(x)
-    to = Exporter(out, version=version)
-    y, mask = da.forward(Exporter(given, version=version), **KEY, out=to)
-    assert y is to
-    np.testing.assert_array_equal(out, expected)
-    np.testing.assert_array_equal(mask, expected_mask)
-    y, _ = da.forward(Exporter(given, version=version), **KEY)
+    given = x.copy()
+    y, mask = da.forward(Exporter(given, version=version), **KEY)
     np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(mask, expected_mask)
     with pytest.raises(ValueError, match=r"x must be C-contiguous.*got shape \(2502,\)"):
         da.infer(Exporter(given[::2], version=version))
     with pytest.raises(ValueError, match="x must be on the CPU.*got type 2.*drop_activation.torch"):
         da.infer(Exporter(given, device=(2, 0)))
+
+
+says_what_may_be_written = pytest.mark.skipif(
+    np.lib.NumpyVersion(np.__version__) < "2.1.0", reason="SKIPPED: NumPy before 2.1 has no DLPack 1.0"
+)
+
+
+@says_what_may_be_written
+def test_dlpack_that_may_be_written_is_an_output():
+    x, _ = arrays(np.float32)
+    expected, expected_mask = da.forward(x, **KEY)
+    out = np.zeros_like(x)
+    to = Exporter(out)
+    y, mask = da.forward(Exporter(x), **KEY, out=to)
+    assert y is to
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(mask, expected_mask)
+
+
+def test_dlpack_that_does_not_say_whether_it_may_be_written_is_no_output():
+    x = np.full(100, -1, np.float32)
+    out = Exporter(x, version=False)
+    words = "out must be writable, got a Exporter, whose DLPack is older than 1.0 and does not say whether it is"
+    for given in [x, out]:
+        with pytest.raises(ValueError, match=words):
+            da.infer(given, 0.5, out=out)
+    assert (x == -1).all()
+
+
+@says_what_may_be_written
+def test_dlpack_that_may_not_be_written_is_no_output():
+    x = np.full(100, -1, np.float32)
+    x.flags.writeable = False
+    with pytest.raises(ValueError, match="out must be writable, got a read-only array"):
+        da.infer(np.ones(100, np.float32), 0.5, out=Exporter(x))
+    assert (x == -1).all()
+
+
+def test_a_tensor_of_pytorchs_is_an_output():
+    torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
+    x = torch.full((100,), -1.0)
+    assert da.infer(x, 0.5, out=x) is x
+    assert (x == -0.5).all()
 
 
 X = np.ones(100, np.float32)

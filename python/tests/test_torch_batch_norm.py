@@ -220,7 +220,7 @@ def test_transformations_are_right_or_refused_by_name(frozen):
     statistics = (torch.randn(5), torch.rand(5) + 0.5) if frozen else (None, None)
 
     def f(x, weight, bias, key=KEY):
-        return operators.batch_norm(x, None, weight, bias, *statistics, key, 1e-5, 0.5, 0)[0]
+        return operators.batch_norm(x, None, weight, bias, *statistics, key, 1e-5, 0.5, 0, 0)[0]
 
     leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
     expected = torch.autograd.grad(f(*leaves).sin().sum(), leaves)
@@ -235,6 +235,24 @@ def test_transformations_are_right_or_refused_by_name(frozen):
         torch.func.jvp(lambda x: f(x, weight, bias), (x,), (x,))
     with pytest.raises(NotImplementedError, match=text), forward_ad.dual_level():
         dt.BatchNormDropActivation2d(5, frozen=frozen)(forward_ad.make_dual(x, x))
+
+
+@pytest.mark.parametrize("way", ["layer", "create_graph", "compiled"])
+@pytest.mark.parametrize(
+    "make", [lambda: dt.BatchNormDropActivation2d(4, p=0.5), lambda: dt.BiasDropActivation(4, p=0.5)], ids=["norm", "bias"]
+)
+def test_what_is_saved_may_come_back_in_another_order(make, way):
+    """As from save_on_cpu with pinned memory. The mask's order is that of x in the forward pass."""
+    layer, dy = make(), torch.randn(3, 4, 5, 6)
+    layer = torch.compile(layer, backend="aot_eager") if way == "compiled" else layer
+    gradients = []
+    for unpack in (lambda tensor: tensor, lambda tensor: tensor.contiguous()):
+        torch.manual_seed(1)
+        x = torch.randn(3, 4, 5, 6).to(memory_format=torch.channels_last).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+            y = layer(x)
+        gradients += torch.autograd.grad(y, x, dy, create_graph=way == "create_graph")
+    assert torch.equal(*gradients)
 
 
 def test_torch_fx_calls_it_as_it_is():
@@ -263,20 +281,20 @@ def test_pytorch_s_own_check_of_the_operators():
     x, r = torch.randn(3, 4, 5, 5, requires_grad=True), torch.randn(3, 4, 5, 5, requires_grad=True)
     weight, bias = torch.rand(4, requires_grad=True), torch.zeros(4, requires_grad=True)
     key = torch.tensor([5])
-    torch.library.opcheck(operators.batch_norm, (x, r, weight, bias, None, None, key, 1e-5, 0.7, 0))
-    torch.library.opcheck(operators.batch_norm, (x, None, None, None, torch.zeros(4), torch.ones(4), key, 1e-5, 0.7, 1))
+    torch.library.opcheck(operators.batch_norm, (x, r, weight, bias, None, None, key, 1e-5, 0.7, 0, 0))
+    torch.library.opcheck(operators.batch_norm, (x, None, None, None, torch.zeros(4), torch.ones(4), key, 1e-5, 0.7, 1, 1))
 
 
 X, V, KEY = torch.randn(4, 5, 3, 3), torch.ones(5), torch.tensor([1])
-MASK = operators.batch_norm(X, None, V, V, None, None, KEY, 1e-5, 0.5, 0)[1]
+MASK = operators.batch_norm(X, None, V, V, None, None, KEY, 1e-5, 0.5, 0, 0)[1]
 
 
-def forward(x=X, residual=None, weight=V, bias=V, mean=None, variance=None, key=KEY, eps=1e-5, p=0.5, activation=0):
-    return operators.batch_norm(x, residual, weight, bias, mean, variance, key, eps, p, activation)
+def forward(x=X, residual=None, weight=V, bias=V, mean=None, variance=None, key=KEY, eps=1e-5, p=0.5, activation=0, layout=0):
+    return operators.batch_norm(x, residual, weight, bias, mean, variance, key, eps, p, activation, layout)
 
 
-def backward(dy=X, mask=MASK, x=X, residual=None, weight=V, bias=V, mean=V, variance=V, eps=1e-5, p=0.5):
-    return operators.batch_norm_backward(dy, mask, x, residual, weight, bias, mean, variance, True, eps, p, 0)
+def backward(dy=X, mask=MASK, x=X, residual=None, weight=V, bias=V, mean=V, variance=V, eps=1e-5, p=0.5, layout=0):
+    return operators.batch_norm_backward(dy, mask, x, residual, weight, bias, mean, variance, True, eps, p, 0, layout)
 
 
 @pytest.mark.parametrize(
@@ -292,6 +310,9 @@ def backward(dy=X, mask=MASK, x=X, residual=None, weight=V, bias=V, mean=V, vari
         (lambda: forward(mean=V), ["mean and variance must be given both"]),
         (lambda: forward(mean=V, variance=V[:2]), ["variance must have shape (5,)", "(2,)"]),
         (lambda: forward(key=KEY.float()), ["key must be one torch.int64", "torch.float32"]),
+        (lambda: forward(key=KEY.to("meta")), ["key must be one torch.int64", "cpu", "device meta"]),
+        (lambda: forward(layout=2), ["layout must be", "got 2"]),
+        (lambda: backward(layout=2), ["layout must be", "got 2"]),
         (lambda: forward(eps=0.0), ["eps must be positive", "0.0"]),
         (lambda: forward(p=1.5), ["p must be in [0, 1]", "1.5"]),
         (lambda: forward(activation=9), ["activation must be one of", "got 9"]),

@@ -77,8 +77,8 @@ def test_cuda_s_vectors_are_those_of_the_cpu(monkeypatch, dtype, activation, fro
         (operators.batch_norm, operators.batch_norm_backward),
         (operators._batch_norm, operators._batch_norm_backward),
     ):
-        y, mask, *used = forward(x, r, weight, bias, *given, torch.tensor([7]), 1e-5, 0.7, activation)
-        gradients = backward(dy, mask, x, r, weight, bias, *used, not frozen, 1e-5, 0.7, activation)
+        y, mask, *used = forward(x, r, weight, bias, *given, torch.tensor([7]), 1e-5, 0.7, activation, 0)
+        gradients = backward(dy, mask, x, r, weight, bias, *used, not frozen, 1e-5, 0.7, activation, 0)
         results.append((y, mask, *used, *gradients))
     for a, b in zip(*results):
         assert a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
@@ -88,7 +88,7 @@ def test_cuda_s_vectors_are_those_of_the_cpu(monkeypatch, dtype, activation, fro
 def test_parameters_may_have_any_type_and_stride(dtype):
     x, key = torch.randn(5, 6, 4, 3), torch.tensor([3])
     weight, bias = torch.rand(12).to(dtype)[::2], torch.rand(12).to(dtype)[1::2]
-    y, *_ = operators.batch_norm(x, None, weight, bias, None, None, key, 1e-5, 1.0, 0)
+    y, *_ = operators.batch_norm(x, None, weight, bias, None, None, key, 1e-5, 1.0, 0, 0)
     expected = torch.relu(torch.nn.functional.batch_norm(x, None, None, weight.float(), bias.float(), True))
     assert torch.allclose(y, expected, atol=1e-5)
     layer = dt.BatchNormDropActivation2d(6)
@@ -158,7 +158,7 @@ def test_large_results_are_in_large_pages_where_the_system_has_them():
 
 
 X, V, KEY = torch.randn(4, 5, 3, 3), torch.ones(5), torch.tensor([1])
-MASK = operators.batch_norm(X, None, V, V, None, None, KEY, 1e-5, 0.5, 0)[1]
+MASK = operators.batch_norm(X, None, V, V, None, None, KEY, 1e-5, 0.5, 0, 0)[1]
 ALL = channels.given(X, V, V, V, KEY)
 
 

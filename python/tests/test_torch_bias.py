@@ -483,6 +483,7 @@ def backward(dy=X, mask=MASK, x=X, residual=None, bias=B, p=0.5, activation=0, d
         (lambda: forward(bias=B[:4]), ["bias must have shape (5,)", "(4,)"]),
         (lambda: forward(bias=B.to("meta")), ["bias must be on the device of x, cpu", "got meta"]),
         (lambda: forward(key=KEY.float()), ["key must be one torch.int64", "torch.float32"]),
+        (lambda: forward(key=KEY.to("meta")), ["key must be one torch.int64", "cpu", "device meta"]),
         (lambda: forward(p=1.5), ["p must be in [0, 1]", "1.5"]),
         (lambda: forward(activation=9), ["activation must be one of", "got 9"]),
         (lambda: forward(dim=4), ["dim must be one of the 4 dimensions", "got 4"]),

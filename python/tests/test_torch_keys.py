@@ -269,3 +269,32 @@ def test_on_the_cpu_nothing_changes():
     key = keys.draw_key(x)
     torch.manual_seed(3)
     assert torch.equal(key, torch.randint(2**63 - 1, (1,)))
+
+
+@pytest.mark.parametrize("budget", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        dt.DropActivation(0.5),
+        dt.DropActivation(0.5, inplace=True),
+        dt.RReLU(),
+        dt.BatchNormDropActivation2d(16, p=0.5, frozen=True),
+        dt.BiasDropActivation(16, p=0.5),
+    ],
+    ids=str,
+)
+def test_compiled_with_a_memory_budget_the_backward_pass_has_the_mask_of_the_forward_pass(layer, budget):
+    """There torch.compile computes again what is large, draws included: at 0.0 F.dropout's gradient has another mask."""
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: layer(x.sin().cos() - 0.8).exp(), backend="aot_eager_decomp_partition")
+    x = torch.randn(8, 16, 16, 16, requires_grad=True)
+    with torch._functorch.config.patch(activation_memory_budget=budget):
+        y = compiled(x)
+        (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    # y = exp(slope z).
+    inner = x.detach().sin()
+    logarithm, z = y.detach().log(), inner.cos() - 0.8
+    dz = -inner.sin() * x.detach().cos()
+    far = (z.abs() > 0.01) & (dz.abs() > 0.01)
+    slope = (logarithm / z)[far]
+    assert torch.allclose(slope, (dx / y.detach() / dz)[far], rtol=1e-3, atol=1e-3) and slope.std() > 0.1

@@ -432,6 +432,13 @@ def test_the_report_says_what_happened():
     assert repr(replaced).startswith("Replaced(modules=('0.relu', '0.same'), functional=('0.calls',), left=(Left(")
 
 
+ZERO = torch.zeros(())
+
+
+def frozen_prelu(slope):
+    return nn.PReLU(init=slope).requires_grad_(False)
+
+
 #: By the name under which it is left: each of these is ReLU, exactly, whatever x is.
 OTHER_NAMES = {
     "clamp": [lambda x: x.clamp(0), lambda x: torch.clamp(x, min=0.0), lambda x: x.clamp(0, torch.inf)],
@@ -443,6 +450,12 @@ OTHER_NAMES = {
     "threshold_": [lambda x: F.threshold_(x, 0, value=0)],
     "leaky_relu": [lambda x: F.leaky_relu(x, 0), lambda x: F.leaky_relu(x, negative_slope=0.0), nn.LeakyReLU(0)],
     "leaky_relu_": [lambda x: F.leaky_relu_(x, 0.0)],
+    "prelu": [lambda x: F.prelu(x, torch.zeros(1)), lambda x: torch.prelu(x, weight=ZERO), frozen_prelu(0)],
+    "rrelu": [
+        *(lambda x: F.rrelu(x, 0, 0), lambda x: F.rrelu(x, lower=0.0, upper=0.0, training=True), nn.RReLU(0, 0)),
+        lambda x: torch.rrelu(x, 0, 0),
+    ],
+    "rrelu_": [lambda x: F.rrelu_(x, 0.0, 0.0)],
     "hardtanh": [lambda x: F.hardtanh(x, 0, torch.inf), nn.Hardtanh(0, torch.inf)],
     "maximum": [
         lambda x: torch.maximum(x, torch.tensor(0.0)),
@@ -462,11 +475,12 @@ OTHER_NAMES = {
     "masked_fill_": [lambda x: x.masked_fill_(x < 0, 0.0)],
     "setitem": [lambda x: (x.__setitem__(x < 0, 0), x)[1]],
 }
-ZERO = torch.zeros(())
 #: What these functions do besides.
 NO_RELU = [
     *(lambda x: x.clamp(0, 1), lambda x: x.clamp(-1), lambda x: x.clamp(max=0), lambda x: x.long().clamp(0)),
     *(lambda x: x.clamp(x, x + 1), lambda x: F.leaky_relu(x), lambda x: F.leaky_relu(x, 0.1), nn.LeakyReLU()),
+    *(lambda x: F.prelu(x, torch.ones(1)), frozen_prelu(0.25), nn.PReLU(init=0.0), lambda x: F.rrelu(x)),
+    *(lambda x: F.rrelu(x, 0, 0.5), lambda x: F.rrelu(x, upper=0.125), nn.RReLU(), nn.RReLU(0, 0.5)),
     *(lambda x: F.hardtanh(x), lambda x: F.hardtanh(x, 0, 1), nn.Hardtanh(0, 1), lambda x: F.threshold(x, 0, 1)),
     *(lambda x: F.threshold(x, 1, 0), lambda x: torch.maximum(x, x / 2), lambda x: torch.max(x, 0), lambda x: x.max()),
     *(lambda x: x.long().maximum(x.long() * 0), lambda x: x * 2, lambda x: x * x, lambda x: x * (x < 0)),

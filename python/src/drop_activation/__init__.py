@@ -6,7 +6,8 @@
 
 Arrays are numpy arrays of float16, float32, float64 or bfloat16 (ml_dtypes), or objects with DLPack on the CPU. They
 are read and written where they lie: they must be C-contiguous, and are never copied. Results are new numpy arrays, or
-`out`, which may be the input (in place) or the saved tensor.
+`out`, which may be the input (in place) and, but for the passes over channels, the saved tensor. `out` must be known to
+be writable: DLPack says so from 1.0 on, as PyTorch's tensors do, while JAX's arrays never change.
 
 A mask is an array of uint32, ceil(n / 32) long: element i is bit i % 32, least significant first, of word i / 32. The
 bits are a function of (seed, offset, first + i) and p alone, the same on every machine and device. `first` is the

@@ -18,7 +18,7 @@ class View:
     address: int
     dtype: str
     shape: tuple[int, ...]
-    writable: bool
+    read_only: str | None  # what it is, if it may not be written
     owner: Any
 
     @property
@@ -52,7 +52,8 @@ def _numpy(name: str, array: np.ndarray) -> View:
     if not array.dtype.isnative:
         raise TypeError(f"{name} must have this machine's byte order, got dtype {array.dtype.str!r}")
     address = array.__array_interface__["data"][0]
-    return View(name, address, array.dtype.name, array.shape, array.flags.writeable, array)
+    read_only = None if array.flags.writeable else "a read-only array"
+    return View(name, address, array.dtype.name, array.shape, read_only, array)
 
 
 def _not_contiguous(name, shape, strides, remedy):
@@ -160,5 +161,9 @@ def _dlpack(name: str, array: Any) -> View:
             expected *= extent
     known = _DTYPES.get((dtype.code, dtype.bits)) if dtype.lanes == 1 else None
     held = known or f"DLPack type {dtype.code} of {dtype.bits} bits"
-    writable = not (versioned and managed.flags & _READ_ONLY)
-    return View(name, (tensor.data or 0) + tensor.byte_offset, held, shape, writable, capsule)
+    read_only = None
+    if not versioned:  # JAX's arrays, which never change, come so
+        read_only = f"a {type(array).__name__}, whose DLPack is older than 1.0 and does not say whether it is"
+    elif managed.flags & _READ_ONLY:
+        read_only = "a read-only array"
+    return View(name, (tensor.data or 0) + tensor.byte_offset, held, shape, read_only, capsule)

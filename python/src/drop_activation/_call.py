@@ -24,8 +24,8 @@ class Call:
         """Where the pass writes: `out`, or a new array."""
         result = empty_like(self.given) if out is None else out
         to = _like("out", result, self.given)
-        if not to.writable:
-            raise ValueError("out must be writable, got a read-only array")
+        if to.read_only:
+            raise ValueError(f"out must be writable, got {to.read_only}")
         self.keep("output", to)
         return result
 

@@ -6,6 +6,7 @@ float64 for arrays of float64 and float32 for all others.
 
 from __future__ import annotations
 
+import operator
 from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
@@ -20,7 +21,7 @@ from ._operations import Array, _key, _pass
 _SOURCES = {"given": library.DZ_GIVEN, "training": library.DZ_TRAINING, "inference": library.DZ_INFERENCE}
 
 
-def statistics(x: Array, *, axis: int = 1) -> tuple[NDArray[Any], NDArray[Any]]:
+def statistics(x: Array, *, axis: SupportsIndex = 1) -> tuple[NDArray[Any], NDArray[Any]]:
     """Mean and biased variance of each channel, without cancellation.
 
     Returns:
@@ -42,7 +43,7 @@ def fused_forward(
     scale: Array | None = None,
     shift: Array | None = None,
     residual: Array | None = None,
-    axis: int = 1,
+    axis: SupportsIndex = 1,
     activation: str = "relu",
     out: Array | None = None,
 ) -> tuple[Any, NDArray[np.uint32]]:
@@ -75,7 +76,7 @@ def fused_infer(
     scale: Array | None = None,
     shift: Array | None = None,
     residual: Array | None = None,
-    axis: int = 1,
+    axis: SupportsIndex = 1,
     activation: str = "relu",
     out: Array | None = None,
 ) -> Any:
@@ -99,7 +100,7 @@ def fused_sums(
     shift: Array | None = None,
     residual: Array | None = None,
     mean: Array | None = None,
-    axis: int = 1,
+    axis: SupportsIndex = 1,
     out: Array | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """The sums of a backward pass for each channel.
@@ -142,7 +143,7 @@ def fused_backward(
     beta: Array | None = None,
     gamma: Array | None = None,
     mean: Array | None = None,
-    axis: int = 1,
+    axis: SupportsIndex = 1,
     out: Array | None = None,
 ) -> Any:
     """Backward, elementwise: dx = alpha dz + (beta (x - mean) + gamma).
@@ -167,11 +168,16 @@ def fused_backward(
 class _Call(Call):
     """One on an array with channels, along one of its axes."""
 
-    def __init__(self, name: str, array: Any, axis: int, pass_: Pass):
+    def __init__(self, name: str, array: Any, axis: SupportsIndex, pass_: Pass):
         super().__init__(pass_, floats(name, array))
         shape = self.given.shape
+        known = f"axis must be an axis of {name}, which has {len(shape)} of them, got"
+        try:
+            axis = operator.index(axis)
+        except TypeError:
+            raise TypeError(f"{known} a {type(axis).__name__}") from None
         if not -len(shape) <= axis < len(shape):
-            raise ValueError(f"axis must be an axis of {name}, which has {len(shape)} of them, got {axis}")
+            raise ValueError(f"{known} {axis}")
         axis %= len(shape)
         pass_.channels, pass_.inner = shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.intp))
         self.real = "float64" if self.given.dtype == "float64" else "float32"
@@ -200,8 +206,11 @@ class _Call(Call):
             self.tensor("residual", "residual", residual)
 
     def gradient(self, source: str, mask: Any, x: Any, scale: Any, shift: Any, residual: Any) -> None:
+        known = f"source must be one of {', '.join(_SOURCES)}, got"
+        if not isinstance(source, str):
+            raise TypeError(f"{known} a {type(source).__name__}")
         if source not in _SOURCES:
-            raise ValueError(f"source must be one of {', '.join(_SOURCES)}, got {source!r}")
+            raise ValueError(f"{known} {source!r}")
         self.pass_.dz = _SOURCES[source]
         if source == "training":
             self.mask(mask)

@@ -1,4 +1,4 @@
-"""Drop-Activation for JAX: functions of arrays, with derivatives, under jit, grad, vmap and scan.
+"""Drop-Activation for JAX: functions of arrays, with derivatives, under jit, grad, vmap, scan and shard_map.
 
     y = drop_activation(x, step, p=0.95, seed=42)   # training; another offset for each call
     y = infer(x, p=0.95)                            # inference
@@ -9,7 +9,8 @@ of `drop_activation.forward`.
 
 Under vmap, each element of the batch is a call of its own, with its own offset if offsets are mapped, one after the
 other. Second derivatives and forward mode are refused by JAX, as for every `custom_vjp`. An array that is sharded over
-devices is gathered first.
+devices is gathered first. Within `jax.shard_map` it is not: each shard is a call of its own, and should have an offset
+of its own, since the same offset gives each the same mask.
 """
 
 from __future__ import annotations
@@ -62,8 +63,26 @@ def _register() -> None:
 _register()
 
 
-def _call(name: str, results, *arrays, **numbers):
-    return jax.ffi.ffi_call(f"drop_activation.{name}", results, vmap_method="sequential")(*arrays, **numbers)
+def _call(name: str, results, x, *arrays, **numbers):
+    call = jax.ffi.ffi_call(f"drop_activation.{name}", results, vmap_method="sequential")
+    # JAX takes what is called so for the same on every device.
+    return jax.tree.map(lambda result: _vary(result, _varying(x)), call(x, *arrays, **numbers))
+
+
+def _varying(x) -> frozenset:
+    """The axes of a mesh along which the values of x vary, within a `jax.shard_map` that checks that."""
+    kind = jax.typeof(x)
+    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # as older JAX calls it
+
+
+def _vary(x, axes: frozenset):
+    return jax.lax.pcast(x, tuple(axes - _varying(x)), to="varying")
+
+
+def _alike(x, offset):
+    """Both, varying where either does, as y will. JAX sums the gradient along the axes where x did not."""
+    axes = _varying(x) | _varying(offset)
+    return _vary(x, axes), _vary(offset, axes)
 
 
 def _like(x):
@@ -83,18 +102,24 @@ def _floats(name: str, x):
 
 def _words_of(offset):
     """An offset as two words, the low one first."""
-    if isinstance(offset, (int, np.integer)) or not hasattr(offset, "dtype"):
-        offset = operations.index("offset", offset)
-        return jnp.array([offset & 0xFFFFFFFF, offset >> 32], jnp.uint32)
-    if offset.dtype == jnp.uint32 and offset.shape == (2,):
-        return offset
-    if offset.shape != () or not jnp.issubdtype(offset.dtype, jnp.integer):
-        raise TypeError(
-            "offset must be one integer, or two uint32, the low one first, "
-            f"got dtype {offset.dtype.name}, shape {offset.shape}"
-        )
-    high = jnp.right_shift(offset, 32) if offset.dtype.itemsize == 8 else jnp.zeros_like(offset)
-    return jnp.stack([offset.astype(jnp.uint32), high.astype(jnp.uint32)])
+    if isinstance(offset, (np.ndarray, jax.Array)):
+        if offset.dtype.name == "uint32" and offset.shape == (2,):
+            return jnp.asarray(offset, jnp.uint32)
+        if offset.shape != () or not jnp.issubdtype(offset.dtype, jnp.integer):
+            raise TypeError(
+                "offset must be one integer, or two uint32, the low one first, "
+                f"got dtype {offset.dtype.name}, shape {offset.shape}"
+            )
+    # NumPy's are numbers here, since JAX without 64-bit types would cut them off.
+    if not isinstance(offset, jax.Array):
+        number = operations.index("offset", offset)
+        return jnp.array([number & 0xFFFFFFFF, number >> 32], jnp.uint32)
+    if offset.dtype.itemsize == 8:
+        return jax.lax.bitcast_convert_type(offset, jnp.uint32)
+    if jnp.issubdtype(offset.dtype, jnp.unsignedinteger):
+        return jnp.stack([offset.astype(jnp.uint32), jnp.uint32(0)])
+    # The bits of a negative number go on, as those of a wider type do.
+    return jnp.stack([offset.astype(jnp.int32), jnp.right_shift(offset.astype(jnp.int32), 31)]).astype(jnp.uint32)
 
 
 def _signed(number: int) -> np.int64:
@@ -136,8 +161,8 @@ def forward(
     activation: str = "relu",
 ):
     """The training forward pass with its mask, without a derivative: `drop_activation.forward` for JAX's arrays."""
-    x, attributes = _floats("x", x), _drop_activation(p, seed, first, activation)
-    return tuple(_call("forward", (_like(x), _mask_of(x)), x, _words_of(offset), **dict(attributes)))
+    (x, offset), attributes = _alike(_floats("x", x), _words_of(offset)), _drop_activation(p, seed, first, activation)
+    return tuple(_call("forward", (_like(x), _mask_of(x)), x, offset, **dict(attributes)))
 
 
 def drop_activation(
@@ -155,8 +180,10 @@ def drop_activation(
 
     Args:
         x: Any shape; float32, float16, bfloat16, or float64.
-        offset: Of the key, another one for each call: an integer, an array of one integer, or of two uint32, the low
-            one first, such as `jax.random.bits(key, (2,), "uint32")`. May be traced.
+        offset: Of the key, another one for each call, from 0 to 2**64 - 1: an integer, an array of no dimensions that
+            holds one, or an array of two uint32, the low one first, such as `jax.random.bits(key, (2,), "uint32")`.
+            An array of JAX's may be traced, and its value is not looked at: a negative number counts from 2**64, so
+            that -1 is 2**64 - 1 in each type.
         p: The probability of keeping the nonlinearity, 0 <= p <= 1.
         seed: Of the key, from 0 to 2**64 - 1.
         first: The global index of element 0, a multiple of 32.
@@ -168,7 +195,7 @@ def drop_activation(
     Raises:
         TypeError, ValueError: When it is traced; the text names the argument, what was given and what is allowed.
     """
-    return _trained(_floats("x", x), _words_of(offset), _drop_activation(p, seed, first, activation))
+    return _trained(*_alike(_floats("x", x), _words_of(offset)), _drop_activation(p, seed, first, activation))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -221,7 +248,7 @@ def rrelu(
     """RReLU in training, the paper's equation 6: y = x where x >= 0, else U x, U uniform in [lower, upper). One bit per
     element is kept for the gradient. The key is as for `drop_activation`."""
     key = _only(_drop_activation(1, seed, first, "relu"), "seed", "first")
-    return _rrelu(_floats("x", x), _words_of(offset), (*_slopes(lower, upper), *key.items()))
+    return _rrelu(*_alike(_floats("x", x), _words_of(offset)), (*_slopes(lower, upper), *key.items()))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

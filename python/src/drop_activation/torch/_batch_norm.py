@@ -16,6 +16,7 @@ from ._channel_checks import check_like
 from ._channel_derivatives import norms as operators
 from ._functions import check_parameters, drop_activation
 from ._keys import draw_key
+from ._layout import layout_of
 from ._modules import leaf, unscriptable
 from ._quick_channels import batch_norm as quick_batch_norm
 
@@ -90,7 +91,8 @@ class _BatchNormDropActivation(_NormBase):
         x, *_ = tensors
         # With p of 0 or 1 nothing is drawn, so that other random numbers stay what they are.
         key = draw_key(x) if 0 < self.p < 1 else torch.zeros(1, dtype=torch.int64)
-        y, _, mean, variance = operators.batch_norm(*tensors, key, self.eps, self.p, CODES[self.activation])
+        parameters = self.eps, self.p, CODES[self.activation], layout_of(x)
+        y, _, mean, variance = operators.batch_norm(*tensors, key, *parameters)
         return y, mean, variance
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
 """The operators with a batch normalisation in them; derivatives are in `_channel_derivatives`.
 
 Each is a function of its arguments alone. Where `mean` and `variance` are given, these are the statistics; else they are
-those of x, and are returned. Statistics, weight and bias have a value for each channel. y, mask and dx are in the
-layout of x: its memory format if it is dense, else contiguous.
+those of x, and are returned. Statistics, weight and bias have a value for each channel. `layout` is the order in which
+elements are counted and y, dx and dr lie (`_layout`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from . import _channels as channels
 from ._channel_checks import check_devices, check_like, check_p, check_vectors
 from ._channels import RELU, on_channels, real_of, run
 from ._functions import check_key, check_tensor
-from ._layout import dense, empty_like, layout_of
+from ._layout import check_layout, dense, empty_like
 from ._operators import LIBRARY, check_mask, empty_mask
 
 _SCHEMAS = (
     "batch_norm(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? variance, Tensor key, "
-    "float eps, float p, int activation) -> (Tensor, Tensor, Tensor, Tensor)",
+    "float eps, float p, int activation, int layout) -> (Tensor, Tensor, Tensor, Tensor)",
     "batch_norm_backward(Tensor dy, Tensor mask, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor mean, "
-    "Tensor variance, bool of_x, float eps, float p, int activation) -> (Tensor, Tensor, Tensor, Tensor)",
+    "Tensor variance, bool of_x, float eps, float p, int activation, int layout) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 for schema in _SCHEMAS:
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -53,7 +53,7 @@ def _check_numbers(eps: float, p: float) -> None:
     check_p(p)
 
 
-def _check_forward(x, residual, weight, bias, mean, variance, key, eps, p) -> None:
+def _check_forward(x, residual, weight, bias, mean, variance, key, eps, p, layout) -> None:
     _check_x(x)
     check_like("residual", residual, "x", x)
     check_vectors(x, weight=weight, bias=bias, mean=mean, variance=variance)
@@ -61,15 +61,17 @@ def _check_forward(x, residual, weight, bias, mean, variance, key, eps, p) -> No
         raise ValueError("mean and variance must be given both or not at all, got one of them")
     check_key(key, x)
     _check_numbers(eps, p)
+    check_layout(x, layout)
 
 
-def _check_backward(dy, mask, x, residual, weight, bias, mean, variance, eps, p) -> None:
+def _check_backward(dy, mask, x, residual, weight, bias, mean, variance, eps, p, layout) -> None:
     _check_x(x)
     check_like("dy", dy, "x", x)
     check_like("residual", residual, "x", x)
     check_vectors(x, weight=weight, bias=bias, mean=mean, variance=variance)
     check_mask("mask", mask, x)
     _check_numbers(eps, p)
+    check_layout(x, layout)
 
 
 # ---- The CPU's kernels, which are the library's (c/src/torch/batch_norm.rs).
@@ -91,18 +93,18 @@ def backward_on_cpu(
     return _backward_on_cpu(dy, mask, x, *optional, given, eps, p, activation, layout, of_x, of_residual)
 
 
-def _batch_norm_on_cpu(x, residual, weight, bias, mean, variance, key, eps, p, activation):
-    _check_forward(x, residual, weight, bias, mean, variance, key, eps, p)
+def _batch_norm_on_cpu(x, residual, weight, bias, mean, variance, key, eps, p, activation, layout):
+    _check_forward(x, residual, weight, bias, mean, variance, key, eps, p, layout)
     if not x.numel():
-        return _batch_norm(x, residual, weight, bias, mean, variance, key, eps, p, activation)
+        return _batch_norm(x, residual, weight, bias, mean, variance, key, eps, p, activation, layout)
     weight, bias, mean, variance = (channels.known(vector) for vector in (weight, bias, mean, variance))
-    return forward_on_cpu(x, residual, weight, bias, mean, variance, key, eps, p, activation, layout_of(x))
+    return forward_on_cpu(x, residual, weight, bias, mean, variance, key, eps, p, activation, layout)
 
 
-def _batch_norm_backward_on_cpu(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation):
-    _check_backward(dy, mask, x, residual, weight, bias, mean, variance, eps, p)
+def _batch_norm_backward_on_cpu(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation, layout):
+    _check_backward(dy, mask, x, residual, weight, bias, mean, variance, eps, p, layout)
     if not x.numel():
-        return _batch_norm_backward(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation)
+        return _batch_norm_backward(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation, layout)
     weight, bias, mean, variance = (channels.known(vector) for vector in (weight, bias, mean, variance))
     return backward_on_cpu(
         dy,
@@ -116,7 +118,7 @@ def _batch_norm_backward_on_cpu(dy, mask, x, residual, weight, bias, mean, varia
         eps,
         p,
         activation,
-        layout_of(x),
+        layout,
         of_x,
         residual is not None,
     )
@@ -148,10 +150,9 @@ def _shift(scale: Tensor, bias: Tensor | None, mean: Tensor) -> Tensor:
     return moved.neg_().to(scale.dtype) if bias is None else torch.sub(bias, moved, out=torch.empty_like(scale))
 
 
-def _batch_norm(x, residual, weight, bias, mean, variance, key, eps, p, activation):
-    _check_forward(x, residual, weight, bias, mean, variance, key, eps, p)
-    layout, real = layout_of(x), real_of(x)
-    x = dense(x, layout)
+def _batch_norm(x, residual, weight, bias, mean, variance, key, eps, p, activation, layout):
+    _check_forward(x, residual, weight, bias, mean, variance, key, eps, p, layout)
+    x, real = dense(x, layout), real_of(x)
     residual = None if residual is None else dense(residual, layout)
     if mean is None:
         if not x.numel():
@@ -168,10 +169,9 @@ def _batch_norm(x, residual, weight, bias, mean, variance, key, eps, p, activati
     return y, mask, mean, variance
 
 
-def _batch_norm_backward(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation):
-    _check_backward(dy, mask, x, residual, weight, bias, mean, variance, eps, p)
-    layout, real = layout_of(x), real_of(x)
-    x, dy = dense(x, layout), dense(dy, layout)
+def _batch_norm_backward(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation, layout):
+    _check_backward(dy, mask, x, residual, weight, bias, mean, variance, eps, p, layout)
+    x, dy, real = dense(x, layout), dense(dy, layout), real_of(x)
     residual = None if residual is None else dense(residual, layout)
     mean = channels.real_vector(mean, real)
     inverse = _inverse(variance, eps)
@@ -205,20 +205,18 @@ LIBRARY.impl(batch_norm_backward, _batch_norm_backward, "CUDA")
 
 
 @torch.library.register_fake(batch_norm, lib=LIBRARY)
-def _(x, residual, weight, bias, mean, variance, key, eps, p, activation):
-    _check_x(x)
-    check_vectors(x, weight=weight, bias=bias, mean=mean, variance=variance)
-    check_devices("x", x, residual=residual)
+def _(x, residual, weight, bias, mean, variance, key, eps, p, activation, layout):
+    _check_forward(x, residual, weight, bias, mean, variance, key, eps, p, layout)
     statistics = [x.new_empty(x.shape[1], dtype=real_of(x)) for _ in range(2)]
-    return empty_like(x, layout_of(x)), empty_mask(x), *statistics
+    return empty_like(x, layout), empty_mask(x), *statistics
 
 
 @torch.library.register_fake(batch_norm_backward, lib=LIBRARY)
-def _(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation):
+def _(dy, mask, x, residual, weight, bias, mean, variance, of_x, eps, p, activation, layout):
     check_vectors(x, weight=weight, bias=bias, mean=mean, variance=variance)
     check_devices("x", x, dy=dy, mask=mask, residual=residual)
-    dx = empty_like(x, layout_of(x))
-    dr = x.new_empty(0) if residual is None else torch.empty_like(dx)
+    dx = empty_like(x, layout)
+    dr = x.new_empty(0) if residual is None else empty_like(x, layout)
     gradients = [x.new_empty(x.shape[1], dtype=real_of(x)) for _ in range(2)]
     return dx, dr, *gradients
 

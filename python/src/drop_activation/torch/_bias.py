@@ -28,7 +28,7 @@ def bias_drop_activation(
     key: Tensor | None = None,
 ) -> Tensor:
     """`drop_activation` of x + bias + residual, by one pass over memory forward and one backward, which gives the gradient
-    of the bias too. The sum is not rounded to x's dtype before the activation. It has no second derivatives.
+    of the bias too. In training the sum is not rounded to x's dtype before the activation. It has no second derivatives.
 
     Args:
         x: float16, bfloat16, float32 or float64, on the CPU or on CUDA.

@@ -146,8 +146,7 @@ LIBRARY.impl(bias_backward, _bias_backward, "CUDA")
 
 @torch.library.register_fake(bias_, lib=LIBRARY)
 def _(x, residual, bias, key, p, activation, dim, layout):
-    check_tensor(x)
-    check(x, residual, bias, dim)
+    _check_forward(x, residual, bias, key, p, dim, layout)
     return empty_like(x, layout), empty_mask(x)
 
 

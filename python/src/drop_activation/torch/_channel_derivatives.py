@@ -40,21 +40,22 @@ def _save_nothing(ctx, inputs, output):
 
 
 def _save_norm(ctx, inputs, output):
-    x, residual, weight, bias, mean, _, _, ctx.eps, ctx.p, ctx.activation = inputs
+    x, residual, weight, bias, mean, _, _, *ctx.parameters = inputs
     _, mask, *statistics = output
     ctx.mark_non_differentiable(mask, *statistics)
     ctx.of_x, ctx.with_residual = mean is None, residual is not None
-    ctx.save_for_backward(mask, x, needed(residual, ctx.activation), weight, bias, *statistics)
+    _, _, activation, _ = ctx.parameters
+    ctx.save_for_backward(mask, x, needed(residual, activation), weight, bias, *statistics)
 
 
 def _backward_of_norm(ctx, dy, *_):
     mask, x, residual, weight, bias, mean, variance = ctx.saved_tensors
     residual = dy if ctx.with_residual and residual is None else residual  # like it, and not looked at
     dx, dr, of_weight, of_bias = norms.batch_norm_backward(
-        dy, mask, x, residual, weight, bias, mean, variance, ctx.of_x, ctx.eps, ctx.p, ctx.activation
+        dy, mask, x, residual, weight, bias, mean, variance, ctx.of_x, *ctx.parameters
     )
     gradients = norms.gradients(dx, dr, of_weight, of_bias, ctx.with_residual, weight, bias)
-    return *gradients, None, None, None, None, None, None
+    return *gradients, None, None, None, None, None, None, None
 
 
 # ---- A bias.

@@ -13,7 +13,7 @@ from . import _operators as operators
 from . import _quick as quick
 from ._derivatives import RELU
 from ._fused import Fused, check_fused, composition_moves_less
-from ._keys import draw_key, key_on_cpu
+from ._keys import draw_key, key_on_cpu, recomputes
 from ._layout import is_dense, layout_of
 from ._plain import PLAIN, is_plain
 from ._sharded import by_element, is_dtensor, over_shards
@@ -96,7 +96,7 @@ def _drop_activation(x, p, activation, training, inplace, key, first, fused):
         if torch.is_grad_enabled() and x.requires_grad:
             return quick.Forward.apply(x, key, p, CODES[activation], first, layout)
         return quick.forward(x, key, p, CODES[activation], first, layout)[0]
-    if compiled and key is None:
+    if compiled and key is None and not recomputes():
         y = operators.draw_forward(x, p, CODES[activation], first, layout)[0]
         return x.copy_(y) if inplace else y
     if inplace and not recorded:
@@ -156,7 +156,7 @@ def rrelu(
     if is_dtensor(x):
         return over_shards(x, key, lambda x, key, at: rrelu(x, lower, upper, key=key, first=first + at))
     parameters = lower, upper, _first(first), layout_of(x)
-    if key is None and torch.compiler.is_compiling():
+    if key is None and torch.compiler.is_compiling() and not recomputes():
         return operators.draw_rrelu_forward(x, *parameters)[0]
     if key is None and x.is_cuda and is_plain(x):
         return operators.draw_rrelu_forward(x, *parameters)[0]

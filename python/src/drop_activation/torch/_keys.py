@@ -25,10 +25,24 @@ _INCREMENT = 4
 _TELLS = hasattr(torch.Generator, "philox_state")
 
 
+def recomputes() -> bool:
+    """Whether torch.compile has a memory budget, for which it computes again in the backward pass what is large. It draws
+    again too, whatever operators say of themselves, and the passes would have different masks."""
+    return torch.compiler.is_compiling() and torch._functorch.config.activation_memory_budget < 1
+
+
 def draw_key(x: Tensor) -> Tensor:
     """A key on x's device, or on the CPU."""
+    if recomputes():
+        return _draw_key_outside(x)
     key = key_on_cpu(x) if x.is_cuda else None
     return torch.randint(_BOUND, (1,), dtype=torch.int64, device=x.device) if key is None else key
+
+
+@torch.compiler.disable(reason="with a memory budget, masks would be drawn again in the backward pass")
+def _draw_key_outside(x: Tensor) -> Tensor:
+    """Between two compiled parts, so that it is an argument of the second."""
+    return draw_key(x)
 
 
 def _draw_forward_on_cuda(x, *parameters):

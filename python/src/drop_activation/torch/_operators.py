@@ -116,8 +116,14 @@ def _check_device(name: str, tensor: Tensor, x: Tensor) -> None:
         raise ValueError(f"{name} must be on the device of the tensor, {x.device}, got {tensor.device}")
 
 
+def _check_key_device(key: Tensor, x: Tensor) -> None:
+    if key.device not in (x.device, torch.device("cpu")):
+        raise ValueError(f"key must be on the CPU or on x's device, {x.device}, got {key.device}")
+
+
 @torch.library.register_fake(forward, lib=LIBRARY)
 def _(x, key, p, activation, first, layout):
+    _check_key_device(key, x)
     return empty_like(x, layout), empty_mask(x)
 
 
@@ -129,6 +135,7 @@ def _(x, p, activation, first, layout):
 @torch.library.register_fake(forward_, lib=LIBRARY)
 def _(x, mask, key, p, first, layout):
     _check_device("mask", mask, x)
+    _check_key_device(key, x)
 
 
 @torch.library.register_fake(backward, lib=LIBRARY)
@@ -146,6 +153,7 @@ def _(dy, mask, x, activation, layout):
 
 @torch.library.register_fake(rrelu_forward, lib=LIBRARY)
 def _(x, key, lower, upper, first, layout):
+    _check_key_device(key, x)
     return empty_like(x, layout), empty_mask(x)
 
 
@@ -157,6 +165,7 @@ def _(x, lower, upper, first, layout):
 @torch.library.register_fake(rrelu_backward, lib=LIBRARY)
 def _(dy, mask, key, lower, upper, first, layout):
     _check_device("mask", mask, dy)
+    _check_key_device(key, dy)
     return empty_like(dy, layout)
 
 

@@ -1,4 +1,5 @@
-"""Calls that are ReLU by their arguments: leaky_relu of slope 0, the larger of x and 0, x where it is positive.
+"""Calls that are ReLU by their arguments: a leaky, random or given slope of 0, the larger of x and 0, x where it is
+positive.
 
 They are not replaced, since a call of such a function may be ReLU today and another function in the next epoch, but
 named in what is left. They are recognised without waiting for a GPU: a tensor there is known to be zero, or to say
@@ -34,6 +35,8 @@ def _forms(*names: str) -> set:
 
 
 _LEAKY = _forms("leaky_relu")
+_PRELU = _forms("prelu")
+_RRELU = _forms("rrelu")
 _HARDTANH = _forms("hardtanh")
 _CLAMP = _forms("clamp", "clip", "clamp_min")
 _THRESHOLD = _forms("threshold")
@@ -48,7 +51,7 @@ _ZEROS = _forms("zeros", "zeros_like", "new_zeros")
 
 #: What makes what is recognised later.
 MAKES = _POSITIVE | _NEGATIVE | _ZEROS
-CALLS = _LEAKY | _HARDTANH | _CLAMP | _THRESHOLD | _MAXIMUM | _MUL | _WHERE | _FILL
+CALLS = _LEAKY | _PRELU | _RRELU | _HARDTANH | _CLAMP | _THRESHOLD | _MAXIMUM | _MUL | _WHERE | _FILL
 
 
 def is_relu(function, args, kwargs) -> bool:
@@ -77,6 +80,11 @@ def is_relu(function, args, kwargs) -> bool:
         return _says(given(1, "mask"), False, x) and _is_zero(given(2, "value"))
     if function in _LEAKY:
         return _is_zero(given(1, "negative_slope", 0.01))
+    if function in _PRELU:  # a slope that learns is one of another function in the next step
+        weight = given(1, "weight")
+        return isinstance(weight, Tensor) and not weight.requires_grad and _is_zero(weight)
+    if function in _RRELU:
+        return _is_zero(given(1, "lower", 1 / 8)) and _is_zero(given(2, "upper", 1 / 3))
     if function in _HARDTANH:
         return _is_zero(given(1, "min_val", -1)) and given(2, "max_val", 1) == inf
     if function in _THRESHOLD:
@@ -89,6 +97,7 @@ def is_module(module: nn.Module) -> bool:
     """Whether it is a module of PyTorch's that is ReLU with these parameters."""
     return (
         type(module) is nn.LeakyReLU and module.negative_slope == 0
+        or type(module) is nn.RReLU and (module.lower, module.upper) == (0, 0)
         or type(module) is nn.Hardtanh and (module.min_val, module.max_val) == (0, inf)
         or type(module) is nn.Threshold and (module.threshold, module.value) == (0, 0)
     )  # fmt: skip

@@ -98,7 +98,7 @@ class _BatchNorm(Function):
         if torch.is_grad_enabled() or not is_plain(dy):
             residual = dy if ctx.with_residual and residual is None else residual
             dx, dr, of_weight, of_bias = norms.batch_norm_backward(
-                dy, mask, x, residual, weight, bias, mean, variance, ctx.of_x, eps, p, activation
+                dy, mask, x, residual, weight, bias, mean, variance, ctx.of_x, eps, p, activation, layout
             )
         else:
             of_residual = ctx.needs_input_grad[1]

@@ -22,12 +22,11 @@ pub(super) struct Gradients<'a, T, P, const STREAMED: bool> {
 
 /// Whether dr is so large that no cache holds it until it is used, and its blocks begin on cache lines. By ordinary stores
 /// each line would be read before it is overwritten: a bias's backward pass in f32 took 1.15 to 1.5 times as long so (EPYC,
-/// family 26, 51 to 103 MB). With 16 bits arithmetic bounds it: 0.9 to 1.15 times.
+/// family 26, 51 to 103 MB). Not to be asked for 16 bits, where arithmetic bounds it: 0.9 to 1.15 times.
 pub(super) fn streams<T>(shape: Shape, io: &InOut<'_, T>) -> bool {
     let InOut::OutOfPlace(_, dr) = io else { return false };
     let (inner, size) = (shape.inner(), size_of::<T>());
-    size > 2
-        && whole_bytes(size_of_val(*dr)) >= NON_TEMPORAL_BYTES
+    whole_bytes(size_of_val(*dr)) >= NON_TEMPORAL_BYTES
         && dr.as_ptr().addr().is_multiple_of(LINE)
         && (inner == 1 || (inner * size).is_multiple_of(LINE)) // from one plane to the next
 }

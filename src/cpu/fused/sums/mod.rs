@@ -67,12 +67,15 @@ pub(super) fn reduce<T: Lane<Real: Lane>>(
     operands: Operands<'_, T>,
     mask: MaskWords<'_>,
 ) -> Result<()> {
-    match OfZ::new(dz, &operands) {
+    if let Some(of_z) = OfZ::new(dz, &operands) {
         // Arithmetic bounds it, and not memory.
-        Some(of_z) => reduce_from::<_, _, false>(of_z, dz, shape, io, operands, mask),
-        None if streams(shape, &io) => reduce_from::<_, _, true>(Selected, dz, shape, io, operands, mask),
-        None => reduce_from::<_, _, false>(Selected, dz, shape, io, operands, mask),
+        return reduce_from::<_, _, false>(of_z, dz, shape, io, operands, mask);
     }
+    // The constant comes first, so that 16 bits get no code for it.
+    if const { size_of::<T>() > 2 } && streams(shape, &io) {
+        return reduce_from::<_, _, true>(Selected, dz, shape, io, operands, mask);
+    }
+    reduce_from::<_, _, false>(Selected, dz, shape, io, operands, mask)
 }
 
 fn reduce_from<T: Lane<Real: Lane>, P: Source<T>, const STREAMED: bool>(
