@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Proxy
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from .._activations import CODES
 from . import _composed
 from ._channel_checks import check_like
 from ._channel_derivatives import norms as operators
-from ._functions import check_parameters
+from ._functions import check_parameters, drop_activation
 from ._keys import draw_key
 from ._layout import layout_of
-from ._modules import leaf
+from ._modules import leaf, unscriptable
 from ._quick_channels import batch_norm as quick_batch_norm
 
 
@@ -23,6 +25,8 @@ class _BatchNormDropActivation(_NormBase):
     """nn.BatchNorm's parameters and buffers, by the names that it has for them."""
 
     _dimensions: tuple[int, ...]
+    #: How a residual that the passes refuse is added, where one may come: `fuse_batch_norm` knows no shapes.
+    _add: Callable[[Tensor, object], Tensor] | None = None
 
     def __init__(
         self,
@@ -58,6 +62,10 @@ class _BatchNormDropActivation(_NormBase):
         """
         if isinstance(x, Proxy):
             return leaf(self, x) if residual is None else leaf(self, x, residual)
+        if self._add is not None and _is_for_composition(x, residual):
+            z = _BatchNorm.forward(self, x)
+            z = z if residual is None else self._add(z, residual)
+            return drop_activation(z, self.p, self.activation, self.training)
         self._check(x, residual)
         running = self.frozen or not self.training
         running = running and self.running_mean is not None
@@ -99,6 +107,9 @@ class _BatchNormDropActivation(_NormBase):
             else:
                 running.mul_(1 - self.momentum).add_(of_batch, alpha=self.momentum * factor)
 
+    def _check_input_dim(self, x: Tensor) -> None:
+        self._check(x, None)
+
     def _check(self, x: Tensor, residual: Tensor | None) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor, got a {type(x).__name__}")
@@ -111,10 +122,21 @@ class _BatchNormDropActivation(_NormBase):
             raise TypeError(f"residual must be a tensor or None, got a {type(residual).__name__}")
         check_like("residual", residual, "x", x)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise unscriptable(self)
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, p={self.p}, activation={self.activation!r}" + (
             ", frozen=True" if self.frozen else ""
         )
+
+
+def _is_for_composition(x: Tensor, residual: object) -> bool:
+    """Whether there are no images, or the residual is added as PyTorch adds it: broadcast, and with its dtype's rules."""
+    if not isinstance(x, Tensor) or x.numel() and residual is None:
+        return False
+    like = isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype
+    return not x.numel() or not like
 
 
 class BatchNormDropActivation1d(_BatchNormDropActivation):
@@ -129,6 +151,12 @@ class BatchNormDropActivation2d(_BatchNormDropActivation):
     nn.BatchNorm2d.
 
     In evaluation mode it is made of PyTorch's own operations. It has no second derivatives.
+
+    It is not a subclass of nn.BatchNorm2d, and what goes by the class passes over it:
+    `torch.optim.swa_utils.update_bn` moves none of its statistics (call `reset_running_stats()` of each layer, then the
+    model in training mode over the data, under `torch.no_grad()`), and `nn.SyncBatchNorm.convert_sync_batchnorm`, which
+    would lose the activation, leaves it with the statistics of its own process (convert a model of nn.BatchNorm2d, and
+    give it to `replace_relu`).
 
     Args:
         num_features, eps, momentum, affine, track_running_stats, device, dtype: As for nn.BatchNorm2d.

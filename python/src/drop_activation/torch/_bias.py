@@ -12,7 +12,7 @@ from ._channel_derivatives import biases as operators
 from ._functions import check_key, check_parameters, check_tensor
 from ._keys import draw_key
 from ._layout import layout_of
-from ._modules import leaf
+from ._modules import leaf, unscriptable
 from ._quick_channels import bias_ as quick_bias
 
 
@@ -101,6 +101,9 @@ class BiasDropActivation(nn.Module):
         if isinstance(x, Proxy):
             return leaf(self, x) if residual is None else leaf(self, x, residual)
         return bias_drop_activation(x, self.bias, residual, self.p, self.activation, self.training, dim=self.dim)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise unscriptable(self)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, p={self.p}, activation={self.activation!r}, dim={self.dim}"

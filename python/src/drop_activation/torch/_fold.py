@@ -11,6 +11,7 @@ from ._children import put_child
 from ._modules import DropActivation, RReLU
 from ._quantization import FUSED_WITH_RELU, is_fused_with_relu
 from ._standard import standard
+from ._unfuse import check_layers, unfuse_layers
 from ._watched import is_watched, unwatch
 
 
@@ -23,16 +24,21 @@ def fold(model: nn.Module, *example: Any) -> nn.Module:
     its place. Whether there are such calls is known when the model has run: call it once, or give `example`, the
     arguments of such a call. A model that makes some is folded as `fold(torch.fx.symbolic_trace(model))`, or exported.
 
+    A layer with a batch normalisation or a bias in it becomes nn.BatchNorm, or a sum, and its activation, where a graph
+    of torch.fx calls it, as in a model that `fuse_batch_norm` has made. One that other code calls is folded as above.
+
     Returns:
         The model, or what takes its place if it is itself such a module.
 
     Raises:
         TypeError: A module is in training mode.
-        ValueError: The model's code calls ReLU, or has not run yet. Nothing was changed then.
+        ValueError: The model's code calls ReLU or a layer with a batch normalisation or a bias in it, or has not run yet.
+            Nothing was changed then.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, got a {type(model).__name__}")
     replaced = {m: standard(m) for m in model.modules() if isinstance(m, (DropActivation, RReLU))}
+    check_layers(model)
     if example:
         with torch.no_grad():
             model(*example)
@@ -59,4 +65,5 @@ def fold(model: nn.Module, *example: Any) -> nn.Module:
         for name, child in parent._modules.items():
             if child in replaced:
                 put_child(parent, name, replaced[child])
+    unfuse_layers(model)
     return replaced.get(model, model)

@@ -6,25 +6,28 @@ import operator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ._batch_norm import BatchNormDropActivation1d, BatchNormDropActivation2d, _BatchNormDropActivation
 from ._functions import check_parameters
-from ._modules import DropActivation
 from ._left import Left
+from ._nodes import calls_of, is_in_place, is_relu, may_write, module_of, owner_of
+from ._swap import drop_activation_of, is_plain_module, replaced_by
+from ._trace import is_timm_norm, trace
+from ._watched import is_watched
+from ._whole_graph import WholeGraphModule, add, put, whole_graph_of
 
 _KINDS: dict[type, type[_BatchNormDropActivation]] = {
     nn.BatchNorm1d: BatchNormDropActivation1d,
     nn.BatchNorm2d: BatchNormDropActivation2d,
 }
-_RELUS = {F.relu, F.relu_, torch.relu, torch.relu_}
-_RELU_METHODS = {"relu", "relu_"}
-_SUMS = {operator.add, operator.iadd, torch.add}
+#: Sums, and how they are made of any two summands.
+_SUMS = {operator.add: operator.add, torch.add: operator.add, "__iadd__": operator.iadd}
 
 
 class FusedModel(NamedTuple):
-    #: The model as a torch.fx.GraphModule. It shares its parameters and buffers with the one that was given.
+    #: The model as a torch.fx.GraphModule. It shares parameters, buffers and what stays with the one that was given.
     model: fx.GraphModule
     #: The names of the batch normalisations that have their ReLU in them now.
     fused: list[str]
@@ -35,143 +38,214 @@ class FusedModel(NamedTuple):
 
 
 def fuse_batch_norm(model: nn.Module, p: float = 0.95) -> FusedModel:
-    """Finds BatchNorm -> ReLU and BatchNorm -> sum -> ReLU, whatever way the model's code has of calling them, and makes
-    BatchNormDropActivation of each. The other ReLUs become DropActivation.
+    """Finds BatchNorm -> ReLU and BatchNorm -> sum -> ReLU, whatever way the model's code has of calling them, and
+    makes BatchNormDropActivation of each. The other ReLUs become DropActivation, in the mode that they have, and in
+    place where they are. What is not the same in one module (a batch normalisation with hooks, or in another mode than
+    its ReLU; a sum before which something may be overwritten) stays apart.
 
-    The model is traced by torch.fx, and is itself left as it is. Its state_dict keeps its keys.
+    The model is traced by torch.fx, and is itself left as it is. Modules, parameters and buffers keep their names and
+    order, but for the nn.ReLU modules that were fused. F.dropout that is told the mode becomes nn.Dropout.
 
     Args:
         p: The probability of keeping the ReLU.
 
     Raises:
-        ValueError: torch.fx cannot trace the model; the text has its reason.
+        ValueError: torch.fx cannot trace the model, or would lose what its code does: its graph is another one in
+            training than in evaluation, runs in part without gradients or under autocast, or writes to the model; a
+            module that is not PyTorch's has hooks; `replace_relu` has swapped the model. The text has the reason and
+            the way out.
     """
     check_parameters(p, "relu")
-    try:
-        tracer = _Tracer()
-        graph_module = fx.GraphModule(model, tracer.trace(model), type(model).__name__)
-    except Exception as error:
-        raise ValueError(
-            f"model must be one that torch.fx can trace, got a {type(model).__name__}: {error}; "
-            "replace_relu takes any model and leaves batch normalisations as they are"
-        ) from error
-    modules = dict(graph_module.named_modules())
-    graph, fused, with_residual, left = graph_module.graph, [], [], []
-    for node in list(graph.nodes):  # such as what timm puts where nothing is dropped
-        if node.op == "call_module" and type(modules[node.target]) is nn.Identity:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    for relu in list(graph.nodes):
-        if relu.op == "call_module" and _has_relu(modules[relu.target]):
-            if (calls := _calls_of(relu)) > 1:
-                left.append(Left(relu.target, f"{relu.target} is called {calls} times"))
-            else:
-                graph_module.set_submodule(relu.target, _fused_of(modules[relu.target], p))
-                modules = dict(graph_module.named_modules())
-                fused.append(relu.target)
-            continue
-        if not _is_relu(relu, modules):
-            continue
-        z, residual = relu.args[0] if relu.args else relu.kwargs["input"], None
-        norm, reason = _norm_of(z, modules)
-        if norm is None and _is_sum(z):
-            for candidate, other in (z.args[:2], z.args[1::-1]):
-                of_sum, reason_of_sum = _norm_of(candidate, modules)
-                if of_sum is not None and len(z.users) == 1:
-                    norm, residual = of_sum, other
-                    break
-                reason = reason_of_sum if reason_of_sum != _NO_NORM else reason
-        with graph.inserting_before(relu):
-            if norm is None:
-                left.append(Left(relu.target if relu.op == "call_module" else relu.name, reason))
-                # A module of the model's own, for its mode.
-                graph_module.add_submodule(f"drop_activation_{len(left)}", DropActivation(p))
-                new = graph.call_module(f"drop_activation_{len(left)}", (z,))
-            else:
-                target = norm.target
-                graph_module.set_submodule(target, _fused_of(modules[target], p))
-                modules = dict(graph_module.named_modules())
-                new = graph.call_module(target, (norm.args[0],) if residual is None else (norm.args[0], residual))
-                fused.append(target)
-                with_residual.extend([target] if residual is not None else [])
-        relu.replace_all_uses_with(new)
-        for node in dict.fromkeys((relu, z, norm) if norm is not None else (relu,)):
-            if not node.users:
-                graph.erase_node(node)
-    for name, module in modules.items():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            left.append(Left(name, "no ReLU behind it alone" if type(module) in _KINDS else _other_kind(module)))
-    graph.lint()
-    graph_module.recompile()
-    return FusedModel(graph_module, fused, with_residual, left)
-
-
-class _Tracer(fx.Tracer):
-    """It takes timm's batch normalisations with an activation in them, as its pre-activation ResNets have, for one call."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return _has_relu(module) or super().is_leaf_module(module, name)
-
-
-def _has_relu(module: nn.Module) -> bool:
-    """Whether it is timm's BatchNormAct2d with a ReLU, and nothing between the two."""
-    kind = type(module)
-    if not (isinstance(module, nn.BatchNorm2d) and kind.__module__.startswith("timm.") and kind.__name__ == "BatchNormAct2d"):
-        return False
-    return type(module.act) is nn.ReLU and type(module.drop) is nn.Identity
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a module, got a {type(model).__name__}")
+    if any(is_watched(module) or replaced_by(module) is not None for module in model.modules()):
+        raise ValueError("model must be one that replace_relu has not swapped: call restore_relu(model) first")
+    traced = trace(model)
+    fusion = _Fusion(whole_graph_of(model, traced), float(p))
+    for node, dropout in traced.told.items():
+        fusion.call(node, dropout, "dropout")
+    fusion.run()
+    return FusedModel(fusion.model, fusion.fused, fusion.with_residual, fusion.left)
 
 
 _NO_NORM = "no batch normalisation before it"
 
 
-def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return type(modules[node.target]) is nn.ReLU
-    return node.op == "call_function" and node.target in _RELUS or node.op == "call_method" and node.target in _RELU_METHODS
+class _Fusion:
+    def __init__(self, model: WholeGraphModule, p: float):
+        self.model, self.p = model, p
+        self.fused: list[str] = []
+        self.with_residual: list[str] = []
+        self.left: list[Left] = []
+        #: Why batch normalisations stay, whatever is behind them, by name.
+        self.reasons: dict[str, str] = {}
+
+    def run(self) -> None:
+        graph = self.model.graph
+        for node in list(graph.nodes):
+            module = module_of(node, self.model)
+            if type(module) is nn.Identity and is_plain_module(module):  # timm's, where nothing is dropped
+                node.replace_all_uses_with(_x(node))
+                graph.erase_node(node)
+            elif is_timm_norm(module):
+                self._take_timm_norm(node, module)
+        relus = [node for node in graph.nodes if is_relu(node, self.model)]
+        modules = {module_of(node, self.model) for node in relus} - {None}
+        for relu in relus:
+            self._take_relu(relu)
+        called = {module_of(node, self.model) for node in graph.nodes}
+        for module in modules:
+            put(self.model, module, drop_activation_of(module, self.p) if module in called else None)
+        for name in dict.fromkeys(node.target for node in graph.nodes if node.op == "call_module"):
+            module = self.model.get_submodule(name)
+            if isinstance(module, _BatchNorm):
+                other = None if type(module) in _KINDS else _other_kind(module)
+                self.left.append(Left(name, self.reasons.get(name) or other or "no ReLU behind it alone"))
+        graph.lint()
+        self.model.recompile()
+
+    def call(self, node: fx.Node, module: nn.Module, name: str) -> None:
+        """Makes the node a call of the module, which becomes a part of the one whose code it was, for its mode."""
+        target = add(self.model, owner_of(node), name, module)
+        node.op, node.target, node.args, node.kwargs = "call_module", target, (_x(node),), {}
+
+    def _take_timm_norm(self, node: fx.Node, module: nn.Module) -> None:
+        if not (type(module.act) is nn.ReLU and type(module.drop) is nn.Identity):
+            return
+        if (calls := calls_of(node)) > 1:
+            reason = f"{node.target} is called {calls} times"
+        elif all(map(is_plain_module, (module.act, module.drop))):
+            reason = _reason_against(module, module.act.training)
+        else:
+            reason = "its ReLU has hooks"
+        if reason:
+            self.reasons[node.target] = reason
+        else:
+            self._fuse(node, operator.add)
+
+    def _take_relu(self, relu: fx.Node) -> None:
+        module, z, inplace = module_of(relu, self.model), _x(relu), False
+        mode = (self.model.get_submodule(owner_of(relu)) if module is None else module).training
+        if module is None:
+            inplace = is_in_place(relu)
+        if isinstance(inplace, fx.Node):
+            self.left.append(Left(relu.name, "whether it is in place is known when it runs, and it stays ReLU"))
+            return
+        norm, total, reason = self._pair(z, mode)
+        if norm is not None and module is not None and not is_plain_module(module):
+            self.reasons[norm.target] = reason = f"its ReLU, {relu.target}, has hooks, or a forward of its own"
+            norm = None
+        if norm is None:
+            self.left.append(Left(relu.name if module is None else relu.target, reason))
+            if module is None:
+                self.call(relu, drop_activation_of(nn.ReLU(inplace).train(mode), self.p), "drop_activation")
+            else:  # it becomes DropActivation where it is
+                relu.args, relu.kwargs = (z,), {}
+            return
+        x = _x(norm)
+        if total is None:
+            self._fuse(norm, operator.add)
+            norm.args, norm.kwargs = (x,), {}
+            relu.replace_all_uses_with(norm)
+            self.model.graph.erase_node(relu)
+            return
+        self._fuse(norm, _SUMS[total.target])
+        self.with_residual.append(norm.target)
+        residual = next(of for of in total.args if of is not norm)
+        with self.model.graph.inserting_before(total):
+            fused = self.model.graph.call_module(norm.target, (x, residual))
+        fused.meta = norm.meta.copy()
+        relu.replace_all_uses_with(fused)
+        for node in (relu, total, norm):
+            self.model.graph.erase_node(node)
+
+    def _pair(self, z: object, mode: bool) -> tuple[fx.Node | None, fx.Node | None, str]:
+        """A batch normalisation to fuse with the ReLU of z, and the sum between them if there is one; else why not."""
+        norm, reason = self._norm(z, mode)
+        if norm is not None or not _is_sum(z):
+            return norm, None, reason
+        for candidate, residual in (z.args, z.args[::-1]):
+            norm, of_this = self._norm(candidate, mode)
+            if norm is not None:
+                of_this = self._reason_against_sum(norm, z, residual)
+                if of_this is None:
+                    return norm, z, ""
+            if of_this != _NO_NORM:
+                reason = of_this
+        return None, None, reason
+
+    def _norm(self, node: object, mode: bool) -> tuple[fx.Node | None, str]:
+        """The node, if it is the call of a batch normalisation that can be fused; else why not."""
+        module = module_of(node, self.model)
+        if not isinstance(module, _BatchNorm):
+            return None, _NO_NORM
+        if type(module) not in _KINDS:
+            return None, _other_kind(module)
+        if len(node.users) > 1:
+            return None, f"{node.target} has other users too"
+        if (calls := calls_of(node)) > 1:
+            return None, f"{node.target} is called {calls} times"
+        reason = _reason_against(module, mode)
+        if reason:
+            self.reasons[node.target] = reason
+            return None, f"{node.target}: {reason}"
+        return node, ""
+
+    def _reason_against_sum(self, norm: fx.Node, total: fx.Node, residual: fx.Node) -> str | None:
+        if len(total.users) > 1:
+            return "the sum before it has other users too"
+        if _SUMS[total.target] is operator.iadd and norm is not total.args[0]:
+            return f"the sum with {norm.target} is written over its residual"
+        node = norm.next
+        while node is not total:  # the batch normalisation is moved to the sum
+            if may_write(node, self.model):
+                return f"{node.name}, between {norm.target} and the sum behind it, may write over what is read"
+            node = node.next
+        return None
+
+    def _fuse(self, node: fx.Node, add) -> None:
+        norm = module_of(node, self.model)
+        kind = _KINDS.get(type(norm), BatchNormDropActivation2d)  # timm's is one of nn.BatchNorm2d
+        flags = {"affine": norm.affine, "track_running_stats": norm.track_running_stats, "device": "meta"}
+        fused = kind(norm.num_features, norm.eps, norm.momentum, self.p, **flags).train(norm.training)
+        fused._parameters, fused._buffers = norm._parameters.copy(), norm._buffers.copy()
+        fused._add = add
+        put(self.model, norm, fused)
+        self.fused.append(node.target)
 
 
-def _is_sum(node) -> bool:
+def _x(node: fx.Node) -> object:
+    return node.args[0] if node.args else node.kwargs["input"]
+
+
+def _is_sum(node: object) -> bool:
     return (
         isinstance(node, fx.Node)
-        and node.op == "call_function"
+        and node.op in ("call_function", "call_method")
         and node.target in _SUMS
         and not node.kwargs
         and len(node.args) == 2
         and all(isinstance(of, fx.Node) for of in node.args)
+        and node.args[0] is not node.args[1]
     )
 
 
-def _norm_of(node, modules: dict[str, nn.Module]) -> tuple[fx.Node | None, str]:
-    """The batch normalisation that the node is a call of, if it can be fused; else why not."""
-    if not isinstance(node, fx.Node) or node.op != "call_module":
-        return None, _NO_NORM
-    module = modules[node.target]
-    if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return None, _NO_NORM
-    if type(module) not in _KINDS:
-        return None, _other_kind(module)
-    if len(node.users) > 1:
-        return None, f"{node.target} has other users too"
-    if (calls := _calls_of(node)) > 1:
-        return None, f"{node.target} is called {calls} times"
-    return node, ""
-
-
-def _calls_of(node: fx.Node) -> int:
-    """How many calls there are of the module that the node calls."""
-    return sum(other.op == "call_module" and other.target == node.target for other in node.graph.nodes)
+def _reason_against(norm: nn.Module, mode: bool) -> str | None:
+    """Why the batch normalisation cannot be made one with a ReLU that is in this mode."""
+    if not is_plain_module(norm):
+        return "it has hooks, a parametrization, or a forward of its own"
+    tensors = [norm.affine == (norm._parameters.get(name) is not None) for name in ("weight", "bias")]
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    tensors += [norm.track_running_stats == (norm._buffers.get(name) is not None) for name in statistics]
+    if not all(tensors):
+        return "it lacks some of its parameters or buffers, or has some that it does not use"
+    if not 0 < norm.eps < float("inf") or norm.momentum is not None and not 0 <= norm.momentum <= 1:
+        return f"its eps of {norm.eps} or momentum of {norm.momentum} is one that only PyTorch's takes"
+    if norm.training != mode:
+        modes = ("training", "evaluation") if norm.training else ("evaluation", "training")
+        return f"it is in {modes[0]} mode, and its ReLU in {modes[1]} mode"
+    return None
 
 
 def _other_kind(module: nn.Module) -> str:
     return f"a {type(module).__name__}, which is not fused"
-
-
-def _fused_of(norm: nn.Module, p: float) -> _BatchNormDropActivation:
-    """With the parameters and buffers themselves."""
-    kind = _KINDS.get(type(norm), BatchNormDropActivation2d)  # timm's is one of nn.BatchNorm2d
-    flags = {"affine": norm.affine, "track_running_stats": norm.track_running_stats}
-    fused = kind(norm.num_features, norm.eps, norm.momentum, p, **flags)
-    fused.weight, fused.bias = norm.weight, norm.bias
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        setattr(fused, name, getattr(norm, name))
-    return fused.train(norm.training)

@@ -27,8 +27,8 @@ from ._own_derivative import REASON as _OWN_DERIVATIVE
 from ._own_derivative import inside_function
 
 _aten = torch.ops.aten
-_RELU = {F.relu, torch.relu, torch.Tensor.relu, _aten.relu, _aten.relu.default}
-_RELU_IN_PLACE = {torch.relu_, torch.Tensor.relu_, _aten.relu_, _aten.relu_.default}
+RELU = {F.relu, torch.relu, torch.Tensor.relu, _aten.relu, _aten.relu.default}
+RELU_IN_PLACE = {torch.relu_, torch.Tensor.relu_, _aten.relu_, _aten.relu_.default}
 
 _FUSED = "it computes ReLU inside of another operation"
 _FUSED_NAMES = (
@@ -67,7 +67,7 @@ class Record:
 def _arguments(function, args, kwargs):
     """x, and whether it is to be overwritten."""
     x = args[0] if args else kwargs["input"] if "input" in kwargs else kwargs["self"]
-    inplace = function in _RELU_IN_PLACE or kwargs.get("inplace", len(args) > 1 and args[1])
+    inplace = function in RELU_IN_PLACE or kwargs.get("inplace", len(args) > 1 and args[1])
     return x, bool(inplace)
 
 
@@ -114,7 +114,7 @@ class Intercept(TorchFunctionMode):
             _thread.mode = recorded
 
     def _compiled(self, function, args, kwargs):
-        if function in _RELU or function in _RELU_IN_PLACE:
+        if function in RELU or function in RELU_IN_PLACE:
             x, inplace = _arguments(function, args, kwargs)
             if x.dtype in DTYPES and "out" not in kwargs and not _inside_function_when_compiled():
                 return _replacement(self.owner, x, inplace)
@@ -130,7 +130,7 @@ class Intercept(TorchFunctionMode):
         """Whether it was called here, and the result."""
         owner = self.owner
         record = owner._drop_activation
-        if (function in _RELU or function in _RELU_IN_PLACE) and "out" not in kwargs:
+        if (function in RELU or function in RELU_IN_PLACE) and "out" not in kwargs:
             x, inplace = _arguments(function, args, kwargs)
             if isinstance(x, torch.fx.Proxy):
                 return True, _traced_by_fx(owner, x, inplace)
@@ -159,7 +159,7 @@ class Intercept(TorchFunctionMode):
 
 
 #: What has to be looked at, and the types of functions of which nothing else has.
-_NOTABLE = _RELU | _RELU_IN_PLACE | other_names.CALLS | other_names.MAKES | set(_LEFT)
+_NOTABLE = RELU | RELU_IN_PLACE | other_names.CALLS | other_names.MAKES | set(_LEFT)
 _ORDINARY = set(map(type, (F.softmax, torch.add, torch.Tensor.add, torch.Tensor.shape.__get__)))
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, nn.Module)
 

@@ -13,8 +13,21 @@ from ._standard import standard
 
 
 def leaf(module: nn.Module, x: Proxy, *others: Proxy) -> Proxy:
-    """What torch.fx does with PyTorch's own modules: the graph calls the module, whose mode may still change."""
+    """What torch.fx does with PyTorch's own modules: the graph calls the module, whose mode may still change.
+
+    Raises:
+        ValueError: It has hooks of its forward pass. torch.fx has called them now, and the graph would again.
+    """
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise ValueError(f"a module that torch.fx traces must have no hooks of its forward pass, got {module} with some")
     return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x, *others), {})
+
+
+def unscriptable(module: nn.Module) -> TypeError:
+    return TypeError(
+        f"{type(module).__name__} cannot be scripted: its residual is optional. Use torch.jit.trace or torch.export, "
+        "or in evaluation mode drop_activation.torch.fold(torch.fx.symbolic_trace(model)) first"
+    )
 
 
 class DropActivation(nn.Module):

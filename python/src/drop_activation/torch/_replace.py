@@ -11,6 +11,8 @@ from torch import nn
 from . import _other_names as other_names
 from . import _recompute as _recompute
 from . import _script as _script
+from ._batch_norm import _BatchNormDropActivation
+from ._bias import BiasDropActivation
 from ._children import is_compiled, put_child
 from ._functions import check_parameters
 from ._fuse_batch_norm import FusedModel, fuse_batch_norm
@@ -19,6 +21,7 @@ from ._intercept import Record
 from ._left import Left
 from ._modules import DropActivation, ReplacedReLU, RReLU
 from ._quantization import FUSED_WITH_RELU, is_fused_with_relu
+from ._swap import drop_activation_of, relu_of, replaced_by
 from ._transformer import FLAG, computes_relu
 from ._watched import is_watched, unwatch, watch
 
@@ -113,9 +116,9 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True, *, fuse
             # A module that occurs twice stays one module.
             if type(child) is nn.ReLU:
                 if child not in new:
-                    new[child] = _swapped(child, p, fused)
+                    new[child] = drop_activation_of(child, p, fused)
                 put_child(parent, child_name, new[child])
-            elif _replaced_by(child) is not None:
+            elif replaced_by(child) is not None:
                 child.p, child.fused = p, fused
             else:
                 continue
@@ -150,10 +153,10 @@ def restore_relu(model: nn.Module) -> tuple[str, ...]:
         if is_watched(parent):
             unwatch(parent)
         for child_name, child in list(parent._modules.items()):
-            relu = _replaced_by(child)
+            relu = replaced_by(child)
             if relu is not None:
                 if relu is nn.ReLU and child not in old:
-                    old[child] = _restored(child)
+                    old[child] = relu_of(child)
                 if child in old:
                     put_child(parent, child_name, old[child])
                 else:  # a function
@@ -163,14 +166,6 @@ def restore_relu(model: nn.Module) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _swapped(relu: nn.ReLU, p: float, fused: Fused) -> DropActivation:
-    """With the state of the module that it replaces: hooks, mode, `inplace`, and what else was put on it."""
-    module = ReplacedReLU.__new__(ReplacedReLU)
-    module.__dict__ = relu.__dict__.copy()
-    module.p, module.activation, module.fused, module.replaces_relu = p, "relu", fused, nn.ReLU
-    return module
-
-
 _TRANSFORMER = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
@@ -178,18 +173,6 @@ def _swapped_function(relu, p: float, fused: Fused, training: bool) -> DropActiv
     module = DropActivation(p, fused=fused).train(training)
     module.replaces_relu = relu
     return module
-
-
-def _replaced_by(module: nn.Module | None) -> object:
-    """What this module has replaced, if it has: nn.ReLU or a function."""
-    return vars(module).get("replaces_relu") if module is not None else None
-
-
-def _restored(module: DropActivation) -> nn.ReLU:
-    relu = nn.ReLU.__new__(nn.ReLU)
-    relu.__dict__ = module.__dict__.copy()
-    del relu.p, relu.activation, relu.fused, relu.replaces_relu
-    return relu
 
 
 def _calls_in_graphs(module: nn.Module) -> list[DropActivation]:
@@ -215,6 +198,8 @@ def _has_code_of_its_own(module: nn.Module) -> bool:
 
 
 def _reason_left(module: nn.Module) -> str | None:
+    if isinstance(module, (_BatchNormDropActivation, BiasDropActivation)):
+        return f"{type(module).__name__} has an activation in it, which keeps its p of {module.p}"
     if isinstance(module, nn.ReLU6):
         return "ReLU6 is bounded above, and so another function than ReLU"
     if other_names.is_module(module):

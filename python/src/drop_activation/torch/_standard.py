@@ -11,17 +11,21 @@ _CLASSES = {name.lower(): kind for name, kind in vars(nn).items() if isinstance(
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
+def check_evaluation(module: nn.Module) -> None:
+    if module.training:
+        raise TypeError(
+            f"the model must be in evaluation mode, in which its modules draw no masks, got {module} in training mode: "
+            "call eval() first"
+        )
+
+
 def standard(module: nn.Module) -> nn.Module:
     """What a DropActivation or RReLU computes in evaluation mode: ReLU's is nn.LeakyReLU. It keeps the module's hooks.
 
     Raises:
         TypeError: The module is in training mode.
     """
-    if module.training:
-        raise TypeError(
-            f"the model must be in evaluation mode, in which its modules draw no masks, got {module} in training mode: "
-            "call eval() first"
-        )
+    check_evaluation(module)
     made = _rrelu(module) if not hasattr(module, "p") else _drop_activation(module.p, module.activation, module.inplace)
     for hooks in _HOOKS:
         getattr(made, hooks).update(getattr(module, hooks))

@@ -1,0 +1,133 @@
+"""Models with layers that have a batch normalisation or a bias in them, folded: PyTorch's modules alone, with the same
+results, keys and, saved, no need of this package."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
+
+import torch.nn.functional as F
+from torch import nn
+
+import drop_activation.torch as dt
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn2, self.bn1, self.relu = nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False), nn.ReLU()
+        self.conv, self.rows, self.linear = nn.Conv2d(3, 4, 3), nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.conv(x)))
+        x = F.relu(self.bn2(x) + x)
+        return self.linear(F.relu(self.rows(x.mean((2, 3)))))
+
+
+class Layers(nn.Module):
+    """Calls layers with and without a residual, by keyword too."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias, self.conv = dt.BiasDropActivation(4, 0.8, "silu"), nn.Conv2d(3, 4, 1, bias=False)
+        self.rows, self.bn = (
+            dt.BiasDropActivation(4, 0.5, dim=-1),
+            dt.BatchNormDropActivation2d(4, p=0.3, activation="gelu"),
+        )
+        nn.init.normal_(self.bias.bias), nn.init.normal_(self.rows.bias)
+
+    def forward(self, x):
+        x = self.bias(self.conv(x))
+        x = self.bn(self.bias(x, x), residual=x)
+        return self.rows(x.mean((2, 3)))
+
+
+def elsewhere(program, folder):
+    """Runs a program in which this package cannot be imported."""
+    hidden = "import sys; sys.modules['drop_activation'] = None; import torch; x = torch.load('x.pt'); "
+    return subprocess.run([sys.executable, "-c", hidden + program], cwd=folder, check=True, timeout=300)
+
+
+def saved(model, x, folder):
+    torch.save(model, folder / "model.pt"), torch.save(x, folder / "x.pt"), torch.save(model(x), folder / "y.pt")
+    elsewhere(
+        "model = torch.load('model.pt', weights_only=False); torch.testing.assert_close(model(x), torch.load('y.pt'))",
+        folder,
+    )
+
+
+def test_a_fused_model_is_folded(tmp_path):
+    fused, x = dt.fuse_batch_norm(Block(), p=0.8).model, torch.randn(5, 3, 8, 8)
+    for _ in range(3):
+        fused(x)
+    with pytest.raises(TypeError, match="must be in evaluation mode"):
+        dt.fold(fused)
+    expected, keys = fused.eval()(x), list(fused.state_dict())
+    folded = dt.fold(fused)
+    assert folded is fused and list(folded.state_dict()) == keys and not folded.training
+    torch.testing.assert_close(folded(x), expected)
+    assert not [m for m in folded.modules() if type(m).__module__.startswith("drop_activation")]
+    assert type(folded.bn1) is type(folded.bn2) is nn.BatchNorm2d and type(folded.rows) is nn.BatchNorm1d
+    saved(folded, x, tmp_path)
+    torch.testing.assert_close(torch.jit.script(folded)(x), expected)
+    torch.testing.assert_close(copy.deepcopy(folded)(x), expected)
+
+
+def test_a_summand_of_any_shape_is_folded():
+    class Of(Block):
+        def forward(self, x):
+            return F.relu(self.bn2(self.conv(x)) + self.linear.bias.sum() + x.size(0)) + F.relu(
+                self.bn1(self.conv(x)) + x.size(0)
+            )
+
+    fused, x = dt.fuse_batch_norm(Of(), p=0.8).model.eval(), torch.randn(5, 3, 8, 8)
+    expected = fused(x)
+    torch.testing.assert_close(dt.fold(fused)(x), expected)
+
+
+def test_layers_that_code_calls_are_folded_through_a_graph(tmp_path):
+    model, x = Layers().eval(), torch.randn(5, 3, 8, 8)
+    expected = model(x)
+    with pytest.raises(ValueError, match=r"symbolic_trace\(model\)\), got '.*' \(a B"):
+        dt.fold(model)
+    assert type(model.bn) is dt.BatchNormDropActivation2d
+    keys = set(model.state_dict())
+    folded = dt.fold(torch.fx.symbolic_trace(model))
+    torch.testing.assert_close(folded(x), expected)
+    assert set(folded.state_dict()) == keys
+    assert not [m for m in folded.modules() if type(m).__module__.startswith("drop_activation")]
+    saved(folded, x, tmp_path)
+    torch.testing.assert_close(torch.fx.symbolic_trace(nn.Sequential(Layers().eval()))(x).shape, expected.shape)
+
+
+def test_layers_with_hooks_are_not_folded():
+    fused = dt.fuse_batch_norm(Block()).model.eval()
+    fused.bn1.register_forward_hook(lambda *given: None)
+    with pytest.raises(ValueError, match="must have no hooks, got 'bn1'"):
+        dt.fold(fused)
+    assert isinstance(fused.bn1, dt.BatchNormDropActivation2d)
+
+
+def test_a_fused_model_s_layers_keep_their_p():
+    fused = dt.fuse_batch_norm(Block(), p=0.9).model
+    replaced = dt.replace_relu(fused, p=0.3)
+    assert replaced.modules == replaced.functional == ()
+    assert [(left.name, left.reason) for left in replaced.left] == [
+        (name, f"{kind} has an activation in it, which keeps its p of 0.9")
+        for name, kind in (
+            ("bn2", "BatchNormDropActivation2d"),
+            ("bn1", "BatchNormDropActivation2d"),
+            ("rows", "BatchNormDropActivation1d"),
+        )
+    ]
+    assert fused.bn1.p == 0.9 and type(fused.bn1) is dt.BatchNormDropActivation2d
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    fused = dt.fuse_batch_norm(model, p=0.9).model
+    assert (
+        dt.replace_relu(fused, p=0.3).modules == ("1",) and getattr(fused, "1").p == 0.3 and type(model[1]) is nn.ReLU
+    )
+    dt.restore_relu(fused)
+    assert type(getattr(fused, "1")) is nn.ReLU
