@@ -35,10 +35,12 @@ impl Set {
     };
 
     #[cfg(not(target_arch = "x86_64"))]
-    pub(crate) const ALL: &[Self] = &[Self::Portable];
+    const KNOWN: &[Self] = &[Self::Portable];
     #[cfg(target_arch = "x86_64")]
-    pub(crate) const ALL: &[Self] =
-        [Self::Portable, Self::Avx2, Self::Avx512].as_slice().split_at(Self::LEAST as usize).1;
+    const KNOWN: &[Self] = &[Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// Those that there is code for.
+    pub(crate) const ALL: &[Self] = Self::KNOWN.split_at(Self::LEAST as usize).1;
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -81,10 +83,11 @@ impl Set {
         best
     }
 
-    /// The best that the machine has, up to the one of that name if there is one.
+    /// The best that the machine has, up to the one of that name if there is one; the least where that is less.
     fn best(limit: Option<&str>) -> Self {
-        let end = Self::ALL.iter().position(|set| Some(set.name()) == limit).map_or(Self::ALL.len(), |at| at + 1);
-        Self::ALL[..end].iter().copied().rfind(|set| set.available()).unwrap_or(Self::LEAST)
+        let end = Self::KNOWN.iter().position(|set| Some(set.name()) == limit).map_or(Self::KNOWN.len(), |at| at + 1);
+        let mut allowed = Self::KNOWN[..end].iter().copied().filter(|set| Self::ALL.contains(set));
+        allowed.rfind(|set| set.available()).unwrap_or(Self::LEAST)
     }
 
     /// Runs the task with the one to use.
@@ -131,6 +134,9 @@ mod tests {
         let best = Set::ALL.iter().copied().rfind(|set| set.available()).unwrap();
         for no_name in [None, Some(""), Some("AVX2"), Some("sse9")] {
             assert_eq!(Set::best(no_name), best);
+        }
+        for less in Set::KNOWN.iter().filter(|set| !Set::ALL.contains(set)) {
+            assert_eq!(Set::best(Some(less.name())), Set::LEAST, "{less:?}");
         }
         for (i, set) in Set::ALL.iter().enumerate() {
             let limited = Set::best(Some(set.name()));
