@@ -128,7 +128,7 @@ macro_rules! each {
 }
 
 impl Simd for Portable {
-    // There is hardly such a machine without AVX2, and this was more than half of the machine code.
+    // There is hardly such a machine without AVX2, and this was half of the machine code.
     const SMALL_CODE: bool = cfg!(target_arch = "x86_64");
 
     #[inline(always)]
