@@ -34,7 +34,7 @@ kernel! {
             None => Tensor::draw_offset(norm.layer.tensor.torch)?,
         };
         let results = with_torch_s_threads(arguments.torch, || {
-            by_element!(norm.layer, T => norm.forward::<T>(offset))
+            by_element!(norm.layer.element, T => norm.forward::<T>(offset))
         })?;
         arguments.give(results);
         Ok(())
@@ -56,7 +56,7 @@ kernel! {
         let dy = norm.layer.like("dy", dy)?;
         norm.layer.check_mask(&mask)?;
         let results = with_torch_s_threads(arguments.torch, || {
-            by_element!(norm.layer, T => norm.backward::<T>(&dy, &mask, of_x, of_residual))
+            by_element!(norm.layer.element, T => norm.backward::<T>(&dy, &mask, of_x, of_residual))
         })?;
         arguments.give(results);
         Ok(())

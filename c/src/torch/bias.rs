@@ -28,7 +28,7 @@ kernel! {
             false => Tensor::draw_offset(layer.tensor.torch)?,
         };
         let results = with_torch_s_threads(arguments.torch, || {
-            by_element!(layer, T => y_of::<T>(&layer, residual.as_ref(), &bias, offset))
+            by_element!(layer.element, T => y_of::<T>(&layer, residual.as_ref(), &bias, offset))
         })?;
         arguments.give(results);
         Ok(())
@@ -49,7 +49,7 @@ kernel! {
         let residual = (given & RESIDUAL != 0).then(|| layer.like("residual", residual)).transpose()?;
         let of_z = x.map(|x| OfZ { x, residual, bias });
         let results = with_torch_s_threads(arguments.torch, || {
-            by_element!(layer, T => dx_of::<T>(&layer, &mask, of_z.as_ref()))
+            by_element!(layer.element, T => dx_of::<T>(&layer, &mask, of_z.as_ref()))
         })?;
         arguments.give(results);
         Ok(())

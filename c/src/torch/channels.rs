@@ -3,7 +3,6 @@
 use std::slice;
 
 use drop_activation::fused::Shape;
-use drop_activation::half::{bf16, f16};
 use drop_activation::{DropActivation, Element, Error, Real};
 
 use super::{Arguments, Outcome, Strides, Tensor, code, pass, tuple};
@@ -20,10 +19,10 @@ pub(super) struct Layer {
     strides: Strides,
 }
 
-/// Runs a method of a layer for the type of its elements.
+/// Runs something for the type of elements that has this code.
 macro_rules! by_element {
-    ($layer:expr, $element:ident => $run:expr) => {
-        match $layer.element {
+    ($code:expr, $element:ident => $run:expr) => {
+        match $code {
             DACT_DTYPE_F32 => {
                 type $element = f32;
                 $run
@@ -101,14 +100,7 @@ impl Layer {
         }
         let (element, address, stride) = (vector.element(name)?, vector.address()?, vector.strides[0] as isize);
         // SAFETY: a tensor of that type has an element at each multiple of its stride. Nobody writes to it meanwhile.
-        Ok(unsafe {
-            match element {
-                DACT_DTYPE_F32 => strided::<f32, R>(address, stride, channels),
-                DACT_DTYPE_F16 => strided::<f16, R>(address, stride, channels),
-                DACT_DTYPE_BF16 => strided::<bf16, R>(address, stride, channels),
-                _ => strided::<f64, R>(address, stride, channels),
-            }
-        })
+        Ok(unsafe { by_element!(element, T => strided::<T, R>(address, stride, channels)) })
     }
 
     /// A tensor with a value for each channel.
