@@ -179,7 +179,8 @@ class _Call(Call):
         if not -len(shape) <= axis < len(shape):
             raise ValueError(f"{known} {axis}")
         axis %= len(shape)
-        pass_.channels, pass_.inner = shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.intp))
+        # Nothing can be laid out anyhow, but not by an inner extent of 0.
+        pass_.channels, pass_.inner = shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.intp)) or 1
         self.real = "float64" if self.given.dtype == "float64" else "float32"
 
     def result(self, i: int) -> NDArray[Any]:
