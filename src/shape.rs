@@ -68,14 +68,19 @@ impl Shape {
         self.outer * self.inner
     }
 
-    /// The channel of element `i`.
+    /// The channel of element `i`. Where there is no such element, any number.
     pub const fn channel(&self, i: usize) -> usize {
-        i / self.inner % self.channels
+        match i.checked_div(self.inner) {
+            Some(row) => row % self.channels,
+            None => 0,
+        }
     }
 
-    /// The index in the tensor of element `t` of channel `c`, counted in memory order among the channel's own.
+    /// The index in the tensor of element `t` of channel `c`, counted in memory order among the channel's own. Where
+    /// there is no such element, any number.
     pub const fn index(&self, c: usize, t: usize) -> usize {
-        (t / self.inner * self.channels + c) * self.inner + t % self.inner
+        let Some(row) = t.checked_div(self.inner) else { return 0 };
+        row.wrapping_mul(self.channels).wrapping_add(c).wrapping_mul(self.inner).wrapping_add(t % self.inner)
     }
 
     /// `argument` must have this shape's number of elements.

@@ -71,7 +71,9 @@ pub unsafe extern "C" fn dact_cpu_keep_mask(
 ) -> dact_status {
     let draw = || {
         if key.is_null() || !key.is_aligned() {
-            let text = format!("key must be the address of a dact_key, got {:#x}", key.addr());
+            let (alignment, address) = (align_of::<dact_key>(), key.addr());
+            let text =
+                format!("key must be the address of a dact_key, a multiple of {alignment} bytes, got {address:#x}");
             return Err(Failure::invalid(text));
         }
         // SAFETY: not null, aligned and readable, by this function's contract.

@@ -230,21 +230,19 @@ impl dact_tensors {
         let mask = if self.len > 0 { self.mask_of(pass)? } else { None };
         let workspace = (workspace_bytes > 0).then(|| self.workspace_of(workspace_bytes)).transpose()?;
 
-        let read = [input, saved, residual].into_iter().chain(vectors);
+        let read = [saved, residual].into_iter().chain(vectors);
         let read: Vec<Region> = read.chain([mask.filter(|_| pass.reads_mask())]).flatten().collect();
-        let written = [output, mask.filter(|_| pass.writes_mask()), results[0], results[1], workspace];
+        let written = [mask.filter(|_| pass.writes_mask()), results[0], results[1], workspace];
         let written: Vec<Region> = written.into_iter().flatten().collect();
         for (i, region) in written.iter().enumerate() {
-            for other in &read {
-                let in_place = output.is_some_and(|output| output.start == region.start)
-                    && input.is_some_and(|input| input.start == other.start && input.end == other.end);
-                if !(in_place && region.end - region.start == other.end - other.start) {
-                    region.apart(other)?;
-                }
-            }
-            written[..i].iter().try_for_each(|other| region.apart(other))?;
+            input.iter().chain(&read).chain(&written[..i]).try_for_each(|other| region.apart(other))?;
         }
-        device_offset_apart(computation, written.into_iter().map(Some))?;
+        if let Some(output) = &output {
+            // In place. Whatever else is read there is overwritten all the same.
+            input.iter().try_for_each(|input| output.apart_or_equal(input))?;
+            read.iter().chain(&written).try_for_each(|other| output.apart(other))?;
+        }
+        device_offset_apart(computation, written.into_iter().chain(output).map(Some))?;
         Ok(Checked {
             dtype,
             len: self.len,

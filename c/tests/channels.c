@@ -251,6 +251,17 @@ static void refusals(void) {
   BUT(BACKWARD, tensors.output = NULL, "tensors.output (dx) must be the address of ", "got NULL");
   BUT(BACKWARD, tensors.saved = y, "tensors.output (dx)", "must not overlap tensors.saved (x)",
       "may be the input itself or, but for a pass over channels, the saved tensor");
+  /* In place, with something else at the same address. */
+  memset(x, 0x5A, sizeof x);
+  BUT(FORWARD, (tensors.output = x, tensors.residual = x), "tensors.output (y)",
+      "must not overlap tensors.residual (r)");
+  BUT(FORWARD, (tensors.output = x, tensors.scale = x, pass.channels = N, pass.inner = 1), "tensors.output (y)",
+      "must not overlap tensors.scale");
+  BUT(SUMS, tensors.output = x, "tensors.output (dr)", "must not overlap tensors.saved (x)");
+  BUT(BACKWARD, tensors.output = x, "tensors.output (dx)", "must not overlap tensors.saved (x)");
+  BUT(SUMS, (tensors.output = NULL, tensors.results[0] = x), "tensors.results[0] (s1)",
+      "must not overlap tensors.input (dy)");
+  for (size_t i = 0; i < sizeof x; i++) CHECK(((unsigned char *)x)[i] == 0x5A);
   for (size_t i = 0; i < sizeof y; i++) CHECK(((unsigned char *)y)[i] == 0x5A);
   for (size_t i = 0; i < sizeof results; i++) CHECK(((unsigned char *)results)[i] == 0x5A);
 
@@ -266,6 +277,13 @@ static void refusals(void) {
     tensors.input = tensors.saved = tensors.output = NULL;
     tensors.mask = NULL;
     OK(dact_cpu_run(&pass, &tensors, &error));
+    /* However many channels have none, where no vector has a value for each. */
+    tensors.scale = tensors.shift = tensors.mean = tensors.alpha = tensors.beta = tensors.gamma = NULL;
+    for (size_t channels = (size_t)-1; kind != SUMS && channels > 3; channels >>= 12) {
+      pass.channels = channels;
+      pass.inner = 1;
+      OK(dact_cpu_run(&pass, &tensors, &error));
+    }
   }
   CHECK(results[0][0] == 0 && results[1][2] == 0);
 }

@@ -91,7 +91,7 @@ int main(void) {
 
   dact_key key = {1, 2, 0, NULL};
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, NULL, N, mask, out),
-          "key must be the address of a dact_key, got 0x0");
+          "key must be the address of a dact_key, a multiple of 8 bytes, got 0x0");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(2, &key, N, mask, out), "p must be in [0, 1], got 2");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, NULL, out), "words (mask) must be", "got NULL");
   REFUSED(DACT_INVALID_ARGUMENT, dact_cpu_keep_mask(0.5, &key, N, at(mask, 1), out),

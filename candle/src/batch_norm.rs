@@ -176,8 +176,10 @@ impl BatchNormDropActivation {
     /// Made of candle's operations, in the type of the arithmetic.
     fn infer(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         let wide = self.weight.dtype();
-        let scale = (&self.weight / (self.running_variance.as_tensor() + self.eps)?.sqrt()?)?;
-        let shift = (&self.bias - (self.running_mean.as_tensor() * &scale)?)?;
+        // No gradient goes through the statistics, which an optimizer of all variables would move by it.
+        let [mean, variance] = [&self.running_mean, &self.running_variance].map(Var::as_detached_tensor);
+        let scale = (&self.weight / (variance + self.eps)?.sqrt()?)?;
+        let shift = (&self.bias - (mean * &scale)?)?;
         let mut shape = vec![1; x.dims().len()];
         shape[1] = scale.dims()[0];
         let (scale, shift) = (scale.reshape(&shape[..])?, shift.reshape(&shape[..])?);

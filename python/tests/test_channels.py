@@ -73,6 +73,18 @@ def test_a_mean_far_from_zero_leaves_the_variance_its_digits():
     assert np.abs(variance / x.astype("float64").var(0) - 1).max() < 1e-5
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 2), (4, 3, 0), (0, 3, 0), (4, 3, 5, 0)])
+def test_nothing_has_nothing(shape):
+    x = np.empty(shape, "float32")
+    y, mask = da.fused_forward(x, **KEY, scale=np.ones(3, "float32"), residual=x)
+    assert y.shape == shape and mask.shape == (0,)
+    assert da.fused_infer(x).shape == da.fused_backward(x, mask).shape == shape
+    s1, s2 = da.fused_sums(x, mask, x, mean=np.ones(3, "float32"))
+    assert s1.tolist() == s2.tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="shape must have an element in each channel"):
+        da.statistics(x)
+
+
 X = np.ones((4, 3, 2), "float32")
 MASK = da.fused_forward(X, **KEY)[1]
 V = np.ones(3, "float32")

@@ -91,7 +91,7 @@ pub(crate) fn call_fused<T: Element>(
     mask: Mask<'_>,
 ) -> Result<()> {
     let Some(shape) = pass.shape() else {
-        return call(pass, tensors(io, operands.x), mask);
+        return call(pass, tensors(io, operands.x.filter(|_| pass.saved().is_some())), mask);
     };
     let no_output = pass.results().is_some() && matches!(io, InOut::OutOfPlace(_, [])) && !shape.is_empty();
     let len = pass.check(&Arguments {

@@ -70,10 +70,15 @@ fn chunks(shape: &Shape) -> usize {
 pub fn plan(pass: &Pass, shape: Shape, dtype: Dtype, n: usize, at: &FusedAddresses) -> Result<[Option<Launch>; 2]> {
     pass.check_without_tensors(n)?;
     let given = Given::check(pass, dtype, n, at)?;
+    if shape.is_empty() && pass.results().is_none() {
+        return Ok([None, None]);
+    }
+    // How nothing is laid out makes no difference; but kernels' arguments are divided by the inner extent.
+    let shape = if shape.is_empty() { Shape::new(0, shape.channels(), 1)? } else { shape };
     let args = given.args(pass, dtype, &shape, at)?;
     Ok(match pass.results() {
         Some(_) => sums(pass, dtype, &shape, &given, args),
-        None => [elementwise(pass, dtype, &shape, &given, args), None],
+        None => [Some(elementwise(pass, dtype, &given, args)), None],
     })
 }
 
@@ -203,10 +208,7 @@ fn pack(dtype: Dtype) -> u64 {
     u64::from(DA_PACK_BYTES) / dtype.size() as u64
 }
 
-fn elementwise(pass: &Pass, dtype: Dtype, shape: &Shape, given: &Given, mut args: da_args) -> Option<Launch> {
-    if shape.is_empty() {
-        return None;
-    }
+fn elementwise(pass: &Pass, dtype: Dtype, given: &Given, mut args: da_args) -> Launch {
     let (tensors_aligned, all_aligned) = given.aligned();
     let (pack, segment) = (pack(dtype), 32 * pack(dtype));
     args.tiles = args.n.div_ceil(DA_TILE_ELEMENTS.into());
@@ -236,7 +238,7 @@ fn elementwise(pass: &Pass, dtype: Dtype, shape: &Shape, given: &Given, mut args
         _ => 0,
     };
     let entry = Entry::of(pass, dtype, false);
-    Some(Launch { entry, grid: geometry::grid(args.n), block: geometry::BLOCK, args })
+    Launch { entry, grid: geometry::grid(args.n), block: geometry::BLOCK, args }
 }
 
 fn greatest_common_divisor(a: u64, b: u64) -> u64 {

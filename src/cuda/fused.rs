@@ -381,9 +381,12 @@ impl Kernels {
         // vectors to be of the lengths that the shape wants, in the stream's context. 3: callers give a mask for n
         // elements. 4: cudarc's borrows keep what is written apart from the rest, unless it is the input. 5: the turn
         // orders the work. 6: the base is a word of a sequence of the stream's context. 8: the workspace has as many bytes.
-        unsafe { self.enqueue_pass(stream.context(), stream.cu_stream(), &pass, T::DTYPE, n, &at) }?;
-        turn.record(events);
-        Ok(())
+        let launched = unsafe { self.enqueue_pass(stream.context(), stream.cu_stream(), &pass, T::DTYPE, n, &at) };
+        // When the second of two launches is refused, the first is on its way, and others have to wait for it.
+        if launched.is_ok() || pass.results().is_some() {
+            turn.record(events);
+        }
+        launched
     }
 }
 

@@ -31,7 +31,8 @@ const OLDEST_CAPABILITY: (u32, u32) = (7, 5);
 ///   a mask would need memory then;
 /// - [`CudaError::Driver`] if the driver refuses the launch, or an earlier error is pending in the context.
 ///
-/// None of them panics. When a method fails, nothing was launched and no tensor or mask was changed.
+/// None of them panics. When a method fails, nothing was launched and no tensor or mask was changed; but where the
+/// driver refuses the second launch of a pass of sums, the first has written dr.
 #[derive(Debug)]
 pub struct Kernels {
     context: Arc<CudaContext>,

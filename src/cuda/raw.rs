@@ -71,7 +71,8 @@ impl Kernels {
     /// # Errors
     /// Those of [`Kernels::launch_raw`], for each address that the pass needs; and
     /// [`Error::ShapeLength`](crate::Error::ShapeLength) if `n` is not what the pass's shape says,
-    /// [`Error::NoElements`](crate::Error::NoElements) for statistics of nothing.
+    /// [`Error::NoElements`](crate::Error::NoElements) for statistics of nothing. Where the driver refuses the second
+    /// launch of a pass of sums, the first was enqueued.
     ///
     /// # Safety
     /// As for [`Kernels::launch_raw`], where the tensors of `n` elements include `at.residual`, and `at.output` may be
@@ -106,14 +107,19 @@ impl Kernels {
         at: &FusedAddresses,
     ) -> Result<()> {
         let launches = launch::plan_all(pass, dtype, n, at)?;
-        // Whatever has to be loaded is, before the first of two is enqueued.
+        if launches.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        // Whatever has to be loaded is, and what is pending in the context has been found, before the first of two is
+        // enqueued.
         for launch in launches.iter().flatten() {
             self.function(launch.entry)?;
         }
+        enter(context)?;
         for launch in launches.into_iter().flatten() {
             // SAFETY: what the kernel accesses are the elements, words and values of lines 2, 3, 6, 7 and 8, on the
-            // stream of line 1, in an order that lines 4 and 5 make safe.
-            unsafe { self.enqueue_kernel(context, stream, launch) }?;
+            // stream of line 1, in an order that lines 4 and 5 make safe. The context was just entered.
+            unsafe { self.launch(stream, launch) }?;
         }
         Ok(())
     }
@@ -148,10 +154,18 @@ impl Kernels {
         &self,
         context: &CudaContext,
         stream: sys::CUstream,
-        mut launch: Launch,
+        launch: Launch,
     ) -> CudaResult<()> {
+        self.function(launch.entry)?;
+        enter(context)?;
+        // SAFETY: by this function's contract; the context was just entered.
+        unsafe { self.launch(stream, launch) }
+    }
+
+    /// # Safety
+    /// As for [`Kernels::enqueue_kernel`]; the context is the thread's current one.
+    unsafe fn launch(&self, stream: sys::CUstream, mut launch: Launch) -> CudaResult<()> {
         let function = self.function(launch.entry)?;
-        context.bind_to_thread().map_err(while_doing("entering the context, or in earlier work"))?;
         let mut arguments = [(&raw mut launch.args).cast::<c_void>()];
         let launched = {
             // SAFETY: the function is a kernel of a module that `self` keeps loaded, its one parameter is a
@@ -170,4 +184,9 @@ impl Kernels {
         };
         launched.map_err(while_doing(launch.entry.name()))
     }
+}
+
+/// Makes the context the thread's current one; an error that is pending in it is this call's.
+fn enter(context: &CudaContext) -> CudaResult<()> {
+    context.bind_to_thread().map_err(while_doing("entering the context, or in earlier work"))
 }

@@ -93,6 +93,61 @@ fn a_workspace_grows_and_is_used_again() {
     assert_eq!(run(100, &small), 0);
 }
 
+/// Else memory could be given away that the first launch still writes to.
+#[test]
+fn others_wait_for_the_first_launch_when_the_second_is_refused() {
+    let Some(fake) = fake() else { return };
+    let (_context, kernels, stream, _) = on_two_streams();
+    let dy = stream.alloc_zeros::<f32>(N).unwrap();
+    let (mut dr, mut s1) = (stream.alloc_zeros::<f32>(N).unwrap(), stream.alloc_zeros::<f32>(SHAPE.1).unwrap());
+    let mut workspace = Workspace::new();
+    kernels.preload().unwrap();
+    let mut sums = |refused: &str| {
+        let (dy, sums) = (DyAndDr::Both((&dy, &mut dr).into()), [Some(s1.as_view_mut()), None]);
+        let (dz, slices) = (Dz::Given, FusedSlices::default());
+        let call = || kernels.fused_sums(&stream, &dz, None, shape(), &slices, dy, sums, &mut workspace);
+        let (result, log) = fake.log(|| fake.with(refused, 2, call));
+        let Err(Error::Cuda(CudaError::Driver { code: 2, .. })) = result else { panic!("{result:?}") };
+        let count = |word: &str| log.iter().filter(|line| line.starts_with(word)).count();
+        (count("launch"), count("record"))
+    };
+    assert_eq!(sums("total"), (1, 4), "dy, dr, the sum and the workspace");
+    assert_eq!(sums("launch").0, 0);
+}
+
+/// However a shape without elements came to have none.
+#[test]
+fn nothing_has_sums_of_zero_and_no_other_launch() {
+    let Some(fake) = fake() else { return };
+    let (_context, kernels, stream, _) = on_two_streams();
+    let (op, three) = (DropActivation::default(), stream.clone_htod(&[7f32; 3]).unwrap());
+    let x = stream.alloc_zeros::<f32>(1).unwrap();
+    let mut y = stream.alloc_zeros::<f32>(1).unwrap();
+    for (outer, inner) in [(0, 2), (2, 0), (0, 0)] {
+        let shape = Shape::new(outer, 3, inner).unwrap();
+        let slices = FusedSlices { scale: Some(&three), shift: Some(&three), ..FusedSlices::default() };
+        let (empty, mut out) = (x.slice(..0), y.slice_mut(..0));
+        let (mask, names) =
+            launched(&fake, || kernels.fused_forward(&stream, &op, KEY, shape, &slices, (&empty, &mut out)));
+        assert_eq!((mask.len(), names.len()), (0, 0), "{shape:?}");
+        let dz = Dz::Training(op);
+        let backward = || kernels.fused_backward(&stream, &dz, Some(&mask), shape, &slices, (&empty, &mut out));
+        assert_eq!(launched(&fake, backward).1.len(), 0, "{shape:?}");
+        let mut s1 = stream.clone_htod(&[7f32; 3]).unwrap();
+        let sums = || {
+            let (dy, sums) = (DyAndDr::Dy(empty.slice(..)), [Some(s1.as_view_mut()), None]);
+            kernels.fused_sums(&stream, &dz, Some(&mask), shape, &slices, dy, sums, &mut Workspace::new())
+        };
+        assert_eq!(launched(&fake, sums).1, ["da_fused_sums_total_f32"], "{shape:?}");
+        assert_eq!(stream.clone_dtoh(&s1).unwrap(), [0.0; 3]);
+        // By addresses.
+        let pass = Pass::FusedInfer { op, shape };
+        // SAFETY: there is nothing to be accessed.
+        let raw = || unsafe { kernels.launch_fused_raw(stream.cu_stream(), &pass, Dtype::F32, 0, &Default::default()) };
+        assert_eq!(launched(&fake, raw).1.len(), 0, "{shape:?}");
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_refused_before_anything_happens() {
     let Some(fake) = fake() else { return };

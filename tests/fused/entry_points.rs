@@ -96,6 +96,28 @@ fn the_entry_point_of_the_others_runs_them_without_their_operands() {
     cpu::run_fused(&Pass::Forward { op, key }, (&x, &mut y), Operands::default(), MaskWords::Write(&mut words))
         .unwrap();
     assert_eq!((y, words), (expected, others));
+    // What it has no use for is not looked at.
+    let short = Operands { x: Some(&x[1..]), scale: Some(&x), ..Operands::default() };
+    assert_eq!(cpu::run_fused(&Pass::Infer { op }, (&x, &mut vec![0.0; LEN]), short, MaskWords::None), Ok(()));
+}
+
+/// Tensors without elements of which no vector has a value for each channel: there may be any number of these.
+#[test]
+fn nothing_has_any_number_of_channels() {
+    let op = DropActivation::relu(0.7).unwrap();
+    for (outer, channels, inner) in
+        [(0, usize::MAX, 1), (0, usize::MAX, 64), (0, 1 << 63, 2), (0, 1 << 45, 1), (1, 1 << 45, 0)]
+    {
+        let shape = Shape::new(outer, channels, inner).unwrap();
+        let forward = Pass::FusedForward { op, key: MaskKey::new(1, 2), shape };
+        let dz = [Dz::Given, Dz::Training(op), Dz::Inference(op)];
+        let passes = [forward, Pass::FusedInfer { op, shape }];
+        for pass in passes.into_iter().chain(dz.map(|dz| Pass::FusedBackward { dz, shape })) {
+            let mask = if pass.writes_mask() { MaskWords::Write(&mut []) } else { MaskWords::Read(&[]) };
+            let operands = Operands { x: Some(&[][..]), ..Operands::<f32>::default() };
+            assert_eq!(cpu::run_fused(&pass, &mut [], operands, mask), Ok(()), "{pass:?}");
+        }
+    }
 }
 
 #[test]

@@ -21,6 +21,25 @@ fn shapes() {
     assert_eq!(message, "channels times inner must divide the tensor's 10 elements, got channels = 3, inner = 1");
 }
 
+/// Whatever is asked of them. (In an unoptimised build an overflow would be one.)
+#[test]
+fn shapes_do_not_panic() {
+    let extents = [0, 1, 3, 1 << 33, usize::MAX];
+    let of = |outer| move |(channels, inner)| Shape::new(outer, channels, inner).ok();
+    let others = || extents.into_iter().flat_map(|channels| extents.map(|inner| (channels, inner)));
+    let shapes: Vec<_> = extents.into_iter().flat_map(|outer| others().filter_map(of(outer))).collect();
+    assert!(shapes.iter().filter(|shape| shape.inner() == 0).count() > 10);
+    for shape in shapes {
+        for (c, t) in others() {
+            let (i, channel) = (shape.index(c, t), shape.channel(t));
+            if c < shape.channels() && t < shape.count() {
+                assert!(i < shape.len() && shape.channel(i) == c, "{shape:?}: {c}, {t}");
+            }
+            assert!(channel < shape.channels());
+        }
+    }
+}
+
 #[test]
 fn tensors_and_vectors_of_other_lengths() {
     let shape = Shape::new(2, 3, 2).unwrap();

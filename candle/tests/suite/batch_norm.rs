@@ -144,6 +144,23 @@ fn layers_on(device: &Device) -> Result<()> {
     Ok(())
 }
 
+/// An optimizer that has all variables of a `VarMap` would move them otherwise, at inference and where it is trained
+/// through.
+#[test]
+fn running_statistics_have_no_gradient() -> Result<()> {
+    for (frozen, train) in [(false, true), (true, true), (false, false)] {
+        let parameters = parameters(5, DType::F32)?;
+        let mut norm = layer(DropActivation::default(), &parameters)?;
+        norm.set_frozen(frozen);
+        let x = var(values(60, 7), &[4, 5, 3], DType::F32)?;
+        let gradients = norm.forward_t(&x, train)?.sqr()?.sum_all()?.backward()?;
+        let has_one = [&x, &parameters[0], &parameters[1], &parameters[2], &parameters[3]]
+            .map(|variable| gradients.get(variable).is_some());
+        assert_eq!(has_one, [true, true, true, false, false], "frozen {frozen}, training {train}");
+    }
+    Ok(())
+}
+
 #[test]
 fn what_does_not_fit_is_refused() -> Result<()> {
     let op = DropActivation::default();

@@ -6,6 +6,7 @@ float64 for arrays of float64 and float32 for all others.
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -179,7 +180,9 @@ class _Call(Call):
         if not -len(shape) <= axis < len(shape):
             raise ValueError(f"{known} {axis}")
         axis %= len(shape)
-        pass_.channels, pass_.inner = shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.intp))
+        pass_.channels = shape[axis]
+        # How nothing is laid out makes no difference, but an inner extent of 0 is refused.
+        pass_.inner = math.prod(shape[axis + 1 :]) if self.given.size else 1
         self.real = "float64" if self.given.dtype == "float64" else "float32"
 
     def result(self, i: int) -> NDArray[Any]:
