@@ -44,11 +44,11 @@ _ARITHMETIC = {getattr(operator, name) for name in ("add", "sub", "mul", "truedi
 
 
 def is_number(node: object) -> bool:
-    """Whether it is made of numbers and a tensor's shape alone."""
+    """Whether it is made of numbers, a tensor's shape and its only element alone."""
     if not isinstance(node, fx.Node):
         return isinstance(node, (int, float))
     if node.op == "call_method":
-        return node.target in ("size", "dim", "numel", "stride", "ndimension", "nelement")
+        return node.target in ("size", "dim", "numel", "stride", "ndimension", "nelement", "item")
     if node.op != "call_function":
         return False
     if node.target is getattr:
