@@ -103,6 +103,43 @@ def test_layers_that_code_calls_are_folded_through_a_graph(tmp_path):
     torch.testing.assert_close(torch.fx.symbolic_trace(nn.Sequential(Layers().eval()))(x).shape, expected.shape)
 
 
+def test_layers_that_other_code_may_call_too_are_not_folded():
+    class Of(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.graph = dt.fuse_batch_norm(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())).model
+            self.also = getattr(self.graph, "0")
+
+        def forward(self, x):
+            return self.graph(x) + self.also(x)
+
+    model = Of().eval()
+    for of in (model, model.also):
+        with pytest.raises(ValueError, match="must be called by a graph alone, .* got '.*' .a BatchNormDropActivation2d"):
+            dt.fold(of)
+    assert type(model.also) is dt.BatchNormDropActivation2d
+    del model.also
+    assert type(getattr(dt.fold(model).graph, "0")) is nn.BatchNorm2d
+
+
+def test_arguments_are_taken_by_their_names():
+    class Of(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = dt.BatchNormDropActivation2d(3, p=0.5)
+
+        def forward(self, x):
+            return self.layer(2 * x, x)
+
+    model, x = torch.fx.symbolic_trace(Of().eval()), torch.randn(5, 3, 8, 8)
+    model.layer.running_var.fill_(9)
+    (call,) = (node for node in model.graph.nodes if node.op == "call_module")
+    call.args, call.kwargs = (), {"residual": call.args[1], "x": call.args[0]}
+    model.recompile()
+    expected = model(x)
+    torch.testing.assert_close(dt.fold(model)(x), expected)
+
+
 def test_layers_with_hooks_are_not_folded():
     fused = dt.fuse_batch_norm(Block()).model.eval()
     fused.bn1.register_forward_hook(lambda *given: None)

@@ -98,6 +98,16 @@ def test_a_function_with_a_derivative_of_its_own_is_refused_without_gradients_to
         refused(made(lambda self, x: Rounded.apply(plain(self, x))), "whether gradients are computed")
 
 
+def test_hooks_of_all_modules_are_refused():
+    model = made(plain)
+    hook = nn.modules.module.register_module_forward_hook(lambda module, given, y: 2 * y)
+    try:
+        refused(model, "there are hooks of all modules")
+    finally:
+        hook.remove()
+    assert dt.fuse_batch_norm(model).fused == ["bn"]
+
+
 # ---- Random numbers, of Python, NumPy and PyTorch, which decide what is called.
 
 

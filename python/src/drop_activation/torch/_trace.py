@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.node import map_arg
 from torch.fx.proxy import Attribute
+from torch.nn.modules.module import _has_any_global_hook
 
 from ._batch_norm import _BatchNormDropActivation
 from ._bias import BiasDropActivation
@@ -132,6 +133,8 @@ class _Tracer(fx.Tracer):
         return known or super().is_leaf_module(module, name)
 
     def trace(self, root: nn.Module, concrete_args=None) -> fx.Graph:
+        if _has_any_global_hook():
+            raise ValueError("there are hooks of all modules")
         self._check("", root)
         if "forward" in vars(root):
             raise ValueError("it has a forward of its own beside its class's")
