@@ -238,9 +238,16 @@ def given_out(self, x):
     return plain(self, torch.exp(x, out=torch.empty(3, 4, 6, 6, dtype=torch.float64)))
 
 
-@pytest.mark.parametrize("function", [accumulated, assigned, given_out])
+def kept(self, x):
+    self.sum.add_(x.mean().detach())
+    return plain(self, x) * (2 * self.sum)
+
+
+@pytest.mark.parametrize("function", [accumulated, assigned, given_out, kept])
 def test_code_that_writes_to_a_tensor_of_its_own_is_refused(function):
-    refused(made(function), "its code writes to a tensor that it makes without its input")
+    model = made(function)
+    model.sum = torch.zeros((), dtype=torch.float64)
+    refused(model, "its code writes to a tensor that is no buffer and not of its input, in ")
 
 
 def test_code_that_reads_parameters_past_their_modules_is_refused():
@@ -363,7 +370,26 @@ class Saved(Code):
         destination[f"{prefix}other"] = torch.ones(1)
 
 
-@pytest.mark.parametrize("kind, name", [(Frozen, "train"), (Extra, "get_extra_state"), (Saved, "_save_to_state_dict")])
+class Called(Code):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+class Fewer(Code):
+    def named_parameters(self, *given, **others):
+        return ((name, of) for name, of in super().named_parameters(*given, **others) if "bn" not in name)
+
+
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        (Frozen, "train"),
+        (Extra, "get_extra_state"),
+        (Saved, "_save_to_state_dict"),
+        (Called, "__call__"),
+        (Fewer, "named_parameters"),
+    ],
+)
 def test_modules_that_do_more_than_nn_module_are_refused(kind, name):
     class Calls(nn.Module):
         def __init__(self):
@@ -377,6 +403,17 @@ def test_modules_that_do_more_than_nn_module_are_refused(kind, name):
         dt.fuse_batch_norm(kind(plain))
     with pytest.raises(ValueError, match=f"its module 'body' .* has a {name} of its own"):
         dt.fuse_batch_norm(Calls())
+
+
+def test_a_train_that_was_put_on_a_module_stays():
+    model = made(plain).eval()
+    model.bn.train = lambda mode=True: model.bn  # frozen for good
+    result = dt.fuse_batch_norm(model)
+    assert result.fused == [] and "train of its own" in result.left[1].reason
+    assert not result.model.train().bn.training
+    model.train = lambda mode=True: model
+    with pytest.raises(ValueError, match="its module '' .* has a train of its own"):
+        dt.fuse_batch_norm(model)
 
 
 def test_the_versions_of_what_is_saved_are_kept():

@@ -53,9 +53,9 @@ def fuse_batch_norm(model: nn.Module, p: float = 0.95) -> FusedModel:
     Raises:
         ValueError: torch.fx cannot trace the model, or would lose what its code does: its graph is another one in
             training than in evaluation; it asks whether something is a tensor, draws random numbers of its own, sets
-            attributes, writes to tensors of its own, or has checkpoints, or parts without gradients or with another
-            autocast; a module that is not PyTorch's has hooks, or a `train` or state_dict of its own; `replace_relu`
-            has swapped the model. The text has the reason and the way out.
+            attributes, writes to tensors that are no buffers, or has checkpoints, or parts without gradients or with
+            another autocast; a module that is not PyTorch's has hooks, or a method of nn.Module of its own, such as
+            `train`; `replace_relu` has swapped the model. The text has the reason and the way out.
     """
     check_parameters(p, "relu")
     if not isinstance(model, nn.Module):
@@ -243,7 +243,7 @@ def _is_sum(node: object) -> bool:
 def _reason_against(norm: nn.Module, mode: bool) -> str | None:
     """Why the batch normalisation cannot be made one with a ReLU that is in this mode."""
     if not is_plain_module(norm):
-        return "it has hooks, a parametrization, or a forward of its own"
+        return "it has hooks, a parametrization, or a forward or train of its own"
     tensors = [norm.affine == (norm._parameters.get(name) is not None) for name in ("weight", "bias")]
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     tensors += [norm.track_running_stats == (norm._buffers.get(name) is not None) for name in statistics]

@@ -108,14 +108,13 @@ def _check_constants(graph: fx.Graph, constants: dict[str, object], model: nn.Mo
     Raises:
         ValueError: What was computed once would have to be computed in each call.
     """
-    for value in constants.values():
-        if isinstance(value, torch.Tensor) and value.requires_grad:
-            raise ValueError("its code reads parameters otherwise than as attributes of their modules")
+    if any(isinstance(value, torch.Tensor) and value.requires_grad for value in constants.values()):
+        raise ValueError("its code reads parameters otherwise than as attributes of their modules")
+    read_each_time = {name for name, _ in itertools.chain(model.named_parameters(), model.named_buffers())}
     for node in graph.nodes:
-        if may_write(node, model) and any(
-            of.op == "get_attr" and of.target in constants for of in node.all_input_nodes
-        ):
-            raise ValueError(f"its code writes to a tensor that it makes without its input, in {node.name}")
+        read = (of.target for of in node.all_input_nodes if of.op == "get_attr")
+        if may_write(node, model) and not read_each_time.issuperset(read):
+            raise ValueError(f"its code writes to a tensor that is no buffer and not of its input, in {node.name}")
 
 
 class _Tracer(fx.Tracer):

@@ -6,11 +6,14 @@ from torch import Tensor, fx, nn
 from torch.fx.graph_module import reduce_graph_module
 
 from ._nodes import owner_of
+from ._swap import METHODS
 from ._trace import Traced, refusal
 
 _HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
-#: What a module may do otherwise than nn.Module, and the one that takes its place would not.
-_OWN = ("train", "eval", "_apply", "state_dict", "_save_to_state_dict", "get_extra_state", "set_extra_state")
+#: What a module may do in its own way without a loss: the graph does the first, and the others load and describe it.
+_FREE = {"forward", "load_state_dict", "_load_from_state_dict", "extra_repr", "_get_name"}
+#: What fx.GraphModule does, and the one that takes its place does too.
+_OF_GRAPHS = {"__call__", "_replicate_for_data_parallel"}
 
 
 class WholeGraphModule(fx.GraphModule):
@@ -60,7 +63,7 @@ def whole_graph_of(model: nn.Module, traced: Traced) -> WholeGraphModule:
     inside = called | {model.get_submodule(owner_of(node)) for node in traced.graph.nodes}
     root = _emptied(model, called, inside, made := {})
     for name, module in model.named_modules():
-        own = next((of for of in _OWN if getattr(type(module), of) is not getattr(nn.Module, of)), None)
+        own = _own_method(module)
         if module in made and own is not None:
             raise refusal(model, f"its module {name!r} (a {type(module).__name__}) has a {own} of its own")
     for node in traced.graph.nodes:
@@ -74,6 +77,13 @@ def whole_graph_of(model: nn.Module, traced: Traced) -> WholeGraphModule:
                 else:
                     setattr(holder, name, value)
     return WholeGraphModule(root, traced.graph, type(model).__name__)
+
+
+def _own_method(module: nn.Module) -> str | None:
+    """One that the module that takes its place would not have."""
+    names = METHODS - _FREE - (_OF_GRAPHS if isinstance(module, fx.GraphModule) else set())
+    own = (name for name in sorted(names) if getattr(type(module), name) is not getattr(nn.Module, name))
+    return next(own, min(names & vars(module).keys(), default=None))
 
 
 def _emptied(module: nn.Module, called: set[nn.Module], inside: set[nn.Module], made: dict) -> nn.Module:
