@@ -159,6 +159,29 @@ def test_an_argument_that_is_not_given_is_none():
             fused(x, x)
 
 
+def test_an_argument_that_is_a_truth_value_by_default_is_that():
+    class Of(Code):
+        def forward(self, x, double=False, *, negative=True):
+            y = plain(self, x) * (2 if double else 1)
+            return -y if negative is True else y
+
+    torch.manual_seed(1)
+    model, x = Of(None).double(), images()
+    fused = equals(model).model.eval()
+    torch.testing.assert_close(fused(x, False, negative=True), fused(x))
+    for name, given, default in (("double", {"double": True}, False), ("negative", {"negative": False}, True)):
+        with pytest.raises(AssertionError, match=f"{name} must be {default}, as it was"):
+            fused(x, **given)
+
+
+def test_a_tensor_as_the_default_of_an_argument_is_refused():
+    class Of(Code):
+        def forward(self, x, other=torch.zeros(1)):
+            return plain(self, x) + other
+
+    refused(Of(None), "its argument other is a tensor by default")
+
+
 def test_a_sum_with_none_is_refused_where_it_was_traced_as_a_tensor():
     class Of(Code):
         def forward(self, x, other):

@@ -156,14 +156,17 @@ class _Tracer(fx.Tracer):
         return super().create_node(*args, **kwargs)
 
     def _proxy_placeholder(self, name, *others):
-        """An argument that is None if it is not given is None: a proxy is not, and code asks by `is`."""
+        """An argument that is None or a truth value by default is that: a proxy is not, and code asks by `is`."""
         proxy = super()._proxy_placeholder(name, *others)
-        if proxy.node.args != (None,):
+        (default,) = proxy.node.args or (0,)
+        if isinstance(default, fx.Node):
+            raise ValueError(f"its argument {name} is a tensor by default")
+        if default is not None and not isinstance(default, bool):
             return proxy
-        text = f"{name} must be None, as it was when fuse_batch_norm traced the model"
-        absent = self.create_proxy("call_function", operator.eq, (proxy, None), {})  # what is saved is traced again
-        self.create_proxy("call_function", torch._assert, (absent, text), {})
-        return None
+        same = self.create_proxy("call_function", operator.eq, (proxy, default), {})  # what is saved is traced again
+        text = f"{name} must be {default}, as it was when fuse_batch_norm traced the model"
+        self.create_proxy("call_function", torch._assert, (same, text), {})
+        return default
 
     def _check(self, name: str, module: nn.Module) -> None:
         if has_hooks(module):
