@@ -174,9 +174,12 @@ def test_an_argument_that_is_a_truth_value_by_default_is_that():
             fused(x, **given)
 
 
+ONE = torch.ones(1)
+
+
 def test_a_tensor_as_the_default_of_an_argument_is_refused():
     class Of(Code):
-        def forward(self, x, other=torch.zeros(1)):
+        def forward(self, x, other=ONE):
             return plain(self, x) + other
 
     refused(Of(None), "its argument other is a tensor by default")
