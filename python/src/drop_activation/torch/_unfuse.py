@@ -11,8 +11,8 @@ from ._batch_norm import BatchNormDropActivation1d, _BatchNormDropActivation
 from ._bias import BiasDropActivation
 from ._modules import DropActivation
 from ._nodes import module_of
-from ._standard import check_evaluation, standard
-from ._swap import has_hooks
+from ._standard import check_evaluation, check_forward, standard
+from ._swap import is_plain_module
 from ._whole_graph import WholeGraphModule, add, set_class
 
 _LAYERS = (_BatchNormDropActivation, BiasDropActivation)
@@ -22,7 +22,7 @@ def check_layers(model: nn.Module) -> None:
     """
     Raises:
         TypeError: A layer is in training mode.
-        ValueError: A layer is not called by a graph, or has hooks.
+        ValueError: A layer is not called by a graph alone, or has hooks, parametrizations or a forward of its own.
     """
     layers = {layer: name for name, layer in model.named_modules() if isinstance(layer, _LAYERS)}
     for layer in layers:
@@ -39,8 +39,11 @@ def check_layers(model: nn.Module) -> None:
                 f"fold(torch.fx.symbolic_trace(model)), got {name!r} (a {type(layer).__name__})"
             )
     for layer, name in layers.items():
-        if has_hooks(layer):
-            raise ValueError(f"layers with a normalisation or a bias in them must have no hooks, got {name!r}")
+        check_forward("what is folded", layer)
+        if not is_plain_module(layer):
+            raise ValueError(
+                f"layers with a normalisation or a bias in them must have no hooks or parametrizations, got {name!r} with some"
+            )
 
 
 def unfuse_layers(model: nn.Module) -> None:
