@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 STEPS = [
     *("smoke", "prebuilt", "fused", "suite", "gpu", "crate", "headline", "compiled", "probes"),
-    *("memcheck", "initcheck", "racecheck", "synccheck", "module", "calls", "blocks", "experiment"),
+    *("memcheck", "initcheck", "racecheck", "synccheck", "module", "calls", "blocks", "candle", "experiment"),
     *("ratios", *(f"suite-{tool}" for tool in TOOLS), "python", "pytorch", "passes"),
 ]
 # All that fits, for tests in which something else is to be seen.
@@ -30,7 +31,9 @@ ALL = ("--minutes", "60")
 
 # A test executable: each filter stands for a test of that name.
 TESTS = """
-needed="gpu::lengths::f32 a_graph_draws_fresh_masks_at_every_replay beyond_2_to_the_32_elements"
+needed="gpu::lengths::f32 batch_norm::layers_are_the_composition network::gradients_are_central_differences
+    composition::training_is_the_composition_with_the_same_mask a_graph_draws_fresh_masks_at_every_replay
+    beyond_2_to_the_32_elements"
 for filter in $needed "$@"; do
     case $filter in --*) ;; *) echo "test $filter ... ok" ;; esac
 done
@@ -127,6 +130,8 @@ class GpuRun(unittest.TestCase):
         self.script(self.bundle / "bin/smoke", SMOKE)
         self.script(self.bundle / "bin/suite", TESTS)
         self.script(self.bundle / "bin/gpu", TESTS)
+        (self.bundle / "bin/candle").mkdir()
+        self.script(self.bundle / "bin/candle/suite", TESTS)
         for name in ("ratios", "probes"):
             self.script(self.bundle / "benches" / name, MEASURES)
         self.script(self.bundle / "benches/passes", CRITERION)
@@ -179,6 +184,16 @@ class GpuRun(unittest.TestCase):
             self.assertIn(reason, line)
         others = {other: step["status"] for other, step in steps.items() if other not in names}
         self.assertEqual(set(others.values()), {"passed"}, others)
+
+    def test_candle_has_the_machines_libraries_before_those_of_the_bundle(self):
+        """A stand-in's functions do nothing."""
+        toolkit = self.folder / "toolkit"
+        self.environment |= {"CUDA_HOME": str(toolkit), "LD_LIBRARY_PATH": f"{self.shared.name}:/given"}
+        self.script(self.bundle / "bin/candle/suite", f'echo "folders $LD_LIBRARY_PATH"\n{TESTS}')
+        self.ends(0, "--only", "candle")
+        folders = re.search(r"folders (.*)", (self.out / "candle.log").read_text())[1].split(":")
+        self.assertEqual(folders[:3], [self.shared.name, "/given", str(toolkit / "lib64")])
+        self.assertEqual(folders[-1], str(self.bundle / "bin/candle/lib"))
 
     def test_all_pass(self):
         before = {path: path.stat().st_mtime_ns for path in self.bundle.rglob("*")}

@@ -83,7 +83,7 @@ pub fn distance(given: &Tensor, expected: &Tensor) -> Result<f64> {
 }
 
 /// What the last rounding may make of a difference of a few units in the last place of the arithmetic.
-fn tolerance(dtype: DType) -> f64 {
+pub fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => 1e-14,
         DType::F32 => 1e-6,

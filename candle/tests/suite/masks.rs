@@ -4,7 +4,7 @@ use candle_core::{DType, Device, ModuleT, Result, Tensor, Var};
 use drop_activation_candle::drop_activation::{PackedMask, cpu};
 use drop_activation_candle::{Activation, ActivationLayer, DropActivation, KeySequence, MaskKey, Nonlinearity, RRelu};
 
-use crate::composition::{distance, values};
+use crate::composition::{distance, tolerance, values};
 use crate::devices::devices;
 
 const LEN: usize = 1000;
@@ -40,6 +40,13 @@ fn expected(nonlinearity: Nonlinearity, key: MaskKey, device: &Device) -> Result
     Tensor::from_vec(dx, LEN, device)
 }
 
+/// How far apart gradients of the same key may be: on a GPU the slopes of smooth activations are within bounds of the
+/// CPU's, and all else is the same.
+fn apart(nonlinearity: Nonlinearity, device: &Device) -> f64 {
+    let smooth = matches!(nonlinearity, Nonlinearity::DropActivation(op) if op.activation() != Activation::Relu);
+    if smooth && !device.is_cpu() { tolerance(DType::F64) } else { 0.0 }
+}
+
 fn gradient(y: &Tensor, x: &Var) -> Result<Tensor> {
     Ok(y.sum_all()?.backward()?.get(x).expect("a gradient").clone())
 }
@@ -54,7 +61,8 @@ fn many_forward_passes_before_any_backward_pass() -> Result<()> {
             // Backwards, and with one left out.
             for call in [4, 3, 1, 0] {
                 let expected = expected(nonlinearity, MaskKey::new(7, call as u64), &device)?;
-                assert_eq!(distance(&gradient(&results[call], &x)?, &expected)?, 0.0, "{nonlinearity}, call {call}");
+                let distance = distance(&gradient(&results[call], &x)?, &expected)?;
+                assert!(distance <= apart(nonlinearity, &device), "{nonlinearity}, call {call}: {distance}");
             }
         }
     }
@@ -86,7 +94,8 @@ fn one_layer_at_several_places_of_a_graph() -> Result<()> {
             let (a, b) = (layer.forward_t(&x, true)?, layer.forward_t(&x, true)?);
             let dx = gradient(&((&a + &b)? + (&a * 2.0)?)?, &x)?;
             let of = |call| expected(nonlinearity, MaskKey::new(7, call), &device);
-            assert!(distance(&dx, &((of(0)? * 3.0)? + of(1)?)?)? < 1e-15, "{nonlinearity}");
+            let distance = distance(&dx, &((of(0)? * 3.0)? + of(1)?)?)?;
+            assert!(distance <= 1e-15 + apart(nonlinearity, &device), "{nonlinearity}: {distance}");
         }
     }
     Ok(())
