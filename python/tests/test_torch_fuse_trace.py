@@ -211,6 +211,36 @@ def test_code_that_asks_for_tensors_is_refused(function):
     refused(made(function), "its code, .*lambda.*, asks whether what it computes with is a tensor")
 
 
+def caught(ask):
+    def function(self, x):
+        try:
+            return plain(self, x) if ask(self, x) else 2 * plain(self, x)
+        except Exception:
+            return x
+
+    return function
+
+
+def under_no_grad(self, x):
+    with torch.no_grad():
+        return x + 1
+
+
+CAUGHT = {
+    "truth": (lambda self, x: x.sum() > 0, "control flow"),
+    "loop": (lambda self, x: [y for y in x], "cannot be iterated"),
+    "length": (lambda self, x: len(x), "'len' is not supported"),
+    "class": (lambda self, x: isinstance(x, torch.Tensor), "asks whether"),
+    "context": (under_no_grad, "whether gradients are computed"),
+    "data": (lambda self, x: setattr(x, "data", x), "sets data"),
+}
+
+
+@pytest.mark.parametrize("ask, words", CAUGHT.values(), ids=CAUGHT)
+def test_a_refusal_that_code_catches_is_one(ask, words):
+    refused(made(caught(ask)), f"(?s).*{words}")
+
+
 def test_code_may_ask_for_lists_and_modules():
     def function(self, x):
         x = [x] if not isinstance(x, (list, tuple)) else x
@@ -274,6 +304,20 @@ def test_code_that_writes_to_a_tensor_of_its_own_is_refused(function):
     model = made(function)
     model.sum = torch.zeros((), dtype=torch.float64)
     refused(model, "its code writes to a tensor that is no buffer and not of its input, in ")
+
+
+def test_code_may_read_tensors_of_its_own_where_it_writes_to_others():
+    def function(self, x):
+        y = self.conv(x)
+        y += torch.ones(4, 1, 1, dtype=torch.float64)
+        y.sub_(self.sum).div_(torch.full((), 2.0, dtype=torch.float64))
+        return F.relu(self.bn(y))
+
+    model, x = made(function), images()
+    model.sum = torch.ones((), dtype=torch.float64)
+    result = dt.fuse_batch_norm(copy.deepcopy(model), p=1.0)
+    assert result.fused == ["bn"]
+    torch.testing.assert_close(result.model(x), model(x))
 
 
 def test_code_that_reads_parameters_past_their_modules_is_refused():

@@ -19,7 +19,7 @@ from ._batch_norm import _BatchNormDropActivation
 from ._bias import BiasDropActivation
 from ._contexts import contexts, surroundings
 from ._modules import DropActivation, RReLU
-from ._nodes import is_number, is_relu, may_write, owner_of
+from ._nodes import is_number, is_relu, may_be_written, may_write, owner_of
 from ._swap import has_hooks
 from ._unchanged import Unchanged
 
@@ -112,9 +112,10 @@ def _check_constants(graph: fx.Graph, constants: dict[str, object], model: nn.Mo
         raise ValueError("its code reads parameters otherwise than as attributes of their modules")
     read_each_time = {name for name, _ in itertools.chain(model.named_parameters(), model.named_buffers())}
     for node in graph.nodes:
-        read = (of.target for of in node.all_input_nodes if of.op == "get_attr")
-        if may_write(node, model) and not read_each_time.issuperset(read):
-            raise ValueError(f"its code writes to a tensor that is no buffer and not of its input, in {node.name}")
+        if may_write(node, model):
+            read = (of.target for of in may_be_written(node) if of.op == "get_attr")
+            if not read_each_time.issuperset(read):
+                raise ValueError(f"its code writes to a tensor that is no buffer and not of its input, in {node.name}")
 
 
 class _Tracer(fx.Tracer):
@@ -125,6 +126,12 @@ class _Tracer(fx.Tracer):
     def __init__(self, leaves: set[nn.Module]):
         super().__init__()
         self._leaves, self._contexts = leaves, contexts()
+        #: Why not, where code may have caught the error and gone on.
+        self._refused: Exception | None = None
+
+    def refuse(self, error: str | Exception):
+        self._refused = ValueError(error) if isinstance(error, str) else error
+        raise self._refused
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         # timm's batch normalisations have their activation in them, as its pre-activation ResNets use them.
@@ -137,7 +144,22 @@ class _Tracer(fx.Tracer):
         self._check("", root)
         if "forward" in vars(root):
             raise ValueError("it has a forward of its own beside its class's")
-        return super().trace(root, concrete_args)
+        graph = super().trace(root, concrete_args)
+        if self._refused is not None:
+            raise self._refused
+        return graph
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        try:
+            return super().to_bool(obj)
+        except fx.proxy.TraceError as error:
+            self.refuse(error)
+
+    def iter(self, obj: fx.Proxy):
+        try:
+            return super().iter(obj)
+        except fx.proxy.TraceError as error:
+            self.refuse(error)
 
     def call_module(self, module: nn.Module, forward, args, kwargs):
         name = self.path_of_module(module)
@@ -152,7 +174,7 @@ class _Tracer(fx.Tracer):
         now = contexts()
         changed = next((name for name, before in self._contexts.items() if now[name] != before), None)
         if changed is not None:
-            raise ValueError(f"its code changes {changed}")
+            self.refuse(f"its code changes {changed}")
         return super().create_node(*args, **kwargs)
 
     def _proxy_placeholder(self, name, *others):
@@ -170,7 +192,7 @@ class _Tracer(fx.Tracer):
 
     def _check(self, name: str, module: nn.Module) -> None:
         if has_hooks(module):
-            raise ValueError(f"its module {name!r} (a {type(module).__name__}) has hooks")
+            self.refuse(f"its module {name!r} (a {type(module).__name__}) has hooks")
 
 
 #: What code names that asks whether something is a tensor.
@@ -187,15 +209,21 @@ class _InPlace:
         while frame.f_code.co_name == "__instancecheck__":  # of nn.Parameter
             frame = frame.f_back
         if _TENSORS & set(frame.f_code.co_names) and not frame.f_globals.get("__name__", "").startswith("torch."):
-            raise ValueError(f"its code, {frame.f_code.co_name}, asks whether what it computes with is a tensor")
+            self.tracer.refuse(f"its code, {frame.f_code.co_name}, asks whether what it computes with is a tensor")
         return type(self)
 
     def __getattr__(self, name: str):
         return _Attribute(self, name)
 
+    def __len__(self) -> int:
+        try:
+            return super().__len__()
+        except RuntimeError as error:
+            self.tracer.refuse(error)
+
     def __setattr__(self, name: str, value: object) -> None:
         if name not in ("tracer", "node", "root", "attr", "_node"):
-            raise ValueError(f"its code sets {name} of a tensor")
+            self.tracer.refuse(f"its code sets {name} of a tensor")
         object.__setattr__(self, name, value)
 
 
