@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="SKIPPED: PyTorch is not installed")
 
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrize import register_parametrization
 
 import drop_activation.torch as dt
 
@@ -103,12 +104,105 @@ def test_layers_that_code_calls_are_folded_through_a_graph(tmp_path):
     torch.testing.assert_close(torch.fx.symbolic_trace(nn.Sequential(Layers().eval()))(x).shape, expected.shape)
 
 
+def test_layers_that_other_code_may_call_too_are_not_folded():
+    class Of(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.graph = dt.fuse_batch_norm(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())).model
+            self.also = getattr(self.graph, "0")
+
+        def forward(self, x):
+            return self.graph(x) + self.also(x)
+
+    model = Of().eval()
+    for of in (model, model.also):
+        with pytest.raises(ValueError, match="must be called by a graph alone, .* got '.*' .a BatchNormDropActivation2d"):
+            dt.fold(of)
+    assert type(model.also) is dt.BatchNormDropActivation2d
+    del model.also
+    assert type(getattr(dt.fold(model).graph, "0")) is nn.BatchNorm2d
+
+
+def test_arguments_are_taken_by_their_names():
+    class Of(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = dt.BatchNormDropActivation2d(3, p=0.5)
+
+        def forward(self, x):
+            return self.layer(2 * x, x)
+
+    model, x = torch.fx.symbolic_trace(Of().eval()), torch.randn(5, 3, 8, 8)
+    model.layer.running_var.fill_(9)
+    (call,) = (node for node in model.graph.nodes if node.op == "call_module")
+    call.args, call.kwargs = (), {"residual": call.args[1], "x": call.args[0]}
+    model.recompile()
+    expected = model(x)
+    torch.testing.assert_close(dt.fold(model)(x), expected)
+
+
 def test_layers_with_hooks_are_not_folded():
     fused = dt.fuse_batch_norm(Block()).model.eval()
     fused.bn1.register_forward_hook(lambda *given: None)
-    with pytest.raises(ValueError, match="must have no hooks, got 'bn1'"):
+    with pytest.raises(ValueError, match="must have no hooks or parametrizations, got 'bn1' with some"):
         dt.fold(fused)
     assert isinstance(fused.bn1, dt.BatchNormDropActivation2d)
+
+
+class Twice(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+@pytest.mark.parametrize("layer", [dt.BatchNormDropActivation2d(3), dt.BiasDropActivation(3)], ids=["norm", "bias"])
+def test_layers_with_parametrizations_are_not_folded(layer):
+    model = torch.fx.symbolic_trace(nn.Sequential(layer)).eval()
+    register_parametrization(layer, "bias", Twice())
+    with pytest.raises(ValueError, match="must have no hooks or parametrizations, got '0' with some"):
+        dt.fold(model)
+
+
+def added(kind):
+    class Added(kind):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    return Added
+
+
+KINDS = [
+    (dt.DropActivation, ()),
+    (dt.RReLU, ()),
+    (dt.BiasDropActivation, (3,)),
+    (dt.BatchNormDropActivation1d, (3,)),
+    (dt.BatchNormDropActivation2d, (3,)),
+]
+
+
+@pytest.mark.parametrize("kind, arguments", KINDS, ids=[kind.__name__ for kind, _ in KINDS])
+def test_another_forward_around_a_module_s_is_not_lost(kind, arguments):
+    changed = kind(*arguments)
+    changed.forward = lambda x, plain=changed.forward: plain(x) + 1
+    for layer in (added(kind)(*arguments), changed):
+        model = nn.Sequential(layer).eval()
+        with pytest.raises(ValueError, match="must have this package's forward, got .* with its own"):
+            torch.fx.symbolic_trace(model)
+        graph = torch.fx.Graph()
+        graph.output(graph.call_module("0", (graph.placeholder("x"),)))
+        for of in (model, torch.fx.GraphModule(model, graph)):
+            with pytest.raises(ValueError, match="this package's forward, got|called by a graph alone"):
+                dt.fold(of)
+    Named = type("Named", (kind,), {})
+    x = torch.randn(2, 3, 4) if kind is dt.BatchNormDropActivation1d else torch.randn(2, 3, 4, 4)
+    model = torch.fx.symbolic_trace(nn.Sequential(Named(*arguments)).eval())
+    expected = model(x)
+    torch.testing.assert_close(dt.fold(model)(x), expected)
+
+
+@pytest.mark.parametrize("kind", [dt.DropActivation, dt.RReLU])
+def test_another_forward_is_not_lost_in_a_script(kind):
+    with pytest.raises(ValueError, match="must have this package's forward"):
+        torch.jit.script(added(kind)().eval())
 
 
 def test_a_fused_model_s_layers_keep_their_p():

@@ -1123,3 +1123,33 @@ def test_mistakes_are_named():
     ]:
         with pytest.raises(error, match=words):
             call()
+
+
+class Generates(nn.Module):
+    def forward(self, x):
+        yield F.relu(x)
+
+
+class Waits(nn.Module):
+    async def forward(self, x):
+        return F.relu(x)
+
+
+@pytest.mark.parametrize("kind", [Generates, Waits])
+def test_code_that_runs_when_the_call_is_over_is_named(kind):
+    def result(later):
+        try:
+            return later.send(None)
+        except StopIteration as stop:
+            return stop.value
+
+    x = -torch.ones(64)
+    inner = kind()
+    model = Calls(lambda module, x: result(inner(x)))
+    model.inner = inner
+    replaced = dt.replace_relu(model, p=0.0)
+    assert [name for name, _ in replaced.left] == ["inner"] and "whose code runs later" in replaced.left[0].reason
+    assert torch.equal(model(x), x) and replaced.functional == ("",)
+    assert torch.equal(result(inner(x)), 0 * x)
+    dt.restore_relu(model)
+    assert torch.equal(model(x), 0 * x)

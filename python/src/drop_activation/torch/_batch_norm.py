@@ -27,6 +27,8 @@ class _BatchNormDropActivation(_NormBase):
     _dimensions: tuple[int, ...]
     #: How a residual that the passes refuse is added, where one may come: `fuse_batch_norm` knows no shapes.
     _add: Callable[[Tensor, object], Tensor] | None = None
+    #: Whether there is a sum with a residual in any case: PyTorch refuses to add None.
+    _sum = False
 
     def __init__(
         self,
@@ -62,6 +64,8 @@ class _BatchNormDropActivation(_NormBase):
         """
         if isinstance(x, Proxy):
             return leaf(self, x) if residual is None else leaf(self, x, residual)
+        if self._sum and residual is None:
+            raise TypeError("residual must be a tensor, got None")
         if self._add is not None and _is_for_composition(x, residual):
             z = _BatchNorm.forward(self, x)
             z = z if residual is None else self._add(z, residual)
@@ -136,7 +140,7 @@ def _is_for_composition(x: Tensor, residual: object) -> bool:
     if not isinstance(x, Tensor) or x.numel() and residual is None:
         return False
     like = isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype
-    return not x.numel() or not like
+    return not x.numel() or not like or residual.layout is not torch.strided
 
 
 class BatchNormDropActivation1d(_BatchNormDropActivation):

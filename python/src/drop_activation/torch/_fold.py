@@ -32,8 +32,8 @@ def fold(model: nn.Module, *example: Any) -> nn.Module:
 
     Raises:
         TypeError: A module is in training mode.
-        ValueError: The model's code calls ReLU or a layer with a batch normalisation or a bias in it, or has not run yet.
-            Nothing was changed then.
+        ValueError: The model's code calls ReLU or a layer with a batch normalisation or a bias in it, or has not run yet;
+            a module has another forward than this package's. Nothing was changed then.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, got a {type(model).__name__}")

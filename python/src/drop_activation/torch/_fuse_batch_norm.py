@@ -44,16 +44,18 @@ def fuse_batch_norm(model: nn.Module, p: float = 0.95) -> FusedModel:
     its ReLU; a sum before which something may be overwritten) stays apart.
 
     The model is traced by torch.fx, and is itself left as it is. Modules, parameters and buffers keep their names and
-    order, but for the nn.ReLU modules that were fused. F.dropout that is told the mode becomes nn.Dropout.
+    order, but for the nn.ReLU modules that were fused. F.dropout that is told the mode becomes nn.Dropout. Attributes
+    that are numbers stay what they are now, and arguments that are None or a truth value by default are that.
 
     Args:
         p: The probability of keeping the ReLU.
 
     Raises:
         ValueError: torch.fx cannot trace the model, or would lose what its code does: its graph is another one in
-            training than in evaluation, runs in part without gradients or under autocast, or writes to the model; a
-            module that is not PyTorch's has hooks; `replace_relu` has swapped the model. The text has the reason and
-            the way out.
+            training than in evaluation; it asks whether something is a tensor, draws random numbers of its own, sets
+            attributes, writes to tensors that are no buffers, or has checkpoints, or parts without gradients or with
+            another autocast; a module that is not PyTorch's has hooks, or a method of nn.Module of its own, such as
+            `train`; `replace_relu` has swapped the model. The text has the reason and the way out.
     """
     check_parameters(p, "relu")
     if not isinstance(model, nn.Module):
@@ -149,7 +151,7 @@ class _Fusion:
             relu.replace_all_uses_with(norm)
             self.model.graph.erase_node(relu)
             return
-        self._fuse(norm, _SUMS[total.target])
+        self._fuse(norm, _SUMS[total.target], with_sum=True)
         self.with_residual.append(norm.target)
         residual = next(of for of in total.args if of is not norm)
         with self.model.graph.inserting_before(total):
@@ -196,20 +198,28 @@ class _Fusion:
             return "the sum before it has other users too"
         if _SUMS[total.target] is operator.iadd and norm is not total.args[0]:
             return f"the sum with {norm.target} is written over its residual"
+        written = set(map(id, module_of(norm, self.model).buffers()))
         node = norm.next
         while node is not total:  # the batch normalisation is moved to the sum
             if may_write(node, self.model):
                 return f"{node.name}, between {norm.target} and the sum behind it, may write over what is read"
+            if any(of.op == "get_attr" and id(self._tensor(of)) in written for of in node.all_input_nodes):
+                return f"{node.name}, between {norm.target} and the sum behind it, reads its running statistics"
             node = node.next
         return None
 
-    def _fuse(self, node: fx.Node, add) -> None:
+    def _tensor(self, node: fx.Node) -> object:
+        """What the node reads."""
+        path, _, name = node.target.rpartition(".")
+        return getattr(self.model.get_submodule(path), name)
+
+    def _fuse(self, node: fx.Node, add, with_sum: bool = False) -> None:
         norm = module_of(node, self.model)
         kind = _KINDS.get(type(norm), BatchNormDropActivation2d)  # timm's is one of nn.BatchNorm2d
         flags = {"affine": norm.affine, "track_running_stats": norm.track_running_stats, "device": "meta"}
         fused = kind(norm.num_features, norm.eps, norm.momentum, self.p, **flags).train(norm.training)
         fused._parameters, fused._buffers = norm._parameters.copy(), norm._buffers.copy()
-        fused._add = add
+        fused._add, fused._sum = add, with_sum
         put(self.model, norm, fused)
         self.fused.append(node.target)
 
@@ -233,7 +243,7 @@ def _is_sum(node: object) -> bool:
 def _reason_against(norm: nn.Module, mode: bool) -> str | None:
     """Why the batch normalisation cannot be made one with a ReLU that is in this mode."""
     if not is_plain_module(norm):
-        return "it has hooks, a parametrization, or a forward of its own"
+        return "it has hooks, a parametrization, or a forward or train of its own"
     tensors = [norm.affine == (norm._parameters.get(name) is not None) for name in ("weight", "bias")]
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     tensors += [norm.track_running_stats == (norm._buffers.get(name) is not None) for name in statistics]

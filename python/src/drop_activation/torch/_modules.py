@@ -9,17 +9,19 @@ from .._operations import LOWER, UPPER
 from ._functions import check_parameters, check_slopes, drop_activation, rrelu
 from ._fused import Fused, check_fused
 from ._quick import drawn
-from ._standard import standard
+from ._standard import check_forward, standard
 
 
 def leaf(module: nn.Module, x: Proxy, *others: Proxy) -> Proxy:
     """What torch.fx does with PyTorch's own modules: the graph calls the module, whose mode may still change.
 
     Raises:
-        ValueError: It has hooks of its forward pass. torch.fx has called them now, and the graph would again.
+        ValueError: It has hooks of its forward pass, or another forward around this package's. torch.fx has called them
+            now, and the graph would again.
     """
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(f"a module that torch.fx traces must have no hooks of its forward pass, got {module} with some")
+    check_forward("a module that torch.fx traces", module)
     return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x, *others), {})
 
 

@@ -44,11 +44,11 @@ _ARITHMETIC = {getattr(operator, name) for name in ("add", "sub", "mul", "truedi
 
 
 def is_number(node: object) -> bool:
-    """Whether it is made of numbers and a tensor's shape alone."""
+    """Whether it is made of numbers, a tensor's shape and its only element alone."""
     if not isinstance(node, fx.Node):
         return isinstance(node, (int, float))
     if node.op == "call_method":
-        return node.target in ("size", "dim", "numel", "stride", "ndimension", "nelement")
+        return node.target in ("size", "dim", "numel", "stride", "ndimension", "nelement", "item")
     if node.op != "call_function":
         return False
     if node.target is getattr:
@@ -72,8 +72,20 @@ def may_write(node: fx.Node, model: nn.Module) -> bool:
         return True
     if node.op == "call_method":
         return bool(node.kwargs.get("inplace"))
-    home = node.target.__module__ or "torch"  # what is built in has none
-    return not home.startswith(("torch", "_operator", "math", "builtins")) or _is_told_to_write(node)
+    return not _is_of_pytorch(node.target) or _is_told_to_write(node)
+
+
+def may_be_written(node: fx.Node) -> list[fx.Node]:
+    """The arguments of a node that may write over what it may write over."""
+    if node.op == "call_module" or node.op == "call_function" and not _is_of_pytorch(node.target):
+        return node.all_input_nodes
+    given = (*node.args[:1], *(node.kwargs.get(name) for name in ("input", "self", "out")))
+    return [argument for argument in given if isinstance(argument, fx.Node)]
+
+
+def _is_of_pytorch(function) -> bool:
+    home = function.__module__ or "torch"  # what is built in has none
+    return home.startswith(("torch", "_operator", "math", "builtins"))
 
 
 def _is_told_to_write(node: fx.Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Iterator, Literal, overload
 
 import torch
@@ -210,6 +211,8 @@ def _reason_left(module: nn.Module) -> str | None:
         isinstance(module, nn.RNNCell) and module.nonlinearity == "relu"
     ):
         return f"{type(module).__name__} computes ReLU inside of its cell"
+    if inspect.isgeneratorfunction(module.forward) or inspect.iscoroutinefunction(module.forward):
+        return "its forward is a generator or asynchronous, whose code runs later: it is watched within other modules alone"
     return None
 
 

@@ -19,13 +19,24 @@ def check_evaluation(module: nn.Module) -> None:
         )
 
 
+def check_forward(what: str, module: nn.Module) -> None:
+    """
+    Raises:
+        ValueError: A subclass, or somebody, has given a module of this package another forward.
+    """
+    if "forward" in vars(module) or not type(module).forward.__module__.startswith("drop_activation."):
+        raise ValueError(f"{what} must have this package's forward, got {module} with its own")
+
+
 def standard(module: nn.Module) -> nn.Module:
     """What a DropActivation or RReLU computes in evaluation mode: ReLU's is nn.LeakyReLU. It keeps the module's hooks.
 
     Raises:
         TypeError: The module is in training mode.
+        ValueError: It has another forward.
     """
     check_evaluation(module)
+    check_forward("what is folded", module)
     made = _rrelu(module) if not hasattr(module, "p") else _drop_activation(module.p, module.activation, module.inplace)
     for hooks in _HOOKS:
         getattr(made, hooks).update(getattr(module, hooks))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import FunctionType
+
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -28,10 +30,18 @@ def replaced_by(module: nn.Module | None) -> object:
     return vars(module).get("replaces_relu") if module is not None else None
 
 
+#: What nn.Module does, and a class or a single module may do otherwise.
+METHODS = {
+    name
+    for name, value in vars(nn.Module).items()
+    if isinstance(value, FunctionType) and (name == "__call__" or not name.startswith("__"))
+}
+
+
 def has_hooks(module: nn.Module) -> bool:
     return any(value for name, value in vars(module).items() if name.endswith("_hooks"))
 
 
 def is_plain_module(module: nn.Module) -> bool:
     """Whether a call of it is what its class says, and nothing else."""
-    return not has_hooks(module) and "forward" not in vars(module) and not is_parametrized(module)
+    return not has_hooks(module) and not METHODS & vars(module).keys() and not is_parametrized(module)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import operator
+import sys
 from typing import NamedTuple
 
 import torch
@@ -12,12 +13,15 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.node import map_arg
 from torch.fx.proxy import Attribute
+from torch.nn.modules.module import _has_any_global_hook
 
 from ._batch_norm import _BatchNormDropActivation
 from ._bias import BiasDropActivation
+from ._contexts import contexts, surroundings
 from ._modules import DropActivation, RReLU
-from ._nodes import is_number, is_relu, owner_of
+from ._nodes import is_number, is_relu, may_be_written, may_write, owner_of
 from ._swap import has_hooks
+from ._unchanged import Unchanged
 
 #: Functions that are told the mode, and the modules that have it themselves.
 _TOLD = {
@@ -50,7 +54,7 @@ def trace(model: nn.Module) -> Traced:
         try:
             (now, constants), (training, others), (evaluation, more) = _in_each_mode(model, leaves)
         except Exception as error:
-            raise _refusal(model, error) from error
+            raise refusal(model, error) from error
         nodes = list(itertools.zip_longest(now.nodes, training.nodes, evaluation.nodes))
         different = next((of for of in nodes if not _agree(of, model)), None)
         if different is None:
@@ -62,18 +66,18 @@ def trace(model: nn.Module) -> Traced:
             or owner._modules
             or any(is_relu(node, model) and model.get_submodule(owner_of(node)) is owner for node in calls)
         ):
-            raise _refusal(model, _difference(different[1:]))
+            raise refusal(model, _difference(different[1:]))
         leaves.add(owner)  # its own code is called in its own mode, such as what drops whole paths
     if not constants.keys() == others.keys() == more.keys() or not all(
         _same(constants[name], others[name]) and _same(constants[name], more[name]) for name in constants
     ):
-        raise _refusal(model, "its code makes a tensor that is another one in each call")
+        raise refusal(model, "its code makes a tensor that is another one in each call")
     now._tracer_cls = fx.Tracer  # a saved graph needs not this package's
     told = {of[0]: _module_told(of[0], model) for of in nodes if _mode_told(of[1]) != _mode_told(of[2])}
     return Traced(now, constants, told)
 
 
-def _refusal(model: nn.Module, reason: object) -> ValueError:
+def refusal(model: nn.Module, reason: object) -> ValueError:
     return ValueError(
         f"model must be one that torch.fx can trace, got a {type(model).__name__}: {reason}; "
         "replace_relu takes any model and leaves batch normalisations as they are"
@@ -82,43 +86,52 @@ def _refusal(model: nn.Module, reason: object) -> ValueError:
 
 def _in_each_mode(model: nn.Module, leaves: set[nn.Module]) -> list[tuple[fx.Graph, dict[str, object]]]:
     """The graphs as the model is, in training and in evaluation."""
-    state = {m: vars(m).copy() for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)}
-    versions = {name: (t, _version(t)) for name, t in itertools.chain(model.named_parameters(), model.named_buffers())}
-    buffers = [(buffer, _version(buffer), buffer.clone()) for buffer in model.buffers()]
-    graphs = []
+    unchanged, graphs = Unchanged(model), []
     try:
         for mode in (None, True, False):
-            for module in state if mode is not None else ():
-                vars(module)["training"] = mode
-            graph = _Tracer(leaves).trace(model)
-            graphs.append((graph, {name: value for name, value in vars(model).items() if name not in state[model]}))
-            for module, attributes in state.items():  # torch.fx puts constants there, and a model what it likes
-                vars(module).clear()
-                vars(module).update(attributes)
-        for name, (tensor, version) in versions.items():
-            if _version(tensor) != version:
-                raise ValueError(f"its code writes to {name}")
+            if mode is not None:
+                unchanged.set_mode(mode)
+            with surroundings(common=mode is not False):
+                graph = _Tracer(leaves).trace(model)
+            constants = unchanged.take_added({node.target for node in graph.nodes if node.op == "get_attr"})
+            _check_constants(graph, constants, model)
+            unchanged.check(mode)
+            unchanged.restore()
+            graphs.append((graph, constants))
     finally:
-        for module, attributes in state.items():
-            vars(module).clear()
-            vars(module).update(attributes)
-        with torch.no_grad():
-            for buffer, version, value in buffers:
-                if _version(buffer) != version:
-                    buffer.copy_(value)
+        unchanged.restore()
     return graphs
 
 
-def _version(tensor: torch.Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+def _check_constants(graph: fx.Graph, constants: dict[str, object], model: nn.Module) -> None:
+    """
+    Raises:
+        ValueError: What was computed once would have to be computed in each call.
+    """
+    if any(isinstance(value, torch.Tensor) and value.requires_grad for value in constants.values()):
+        raise ValueError("its code reads parameters otherwise than as attributes of their modules")
+    read_each_time = {name for name, _ in itertools.chain(model.named_parameters(), model.named_buffers())}
+    for node in graph.nodes:
+        if may_write(node, model):
+            read = (of.target for of in may_be_written(node) if of.op == "get_attr")
+            if not read_each_time.issuperset(read):
+                raise ValueError(f"its code writes to a tensor that is no buffer and not of its input, in {node.name}")
 
 
 class _Tracer(fx.Tracer):
     """It refuses what a graph has no words for."""
 
+    proxy_buffer_attributes = True  # so that what is computed from a buffer is computed in each call
+
     def __init__(self, leaves: set[nn.Module]):
         super().__init__()
-        self._leaves, self._contexts = leaves, _contexts()
+        self._leaves, self._contexts = leaves, contexts()
+        #: Why not, where code may have caught the error and gone on.
+        self._refused: Exception | None = None
+
+    def refuse(self, error: str | Exception):
+        self._refused = ValueError(error) if isinstance(error, str) else error
+        raise self._refused
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         # timm's batch normalisations have their activation in them, as its pre-activation ResNets use them.
@@ -126,10 +139,27 @@ class _Tracer(fx.Tracer):
         return known or super().is_leaf_module(module, name)
 
     def trace(self, root: nn.Module, concrete_args=None) -> fx.Graph:
+        if _has_any_global_hook():
+            raise ValueError("there are hooks of all modules")
         self._check("", root)
         if "forward" in vars(root):
             raise ValueError("it has a forward of its own beside its class's")
-        return super().trace(root, concrete_args)
+        graph = super().trace(root, concrete_args)
+        if self._refused is not None:
+            raise self._refused
+        return graph
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        try:
+            return super().to_bool(obj)
+        except fx.proxy.TraceError as error:
+            self.refuse(error)
+
+    def iter(self, obj: fx.Proxy):
+        try:
+            return super().iter(obj)
+        except fx.proxy.TraceError as error:
+            self.refuse(error)
 
     def call_module(self, module: nn.Module, forward, args, kwargs):
         name = self.path_of_module(module)
@@ -141,25 +171,59 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def create_node(self, *args, **kwargs) -> fx.Node:
-        for (name, before), now in zip(self._contexts.items(), _contexts().values()):
-            if now != before:
-                raise ValueError(f"its code changes {name} from {before} to {now}")
+        now = contexts()
+        changed = next((name for name, before in self._contexts.items() if now[name] != before), None)
+        if changed is not None:
+            self.refuse(f"its code changes {changed}")
         return super().create_node(*args, **kwargs)
+
+    def _proxy_placeholder(self, name, *others):
+        """An argument that is None or a truth value by default is that: a proxy is not, and code asks by `is`."""
+        proxy = super()._proxy_placeholder(name, *others)
+        (default,) = proxy.node.args or (0,)
+        if isinstance(default, fx.Node):
+            raise ValueError(f"its argument {name} is a tensor by default")
+        if default is not None and not isinstance(default, bool):
+            return proxy
+        same = self.create_proxy("call_function", operator.eq, (proxy, default), {})  # what is saved is traced again
+        text = f"{name} must be {default}, as it was when fuse_batch_norm traced the model"
+        self.create_proxy("call_function", torch._assert, (same, text), {})
+        return default
 
     def _check(self, name: str, module: nn.Module) -> None:
         if has_hooks(module):
-            raise ValueError(f"its module {name!r} (a {type(module).__name__}) has hooks")
+            self.refuse(f"its module {name!r} (a {type(module).__name__}) has hooks")
+
+
+#: What code names that asks whether something is a tensor.
+_TENSORS = {"Tensor", "Parameter"}
 
 
 class _InPlace:
     """torch.fx makes `x + y` of `x += y`, which others that have x do not see. For numbers it is."""
 
+    @property
+    def __class__(self):
+        """What isinstance asks for. It says no, which is right of lists and tuples alone."""
+        frame = sys._getframe(1)
+        while frame.f_code.co_name == "__instancecheck__":  # of nn.Parameter
+            frame = frame.f_back
+        if _TENSORS & set(frame.f_code.co_names) and not frame.f_globals.get("__name__", "").startswith("torch."):
+            self.tracer.refuse(f"its code, {frame.f_code.co_name}, asks whether what it computes with is a tensor")
+        return type(self)
+
     def __getattr__(self, name: str):
         return _Attribute(self, name)
 
+    def __len__(self) -> int:
+        try:
+            return super().__len__()
+        except RuntimeError as error:
+            self.tracer.refuse(error)
+
     def __setattr__(self, name: str, value: object) -> None:
         if name not in ("tracer", "node", "root", "attr", "_node"):
-            raise ValueError(f"its code sets {name} of a tensor")
+            self.tracer.refuse(f"its code sets {name} of a tensor")
         object.__setattr__(self, name, value)
 
 
@@ -190,13 +254,6 @@ def is_timm_norm(module: nn.Module) -> bool:
     kind = type(module)
     of_timm = kind.__module__.startswith("timm.") and kind.__name__ == "BatchNormAct2d"
     return of_timm and isinstance(module, nn.BatchNorm2d)
-
-
-def _contexts() -> dict[str, object]:
-    contexts = {"gradients being enabled": torch.is_grad_enabled(), "inference mode": torch.is_inference_mode_enabled()}
-    for device in ("cpu", "cuda"):
-        contexts[f"autocast on {device}"] = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-    return contexts
 
 
 def _agree(nodes: tuple[fx.Node | None, ...], model: nn.Module) -> bool:
@@ -237,7 +294,7 @@ def _module_told(node: fx.Node, model: nn.Module) -> nn.Module:
 
 def _same(one: object, other: object) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
+        return one.dtype == other.dtype and (one.is_meta and one.shape == other.shape or torch.equal(one, other))
     return one is other or type(one) is type(other)
 
 

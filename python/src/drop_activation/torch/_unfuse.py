@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 
 from torch import fx, nn
@@ -10,8 +11,8 @@ from ._batch_norm import BatchNormDropActivation1d, _BatchNormDropActivation
 from ._bias import BiasDropActivation
 from ._modules import DropActivation
 from ._nodes import module_of
-from ._standard import check_evaluation, standard
-from ._swap import has_hooks
+from ._standard import check_evaluation, check_forward, standard
+from ._swap import is_plain_module
 from ._whole_graph import WholeGraphModule, add, set_class
 
 _LAYERS = (_BatchNormDropActivation, BiasDropActivation)
@@ -21,19 +22,28 @@ def check_layers(model: nn.Module) -> None:
     """
     Raises:
         TypeError: A layer is in training mode.
-        ValueError: A layer is not called by a graph, or has hooks.
+        ValueError: A layer is not called by a graph alone, or has hooks, parametrizations or a forward of its own.
     """
     layers = {layer: name for name, layer in model.named_modules() if isinstance(layer, _LAYERS)}
     for layer in layers:
         check_evaluation(layer)
-    for layer in layers.keys() - {layer for _, _, layer in _calls(model)}:
-        raise ValueError(
-            "layers with a normalisation or a bias in them must be called by a graph, as in "
-            f"fold(torch.fx.symbolic_trace(model)), got {layers[layer]!r} (a {type(layer).__name__})"
-        )
+    #: The modules of the graphs that call a layer: what has it besides may call it too.
+    within: dict[nn.Module, set[nn.Module]] = {layer: set() for layer in layers}
+    for graph_module, _, layer in _calls(model):
+        within[layer].update(graph_module.modules())
     for layer, name in layers.items():
-        if has_hooks(layer):
-            raise ValueError(f"layers with a normalisation or a bias in them must have no hooks, got {name!r}")
+        parents = {module for module in model.modules() if layer in module._modules.values()}
+        if not within[layer] or parents - within[layer]:
+            raise ValueError(
+                "layers with a normalisation or a bias in them must be called by a graph alone, as in "
+                f"fold(torch.fx.symbolic_trace(model)), got {name!r} (a {type(layer).__name__})"
+            )
+    for layer, name in layers.items():
+        check_forward("what is folded", layer)
+        if not is_plain_module(layer):
+            raise ValueError(
+                f"layers with a normalisation or a bias in them must have no hooks or parametrizations, got {name!r} with some"
+            )
 
 
 def unfuse_layers(model: nn.Module) -> None:
@@ -75,8 +85,8 @@ def _bias_of(layer: BiasDropActivation) -> nn.Module:
 
 def _unfuse(model: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
     graph, target = model.graph, node.target
-    x, *others = (*node.args, *node.kwargs.values())
-    residual = others[0] if others else None
+    given = inspect.signature(layer.forward).bind(*node.args, **node.kwargs).arguments
+    x, residual = given["x"], given.get("residual")
     with graph.inserting_before(node):
         if isinstance(layer, BiasDropActivation):
             last = graph.call_method("movedim", (x, layer.dim, -1))

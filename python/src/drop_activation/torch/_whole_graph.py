@@ -6,9 +6,14 @@ from torch import Tensor, fx, nn
 from torch.fx.graph_module import reduce_graph_module
 
 from ._nodes import owner_of
-from ._trace import Traced
+from ._swap import METHODS
+from ._trace import Traced, refusal
 
 _HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
+#: What a module may do in its own way without a loss: the graph does the first, and the others load and describe it.
+_FREE = {"forward", "load_state_dict", "_load_from_state_dict", "extra_repr", "_get_name"}
+#: What fx.GraphModule does, and the one that takes its place does too.
+_OF_GRAPHS = {"__call__", "_replicate_for_data_parallel"}
 
 
 class WholeGraphModule(fx.GraphModule):
@@ -31,12 +36,12 @@ class WholeGraphModule(fx.GraphModule):
 
 
 def _hold(module: nn.Module, root: nn.Module) -> None:
-    vars(module).update({name: vars(root)[name].copy() for name in _HELD})
+    vars(module).update({name: vars(root)[name].copy() for name in _HELD}, _version=root._version)
 
 
 def _loaded(body: dict, import_block: str) -> WholeGraphModule:
     root = nn.Module()
-    vars(root).update({name: body[name] for name in _HELD})
+    vars(root).update({name: body[name] for name in (*_HELD, "_version")})
     module = reduce_graph_module(body, import_block)
     _hold(module, root)
     set_class(module, WholeGraphModule)
@@ -49,10 +54,18 @@ def set_class(module: fx.GraphModule, cls: type[fx.GraphModule]) -> None:
 
 
 def whole_graph_of(model: nn.Module, traced: Traced) -> WholeGraphModule:
-    """With modules of its own where the graph has what their code did, and the model's where it calls them."""
+    """With modules of its own where the graph has what their code did, and the model's where it calls them.
+
+    Raises:
+        ValueError: A module whose code is in the graph does more than nn.Module does, besides `forward`.
+    """
     called = {model.get_submodule(node.target) for node in traced.graph.nodes if node.op == "call_module"}
     inside = called | {model.get_submodule(owner_of(node)) for node in traced.graph.nodes}
-    root = _emptied(model, called, inside, {})
+    root = _emptied(model, called, inside, made := {})
+    for name, module in model.named_modules():
+        own = _own_method(module)
+        if module in made and own is not None:
+            raise refusal(model, f"its module {name!r} (a {type(module).__name__}) has a {own} of its own")
     for node in traced.graph.nodes:
         if node.op == "get_attr":
             path, _, name = node.target.rpartition(".")
@@ -64,6 +77,13 @@ def whole_graph_of(model: nn.Module, traced: Traced) -> WholeGraphModule:
                 else:
                     setattr(holder, name, value)
     return WholeGraphModule(root, traced.graph, type(model).__name__)
+
+
+def _own_method(module: nn.Module) -> str | None:
+    """One that the module that takes its place would not have."""
+    names = METHODS - _FREE - (_OF_GRAPHS if isinstance(module, fx.GraphModule) else set())
+    own = (name for name in sorted(names) if getattr(type(module), name) is not getattr(nn.Module, name))
+    return next(own, min(names & vars(module).keys(), default=None))
 
 
 def _emptied(module: nn.Module, called: set[nn.Module], inside: set[nn.Module], made: dict) -> nn.Module:
