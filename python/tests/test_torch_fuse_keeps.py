@@ -606,3 +606,26 @@ def test_scripting_is_refused_by_name():
     ):
         with pytest.raises(TypeError, match=f"{type(layer).__name__} cannot be scripted.*fold"):
             torch.jit.script(nn.Sequential(layer))
+
+
+class _Within(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn, self.relu, self.bounded = nn.BatchNorm1d(8), nn.ReLU(), nn.ReLU6()
+        self.function = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.module = nn.TransformerEncoderLayer(8, 2, 16, activation=nn.ReLU(), batch_first=True)
+        self.rnn = nn.RNN(8, 8, nonlinearity="relu", batch_first=True)
+
+    def forward(self, x):
+        z = self.relu(self.bn(x)).transpose(1, 2)
+        return self.bounded(self.rnn(self.module(self.function(z)))[0])
+
+
+def test_relus_within_modules_that_the_graph_calls_are_named():
+    """torch.fx does not look into PyTorch's own modules."""
+    fused, names, _, left = dt.fuse_batch_norm(_Within(), 0.9)
+    assert names == ["bn"]
+    reasons = dict(left)
+    assert list(reasons) == ["function", "module.activation", "rnn", "bounded"]
+    assert all("replace_relu takes it" in reasons[name] for name in ("function", "module.activation"))
+    assert dt.replace_relu(fused, 0.9).modules == ("function.activation", "module.activation")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import NamedTuple
+from typing import Iterator, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -11,10 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ._batch_norm import BatchNormDropActivation1d, BatchNormDropActivation2d, _BatchNormDropActivation
 from ._functions import check_parameters
-from ._left import Left
+from ._left import Left, reason_left
 from ._nodes import calls_of, is_in_place, is_relu, may_write, module_of, owner_of
 from ._swap import drop_activation_of, is_plain_module, replaced_by
 from ._trace import is_timm_norm, trace
+from ._transformer import calls_relu
 from ._watched import is_watched
 from ._whole_graph import WholeGraphModule, add, put, whole_graph_of
 
@@ -33,7 +34,7 @@ class FusedModel(NamedTuple):
     fused: list[str]
     #: Of these, those that have the sum with a residual in them too.
     with_residual: list[str]
-    #: ReLUs that became DropActivation by itself, and batch normalisations that stay, each with the reason.
+    #: ReLUs that became DropActivation by itself or stay, and batch normalisations that stay, each with the reason.
     left: list[Left]
 
 
@@ -103,6 +104,8 @@ class _Fusion:
             if isinstance(module, _BatchNorm):
                 other = None if type(module) in _KINDS else _other_kind(module)
                 self.left.append(Left(name, self.reasons.get(name) or other or "no ReLU behind it alone"))
+            elif name not in self.fused:
+                self.left += _left_in(name, module)
         graph.lint()
         self.model.recompile()
 
@@ -226,6 +229,16 @@ class _Fusion:
 
 def _x(node: fx.Node) -> object:
     return node.args[0] if node.args else node.kwargs["input"]
+
+
+def _left_in(name: str, module: nn.Module) -> Iterator[Left]:
+    """ReLUs within a module that the graph calls."""
+    for path, part in module.named_modules(prefix=name):
+        reason = reason_left(part)
+        if type(part) is nn.ReLU or calls_relu(part):
+            reason = "it is called within a module of PyTorch's: replace_relu takes it, in the fused model too"
+        if reason:
+            yield Left(path, reason)
 
 
 def _is_sum(node: object) -> bool:

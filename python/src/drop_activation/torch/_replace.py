@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Iterator, Literal, overload
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from . import _other_names as other_names
 from . import _recompute as _recompute
 from . import _script as _script
-from ._batch_norm import _BatchNormDropActivation
-from ._bias import BiasDropActivation
 from ._children import is_compiled, put_child
 from ._functions import check_parameters
 from ._fuse_batch_norm import FusedModel, fuse_batch_norm
 from ._fused import Fused, check_fused
 from ._intercept import Record
-from ._left import Left
+from ._left import Left, reason_left
 from ._modules import DropActivation, ReplacedReLU, RReLU
-from ._quantization import FUSED_WITH_RELU, is_fused_with_relu
 from ._swap import drop_activation_of, relu_of, replaced_by
-from ._transformer import FLAG, computes_relu
+from ._transformer import FLAG, calls_relu, computes_relu
 from ._watched import is_watched, unwatch, watch
 
 
@@ -110,7 +104,7 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True, *, fuse
                 left += [Left(name, reason) for reason in _reason_left_in_script(parent)]
                 script = f"{name}."
             continue
-        if isinstance(parent, _TRANSFORMER) and vars(parent).get("activation") in (F.relu, torch.relu):
+        if calls_relu(parent):
             # So it is found by its name, as in a layer that was given a module.
             put_child(parent, "activation", _swapped_function(vars(parent).pop("activation"), p, fused, parent.training))
         for child_name, child in list(parent._modules.items()):
@@ -124,7 +118,7 @@ def replace_relu(model: nn.Module, p: float = 0.95, fused: Fused = True, *, fuse
             else:
                 continue
             swapped.append(f"{name}.{child_name}" if name else child_name)
-        reason = _reason_left(parent)
+        reason = reason_left(parent)
         if reason:
             left.append(Left(name, reason))
         if is_watched(parent):
@@ -167,9 +161,6 @@ def restore_relu(model: nn.Module) -> tuple[str, ...]:
     return tuple(names)
 
 
-_TRANSFORMER = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
-
-
 def _swapped_function(relu, p: float, fused: Fused, training: bool) -> DropActivation:
     module = DropActivation(p, fused=fused).train(training)
     module.replaces_relu = relu
@@ -196,24 +187,6 @@ def _has_code_of_its_own(module: nn.Module) -> bool:
         or bool(module._forward_hooks or module._forward_pre_hooks)
         or any(callable(value) and not isinstance(value, type) for value in vars(module).values())
     )
-
-
-def _reason_left(module: nn.Module) -> str | None:
-    if isinstance(module, (_BatchNormDropActivation, BiasDropActivation)):
-        return f"{type(module).__name__} has an activation in it, which keeps its p of {module.p}"
-    if isinstance(module, nn.ReLU6):
-        return "ReLU6 is bounded above, and so another function than ReLU"
-    if other_names.is_module(module):
-        return f"{type(module).__name__}: {other_names.REASON.replace('call relu', 'use nn.ReLU')}"
-    if is_fused_with_relu(module):
-        return f"{type(module).__name__} {FUSED_WITH_RELU}"
-    if isinstance(module, nn.RNNBase) and module.mode == "RNN_RELU" or (
-        isinstance(module, nn.RNNCell) and module.nonlinearity == "relu"
-    ):
-        return f"{type(module).__name__} computes ReLU inside of its cell"
-    if inspect.isgeneratorfunction(module.forward) or inspect.iscoroutinefunction(module.forward):
-        return "its forward is a generator or asynchronous, whose code runs later: it is watched within other modules alone"
-    return None
 
 
 def _reason_left_in_script(module: torch.jit.ScriptModule) -> list[str]:
