@@ -240,7 +240,8 @@ impl dact_tensors {
         if let Some(output) = &output {
             // In place. Whatever else is read there is overwritten all the same.
             input.iter().try_for_each(|input| output.apart_or_equal(input))?;
-            read.iter().chain(&written).try_for_each(|other| output.apart(other))?;
+            read.iter().try_for_each(|other| output.apart(other))?;
+            written.iter().try_for_each(|region| region.apart(output))?;
         }
         device_offset_apart(computation, written.into_iter().chain(output).map(Some))?;
         Ok(Checked {
