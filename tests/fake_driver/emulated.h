@@ -38,14 +38,19 @@ struct emulator_launch {
     uint64_t report_bytes;
 };
 
-static void* emulator(void) {
-    static void* library;
-    const char* path = getenv("FAKE_DRIVER_KERNELS");
-    if (!library && path && *path && !(library = dlopen(path, RTLD_NOW | RTLD_LOCAL))) {
+// The library that the variable names, opened once; NULL if it names none.
+static void* opened(const char* variable, void** library) {
+    const char* path = getenv(variable);
+    if (!*library && path && *path && !(*library = dlopen(path, RTLD_NOW | RTLD_LOCAL))) {
         fprintf(stderr, "stand-in driver: %s\n", dlerror());
         abort();
     }
-    return library;
+    return *library;
+}
+
+static void* emulator(void) {
+    static void* library;
+    return opened("FAKE_DRIVER_KERNELS", &library);
 }
 
 static void add(struct emulator_buffer* buffers, uint64_t* count, const char* name, const void* at, uint64_t bytes,

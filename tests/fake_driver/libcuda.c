@@ -140,12 +140,7 @@ Result cuDeviceGetAttribute(int* value, int attribute, int device) {
 typedef void OfCandle(const char* name, unsigned grid, void** parameters);
 static OfCandle* of_candle(void) {
     static void* library;
-    const char* path = getenv("FAKE_DRIVER_CANDLE");
-    if (!library && path && *path && !(library = dlopen(path, RTLD_NOW | RTLD_LOCAL))) {
-        fprintf(stderr, "stand-in driver: %s\n", dlerror());
-        abort();
-    }
-    return library ? (OfCandle*)dlsym(library, "candle_launch") : NULL;
+    return opened("FAKE_DRIVER_CANDLE", &library) ? (OfCandle*)dlsym(library, "candle_launch") : NULL;
 }
 
 static __thread void* current;
