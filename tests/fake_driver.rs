@@ -219,6 +219,70 @@ fn a_driver_that_refuses_the_fatbin_gets_ptx() {
     if has_ptx {
         out_of_memory(fake.with("fatbin", 209, || fake.with("ptx", 2, launch)));
     }
+
+    // A driver that loads lazily may refuse code only when a function of it is asked for.
+    let modules = fake.count("modules");
+    for code in [200, 209, 222] {
+        let (launched, loads) = fake.with("lazy", 1, || fake.with("fatbin", code, launch));
+        assert_eq!((launched.is_ok(), loads), (has_ptx, if has_ptx { (1, 1) } else { (0, 0) }), "{code}");
+        let (launched, _) = fake.with("lazy", 1, || fake.with("load", code, launch));
+        assert!(matches!(launched, Err(Error::Cuda(CudaError::Unsupported { .. }))), "{launched:?}");
+        assert_eq!(fake.count("modules"), modules, "what was refused is still there");
+    }
+}
+
+/// A function is looked up in the context that is the thread's current one, whoever has loaded its module.
+#[test]
+fn functions_are_found_by_threads_of_no_context_and_of_another() {
+    let Some(_fake) = fake() else { return };
+    let (context, kernels, stream, _) = on_two_streams();
+    let mut x = stream.alloc_zeros::<f32>(10).unwrap();
+    let at = x.device_ptr(&stream).0;
+    kernels.relu_forward(&stream, &mut x).unwrap(); // loads the module
+    let at = Addresses { input: at, saved: at, output: at, ..Addresses::default() };
+    let launch = |pass: Pass| {
+        // SAFETY: a slice of 10 elements of the kernels' context, in whose default stream nothing else works on it.
+        unsafe { kernels.launch_raw(std::ptr::null_mut(), &pass, Dtype::F32, 10, at) }
+    };
+    let elsewhere = |action: &(dyn Fn() + Sync)| std::thread::scope(|scope| scope.spawn(action).join().unwrap());
+    elsewhere(&|| launch(Pass::ReluBackward).unwrap());
+    elsewhere(&|| {
+        let _current = cuda::context(1).unwrap();
+        launch(Pass::BackwardFromOutput { op: DropActivation::default() }).unwrap();
+    });
+    elsewhere(&|| kernels.preload().unwrap());
+    assert_eq!(context.check_err(), Ok(()));
+}
+
+/// A capture forbids its own thread, and by default all others, to load code, and is lost if they do.
+#[test]
+fn code_is_loaded_while_a_stream_is_captured() {
+    use sys::CUstreamCaptureMode::{CU_STREAM_CAPTURE_MODE_GLOBAL, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL};
+    let Some(fake) = fake() else { return };
+    let (context, kernels, stream, other) = on_two_streams();
+    // SAFETY: here each slice is used on one stream.
+    unsafe { context.disable_event_tracking() };
+    let mut x = stream.alloc_zeros::<f32>(10).unwrap();
+    let mut y = other.alloc_zeros::<f32>(10).unwrap();
+    for (i, mode) in [CU_STREAM_CAPTURE_MODE_GLOBAL, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL].into_iter().enumerate() {
+        let loads = fake.count("loads");
+        stream.begin_capture(mode).unwrap();
+        let here = if i == 0 { kernels.relu_forward(&stream, &mut x) } else { kernels.infer(&stream, &gelu(), &mut x) };
+        let elsewhere = std::thread::scope(|scope| {
+            scope.spawn(|| kernels.rrelu_infer(&other, &RRelu::default(), &mut y)).join().unwrap()
+        });
+        let graph = stream.end_capture(NO_FLAGS);
+        assert_eq!((here, elsewhere), (Ok(()), Ok(())));
+        assert!(graph.unwrap().is_some(), "the capture is lost");
+        assert_eq!(fake.count("loads") - loads, 2 - i as c_long, "nothing was loaded while it was under way");
+
+        let mut mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+        // SAFETY: the address of a mode.
+        unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) }.result().unwrap();
+        assert_eq!(mode, CU_STREAM_CAPTURE_MODE_GLOBAL, "the thread is left in another mode");
+    }
+    // SAFETY: as above.
+    unsafe { context.enable_event_tracking() };
 }
 
 #[test]

@@ -6,7 +6,7 @@
 mod cublaslt;
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drop_activation::cuda::cudarc::driver::{CudaContext, CudaSlice, DevicePtr, sys};
 use drop_activation::cuda::{self, DeviceKeySequence, Kernels};
@@ -15,11 +15,15 @@ use drop_activation::{DropActivation, KeySequence, MaskKey, RRelu, cpu, referenc
 
 use support::skipped::tell_without_gpu;
 
-fn gpu(test: &str) -> Option<(Arc<CudaContext>, Arc<Kernels>)> {
+/// For one test at a time: a capture is lost when another thread waits for the context meanwhile, as a context object's
+/// first stream does.
+fn gpu(test: &str) -> Option<(MutexGuard<'static, ()>, Arc<CudaContext>, Arc<Kernels>)> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     match cuda::context(0) {
         Ok(context) => {
             let kernels = Kernels::get(&context).unwrap_or_else(|e| panic!("{e}"));
-            Some((context, kernels))
+            Some((alone, context, kernels))
         }
         Err(why) => {
             tell_without_gpu(test, &why);
@@ -34,7 +38,7 @@ fn gpu(test: &str) -> Option<(Arc<CudaContext>, Arc<Kernels>)> {
 fn beyond_2_to_the_32_elements() {
     const N: usize = (1 << 32) + 1500;
     const PATTERN: usize = 1 << 24;
-    let Some((context, kernels)) = gpu("tensors beyond 2^32 elements") else { return };
+    let Some((_alone, context, kernels)) = gpu("tensors beyond 2^32 elements") else { return };
     let stream = context.new_stream().expect("a stream");
     let pattern: Vec<bf16> = (0..PATTERN).map(|i| bf16::from_f32((i % 7) as f32 - 3.0)).collect();
     let device_pattern = stream.clone_htod(&pattern).expect("a copy");
@@ -69,7 +73,7 @@ fn beyond_2_to_the_32_elements() {
 /// Sixteen threads, each with a stream of its own, share the kernels.
 #[test]
 fn threads_and_streams_at_once() {
-    let Some((context, kernels)) = gpu("threads and streams at once") else { return };
+    let Some((_alone, context, kernels)) = gpu("threads and streams at once") else { return };
     let keys = KeySequence::new(5);
     std::thread::scope(|scope| {
         for thread in 0..16 {
@@ -95,7 +99,7 @@ fn threads_and_streams_at_once() {
 /// What one stream writes another reads without a word from the caller: cudarc's events order them.
 #[test]
 fn a_mask_that_crosses_streams() {
-    let Some((context, kernels)) = gpu("a mask that crosses streams") else { return };
+    let Some((_alone, context, kernels)) = gpu("a mask that crosses streams") else { return };
     let (forward, backward) = (context.new_stream().expect("a stream"), context.new_stream().expect("a stream"));
     let op = DropActivation::default();
     let keys = KeySequence::new(6);
@@ -117,7 +121,7 @@ fn a_mask_that_crosses_streams() {
 /// A step of two layers and the advance of their keys, captured once: each replay is the next step without a graph.
 #[test]
 fn a_graph_draws_fresh_masks_at_every_replay() {
-    let Some((context, kernels)) = gpu("a captured graph") else { return };
+    let Some((_alone, context, kernels)) = gpu("a captured graph") else { return };
     let stream = context.new_stream().expect("a stream");
     // A context object of its own for this test: the others rely on events.
     // SAFETY: nothing but this test uses this context object, and it has one stream.
@@ -166,7 +170,7 @@ fn a_graph_draws_fresh_masks_at_every_replay() {
 /// matrix product that makes dy: all numbers are small and whole, so that every sum is exact.
 #[test]
 fn cublaslt_applies_a_mask() {
-    let Some((context, kernels)) = gpu("cuBLASLt with a mask") else { return };
+    let Some((_alone, context, kernels)) = gpu("cuBLASLt with a mask") else { return };
     let library = match cublaslt::load() {
         Ok(library) => library,
         Err(why) => return tell_without_gpu("cuBLASLt with a mask", &why),

@@ -107,24 +107,32 @@ impl Kernels {
         if let Some(function) = place.get() {
             return Ok(function);
         }
-        let module = self.module(entry.module())?;
-        let function = module.load_function(entry.name()).map_err(while_doing(entry.name()))?;
+        // The driver looks for functions in the thread's current context, which cudarc leaves to the caller here. Not by
+        // `bind_to_thread`, which returns an error that is pending in the context and changes nothing then.
+        // SAFETY: the handle of a context that is alive.
+        unsafe { result::ctx::set_current(self.context.cu_ctx()) }.map_err(while_doing("entering the context"))?;
+        let _during_captures = Relaxed::begin().map_err(while_doing("loading device code"))?;
+        let module = &self.modules[entry.module() as usize];
+        let function = match module.get() {
+            Some(module) => module.load_function(entry.name()).map_err(while_doing(entry.name()))?,
+            None => {
+                let (loaded, function) = self.load(entry)?;
+                module.get_or_init(|| loaded);
+                function
+            }
+        };
         Ok(place.get_or_init(|| function))
     }
 
-    /// A module of the device code, loaded. For callers who hold `loading`.
-    fn module(&self, module: Module) -> CudaResult<&Arc<CudaModule>> {
-        let place = &self.modules[module as usize];
-        if let Some(loaded) = place.get() {
-            return Ok(loaded);
-        }
-        let loaded = self.load(module)?;
-        Ok(place.get_or_init(|| loaded))
-    }
-
-    /// Loads what the driver accepts: the fatbin, else the PTX.
-    fn load(&self, module: Module) -> CudaResult<Arc<CudaModule>> {
-        let load = |code: Vec<u8>| self.context.load_module(Ptx::from_binary(code));
+    /// Loads the module of an entry point from what the driver accepts: the fatbin, else the PTX. A driver that loads
+    /// lazily need not look at a module's code before a function of it is asked for, and may refuse it only then.
+    fn load(&self, entry: Entry) -> CudaResult<(Arc<CudaModule>, CudaFunction)> {
+        let module = entry.module();
+        let load = |code: Vec<u8>| {
+            let loaded = self.context.load_module(Ptx::from_binary(code))?;
+            let function = loaded.load_function(entry.name())?;
+            Ok((loaded, function))
+        };
         let failed = while_doing("loading device code");
         let refused = match load(module.fatbin().to_vec()) {
             Ok(loaded) => return Ok(loaded),
@@ -179,6 +187,27 @@ impl Drop for Kernels {
             self.anchors.leak();
         }
         self.context.record_err(waited);
+    }
+}
+
+/// For as long as it lives, this thread may load device code though a stream is being captured, by this thread or by
+/// another. By default the driver refuses that, and what was captured is lost. No work of a graph depends on when its
+/// code was loaded.
+struct Relaxed(sys::CUstreamCaptureMode);
+
+impl Relaxed {
+    fn begin() -> Result<Self, DriverError> {
+        let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the driver reads a mode at the address given, and writes there the one that it replaces.
+        unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) }.result()?;
+        Ok(Self(mode))
+    }
+}
+
+impl Drop for Relaxed {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        let _ = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut self.0) };
     }
 }
 

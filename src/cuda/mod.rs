@@ -68,6 +68,9 @@
 //! - Before the capture, load everything ([`Kernels::preload`]) and turn cudarc's event tracking off
 //!   (`CudaContext::disable_event_tracking`): events of work outside a capture spoil it. From then on streams are for
 //!   the caller to order. With tracking on, calls on a captured stream are refused ([`CudaError::Capturing`]).
+//! - During the capture no thread may wait for the context: that spoils it, whichever stream is captured. Those that
+//!   wait are the first call on slices of a context object that tracks events, cudarc's first `new_stream` of one, and
+//!   whoever drops the last handle of the [`Kernels`].
 //! - That function is `unsafe`, and who calls it to capture calls of this module promises besides to keep what is named
 //!   below: cudarc's safe interface replays a graph whatever has become of its memory.
 //! - Capture [`Kernels::forward_into`] and its like, which use a mask's memory again: a capture cannot allocate.

@@ -5,6 +5,9 @@
 // shows that addresses and lengths have arrived; what the kernels compute is tested elsewhere, unless a library of them
 // is named (emulated.h).
 //
+// It refuses what the driver refuses where a program gets it wrong without noticing: calls in no context or in another
+// one, blocks larger than a kernel's launch bounds, misaligned accesses, and what spoils a capture.
+//
 // For programs that run on it as on a GPU, these name an entry point at whose launch something goes wrong:
 //     FAKE_DRIVER_WRONG   one byte of the output is not what it should be
 //     FAKE_DRIVER_TRAP    an access fails, and all further calls with it
@@ -29,8 +32,12 @@ enum {
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
     NOT_READY = 600,
-    ILLEGAL_ADDRESS = 700
+    ILLEGAL_ADDRESS = 700,
+    MISALIGNED_ADDRESS = 716,
+    STREAM_CAPTURE_UNSUPPORTED = 900,
+    STREAM_CAPTURE_INVALIDATED = 901
 };
 
 // ---------------------------------------------------------------------------------------------------
@@ -46,6 +53,7 @@ static struct {
     {"load", 0},
     {"fatbin", 0},
     {"ptx", 0},
+    {"lazy", 0},  // refusals of code come when a function is asked for
     {"wait", 0},
     {"launch", 0},
     {"total", 0},  // the second launch of a sum
@@ -151,30 +159,84 @@ Result cuDevicePrimaryCtxRelease_v2(int device) {
 }
 Result cuCtxGetCurrent(void** context) { return *context = current, SUCCESS; }
 Result cuCtxSetCurrent(void* context) { return current = context, SUCCESS; }
+
+// The default streams are those of the thread's current context.
+static Result of_stream(void* stream) { return !current && (uintptr_t)stream <= 2 ? INVALID_CONTEXT : state; }
+
+// A capture, one at a time.
+enum {
+    GLOBAL,
+    THREAD_LOCAL,
+    RELAXED
+};
+static struct graph* captured;
+static void* capturing;         // the stream
+static void* capturing_in;      // its context
+static int capture_mode;
+static pthread_t capturing_by;  // the thread
+static int is_spoiled;
+static void* of_capture;        // the last event that was recorded in it
+static void* joined;            // a stream that waited for that
+
+static __thread int thread_mode;
+Result cuThreadExchangeStreamCaptureMode(int* mode) {
+    const int before = thread_mode;
+    return thread_mode = *mode, *mode = before, SUCCESS;
+}
+
+static Result spoil(void) { return is_spoiled = 1, STREAM_CAPTURE_UNSUPPORTED; }
+
+// Whether a capture forbids the thread what may be unsafe for it: loading and unloading code among other things.
+static int is_forbidden(void) {
+    if (!captured || capture_mode == RELAXED || thread_mode == RELAXED) return 0;
+    return pthread_equal(capturing_by, pthread_self()) || (capture_mode == GLOBAL && thread_mode == GLOBAL);
+}
+
+static int is_captured(void* stream) { return captured && (stream == capturing || stream == joined); }
+
 Result cuCtxSynchronize(void) {
     LOG("synchronize context\n");
+    if (!current) return INVALID_CONTEXT;
+    if (captured && current == capturing_in) return spoil();
     return state ? state : *setting("synchronize");
 }
 
-Result cuModuleLoadData(void** module, const void* image) {
+struct module {
+    void* context;
+    int refused;
+};
+struct function {
+    const char* name;
+    void* context;
+};
+
+Result cuModuleLoadData(struct module** module, const void* image) {
+    if (!current) return INVALID_CONTEXT;
+    if (is_forbidden()) return spoil();
     static const unsigned char fatbin[4] = {0x50, 0xED, 0x55, 0xBA};
     const int is_fatbin = !memcmp(image, fatbin, sizeof fatbin);
     // Else it is text, of which a driver reads the version before all others and the end at its zero byte.
     const char* entry = of_candle() ? ".visible .entry " : ".visible .entry da_";
     if (!is_fatbin && (!strstr(image, ".version ") || !strstr(image, entry))) return INVALID_IMAGE;
     const int refused = *setting("load") ? *setting("load") : *setting(is_fatbin ? "fatbin" : "ptx");
-    if (refused) return refused;
-    ++loads, ++modules;
-    if (!is_fatbin) ++from_ptx;
-    return *module = (void*)loads, SUCCESS;
+    if (refused && !*setting("lazy")) return refused;
+    ++modules;
+    if (!refused) ++loads, from_ptx += !is_fatbin;
+    *module = malloc(sizeof **module);
+    return **module = (struct module){current, refused}, SUCCESS;
 }
-Result cuModuleUnload(void* module) {
-    (void)module, --modules;
+Result cuModuleUnload(struct module* module) {
+    if (is_forbidden()) return spoil();
+    free(module), --modules;
     LOG("unload\n");
     return SUCCESS;
 }
-Result cuModuleGetFunction(void** function, void* module, const char* name) {
-    return (void)module, *function = strdup(name), SUCCESS;
+Result cuModuleGetFunction(struct function** function, const struct module* module, const char* name) {
+    if (current != module->context) return INVALID_CONTEXT;
+    if (is_forbidden()) return spoil();
+    if (module->refused) return module->refused;
+    *function = malloc(sizeof **function);
+    return **function = (struct function){strdup(name), current}, SUCCESS;
 }
 
 // What a graph is of: launches with copies of their arguments.
@@ -187,10 +249,6 @@ struct graph {
     struct node nodes[64];
     int count;
 };
-static void* capturing;  // the stream, one at a time
-static void* of_capture;  // the last event that was recorded in it
-static void* joined;      // a stream that waited for that
-static struct graph* captured;
 
 static uint64_t offset_of(const struct da_args* a) { return a->offset + (a->offset_at ? *a->offset_at : 0); }
 
@@ -207,8 +265,26 @@ static void compute(const char* name, const struct da_args* a, unsigned grid, un
     if (asked_for("FAKE_DRIVER_WRONG", name)) *(unsigned char*)written ^= 0x40;
 }
 
+// Whether an access is at no multiple of its size: of the tensors a pack's where there are packs, else an element's.
+static int is_misaligned(const char* name, const struct da_args* a) {
+    const size_t element = strstr(name, "f64") ? 8 : (strstr(name, "f32") ? 4 : 2), real = element == 8 ? 8 : 4;
+    const int packs = a->full_tiles || (a->partial && a->layout != DA_LAYOUT_ELEMENTS);
+    const uintptr_t tensors = (uintptr_t)a->x | (uintptr_t)a->dy | (uintptr_t)a->out | (uintptr_t)a->residual;
+    const uintptr_t vectors = (uintptr_t)a->scale | (uintptr_t)a->shift | (uintptr_t)a->mean | (uintptr_t)a->alpha |
+                              (uintptr_t)a->beta | (uintptr_t)a->gamma;
+    const uintptr_t reals = (uintptr_t)a->partial | (uintptr_t)a->results[0] | (uintptr_t)a->results[1];
+    const uintptr_t words = (uintptr_t)a->offset_at | (uintptr_t)a->seed_at | (uintptr_t)a->offset_out;
+    const size_t of_tensors = packs ? DA_PACK_BYTES : element;
+    const size_t of_vectors = packs && a->layout == DA_LAYOUT_ROWS ? DA_PACK_BYTES : real;
+    return tensors % of_tensors || vectors % of_vectors || reals % real || words % 8 || (uintptr_t)a->mask % 4;
+}
+
 static void execute(const char* name, const struct da_args* given, unsigned grid, unsigned block) {
     const struct da_args a = *given;
+    if (is_misaligned(name, &a)) {
+        state = MISALIGNED_ADDRESS;
+        return;
+    }
     if (emulator()) return compute(name, &a, grid, block);
     const uint64_t offset = offset_of(&a);
     if (!strcmp(name, "da_advance")) {
@@ -234,34 +310,42 @@ static void execute(const char* name, const struct da_args* given, unsigned grid
             a.mask[w] = left < 32 ? (1u << left) - 1 : 0xFFFFFFFFu;
 }
 
-Result cuLaunchKernel(const char* name, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
+Result cuLaunchKernel(const struct function* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
                       unsigned block_z, unsigned shared, void* stream, void** parameters, void** extra) {
+    const char* name = function->name;
+    if (current != function->context) return INVALID_CONTEXT;
     if (*setting("launch")) return *setting("launch");
     if (*setting("total") && strstr(name, "_total_")) return *setting("total");
     if (state) return state;
     if (grid_x == 0) return INVALID_VALUE;
     if (of_candle() && strncmp(name, "da_", 3)) return of_candle()(name, grid_x, parameters), SUCCESS;
     if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || shared || extra) return INVALID_VALUE;
+    if (block_x > (strcmp(name, "da_advance") ? DA_MAX_BLOCK_THREADS : 32)) return INVALID_VALUE;
     struct da_args a;
     memcpy(&a, parameters[0], sizeof a);
     __atomic_add_fetch(&launches, 1, __ATOMIC_RELAXED);
     LOG("launch %s n %llu grid %u block %u on %p\n", name, (unsigned long long)a.n, grid_x, block_x, stream);
-    if ((stream != capturing && stream != joined) || !captured) return execute(name, &a, grid_x, block_x), SUCCESS;
+    if (!is_captured(stream)) return execute(name, &a, grid_x, block_x), SUCCESS;
+    if (is_spoiled) return STREAM_CAPTURE_INVALIDATED;
     if (captured->count == 64) return INVALID_VALUE;
     captured->nodes[captured->count++] = (struct node){name, a, grid_x, block_x};
     return SUCCESS;
 }
 
-Result cuStreamIsCapturing(void* stream, int* status) { return *status = captured && (stream == capturing || stream == joined), SUCCESS; }
+Result cuStreamIsCapturing(void* stream, int* status) {
+    return *status = is_captured(stream) ? 1 + is_spoiled : 0, !current && (uintptr_t)stream <= 2 ? INVALID_CONTEXT : SUCCESS;
+}
 Result cuStreamBeginCapture_v2(void* stream, int mode) {
-    (void)mode;
     if (captured) return INVALID_VALUE;
-    return capturing = stream, captured = calloc(1, sizeof *captured), SUCCESS;
+    capturing = stream, capturing_in = current, capture_mode = mode, capturing_by = pthread_self(), is_spoiled = 0;
+    return captured = calloc(1, sizeof *captured), SUCCESS;
 }
 Result cuStreamEndCapture(void* stream, void** graph) {
     if (!captured || stream != capturing) return INVALID_VALUE;
     of_capture = joined = NULL;
-    return *graph = captured, captured = NULL, SUCCESS;
+    *graph = captured, captured = NULL;
+    if (!is_spoiled) return SUCCESS;
+    return free(*graph), *graph = NULL, STREAM_CAPTURE_INVALIDATED;
 }
 Result cuGraphInstantiateWithFlags(void** runnable, void* graph, unsigned long long flags) {
     return (void)flags, *runnable = memcpy(malloc(sizeof(struct graph)), graph, sizeof(struct graph)), SUCCESS;
@@ -279,7 +363,7 @@ Result cuGraphExecDestroy(void* runnable) { return free(runnable), SUCCESS; }
 Result cuGraphDestroy(void* graph) { return free(graph), SUCCESS; }
 
 Result cuMemAllocAsync(void** memory, size_t bytes, void* stream) {
-    (void)stream;
+    if (!current && (uintptr_t)stream <= 2) return INVALID_CONTEXT;
     if (*setting("alloc")) return *setting("alloc");
     if (state) return state;
     // As on devices without memory pools, where candle fails for itself.
@@ -296,20 +380,21 @@ Result cuMemFreeAsync(void* memory, void* stream) {
     return SUCCESS;
 }
 Result cuMemsetD8Async(void* to, unsigned char byte, size_t n, void* stream) {
-    (void)stream;
     if (*setting("memset")) return *setting("memset");
-    return memset(to, byte, n), state;
+    return memset(to, byte, n), of_stream(stream);
 }
-Result cuMemcpyHtoDAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memcpy(to, from, n), state; }
-Result cuMemcpyDtoHAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memcpy(to, from, n), state; }
-Result cuMemcpyDtoDAsync_v2(void* to, const void* from, size_t n, void* stream) { return (void)stream, memmove(to, from, n), state; }
+Result cuMemcpyHtoDAsync_v2(void* to, const void* from, size_t n, void* stream) { return memcpy(to, from, n), of_stream(stream); }
+Result cuMemcpyDtoHAsync_v2(void* to, const void* from, size_t n, void* stream) { return memcpy(to, from, n), of_stream(stream); }
+Result cuMemcpyDtoDAsync_v2(void* to, const void* from, size_t n, void* stream) { return memmove(to, from, n), of_stream(stream); }
 
 static intptr_t handles = 0x100;
-Result cuStreamCreate(void** stream, unsigned flags) { return (void)flags, *stream = (void*)handles++, SUCCESS; }
+Result cuStreamCreate(void** stream, unsigned flags) {
+    return (void)flags, *stream = (void*)handles++, current ? SUCCESS : INVALID_CONTEXT;
+}
 Result cuStreamDestroy_v2(void* stream) { return (void)stream, SUCCESS; }
 Result cuStreamSynchronize(void* stream) {
     LOG("synchronize %p\n", stream);
-    return state;
+    return is_captured(stream) ? spoil() : of_stream(stream);
 }
 Result cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
     (void)flags;
@@ -318,7 +403,9 @@ Result cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
     if (captured && event == of_capture && stream != capturing) joined = stream;
     return SUCCESS;
 }
-Result cuEventCreate(void** event, unsigned flags) { return (void)flags, *event = (void*)handles++, SUCCESS; }
+Result cuEventCreate(void** event, unsigned flags) {
+    return (void)flags, *event = (void*)handles++, current ? SUCCESS : INVALID_CONTEXT;
+}
 Result cuEventDestroy_v2(void* event) { return (void)event, SUCCESS; }
 
 static double recorded[1 << 12];  // in milliseconds, by the event's number
@@ -330,7 +417,7 @@ Result cuEventRecord(void* event, void* stream) {
     struct timespec now;
     timespec_get(&now, TIME_UTC);
     *time_of(event) = (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
-    return state;
+    return of_stream(stream);
 }
 Result cuEventSynchronize(void* event) { return (void)event, state; }
 Result cuEventQuery(void* event) { return (void)event, hangs ? NOT_READY : state; }
