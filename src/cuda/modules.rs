@@ -41,7 +41,7 @@ impl Module {
     pub(crate) const ALL: [Self; 6] =
         [Self::Relu, Self::Smooth, Self::Rrelu, Self::Fused, Self::FusedSmooth, Self::Advance];
 
-    /// A fatbin: machine code for several GPUs, and PTX for the newest drivers.
+    /// A fatbin: machine code for several GPUs and, if it is made by the nvcc of this machine, PTX for newer ones.
     pub(crate) fn fatbin(self) -> &'static [u8] {
         embedded!(self, "fatbin")
     }
