@@ -195,10 +195,11 @@ typedef struct dact_pass {
 
 // The tensors of a call: contiguous, of one type and one length. Addresses are of the host for dact_cpu_run and of
 // the device for dact_cuda_run, at multiples of the element's size. Those that the pass has no use for are not
-// looked at; for a length of 0 none is.
+// looked at; for a length of 0 those with elements are not.
 //
 // Those from `residual` on are for passes over channels, and each may be NULL where the pass does not say that it needs
-// it. All but the residual are vectors with a value for each channel, float, or double where the elements are.
+// it. All but the residual are vectors with a value for each channel, float, or double where the elements are; for a
+// length of 0 too, where all sums are 0.
 //
 // The output may be the input (in place) and, but for a pass over channels, the saved tensor. Else what is written
 // overlaps with nothing.

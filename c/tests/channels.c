@@ -244,6 +244,9 @@ static void refusals(void) {
   BUT(SUMS, tensors.mask = NULL, "tensors.mask (mask) must be the address of ", "got NULL");
   BUT(SUMS, (pass.activation = DACT_ACTIVATION_GELU, tensors.mean = tensors.saved = NULL),
       "tensors.saved (x) must be the address of ", "got NULL");
+  BUT(SUMS, (tensors.len = 0, tensors.results[0] = NULL), "tensors.results[0] (s1) must be the address of ",
+      "got NULL");
+  BUT(FORWARD, (tensors.len = 0, tensors.scale = (char *)vector + 2), "tensors.scale (a vector) must be at a multiple");
   BUT(BACKWARD, tensors.beta = NULL, "beta must be given for this pass, got none");
   BUT(BACKWARD, tensors.gamma = NULL, "gamma must be given for this pass, got none");
   BUT(BACKWARD, tensors.mean = NULL, "mean must be given for this pass, got none");
@@ -255,8 +258,8 @@ static void refusals(void) {
   memset(x, 0x5A, sizeof x);
   BUT(FORWARD, (tensors.output = x, tensors.residual = x), "tensors.output (y)",
       "must not overlap tensors.residual (r)");
-  BUT(FORWARD, (tensors.output = x, tensors.scale = x, pass.channels = N, pass.inner = 1), "tensors.output (y)",
-      "must not overlap tensors.scale");
+  BUT(FORWARD, (tensors.output = x, tensors.scale = x, tensors.shift = NULL, pass.channels = N, pass.inner = 1),
+      "tensors.output (y)", "must not overlap tensors.scale");
   BUT(SUMS, tensors.output = x, "tensors.output (dr)", "must not overlap tensors.saved (x)");
   BUT(BACKWARD, tensors.output = x, "tensors.output (dx)", "must not overlap tensors.saved (x)");
   BUT(SUMS, (tensors.output = NULL, tensors.results[0] = x), "tensors.results[0] (s1)",

@@ -1,5 +1,6 @@
 """drop_activation.jax on the CPU, held to the package's functions of NumPy arrays."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -209,7 +210,13 @@ def test_no_elements_and_no_dimensions():
     [
         (ValueError, r"p must be in \[0, 1\], got 1.5", {"p": 1.5}),
         (ValueError, r"p must be in \[0, 1\], got NaN", {"p": float("nan")}),
-        (TypeError, "x must have dtype float32 or .*, got int32", {"x": np.arange(3)}),
+        (TypeError, "x must have dtype float32 or .*, got int(32|64)", {"x": np.arange(3)}),
+        (TypeError, "x must have dtype float32 or .*, got str32", {"x": np.array(["a"])}),
+        (TypeError, "x must have this machine's byte order, got dtype '>f4'", {"x": np.ones(3, ">f4")}),
+        (TypeError, "x must be an array, got a tuple", {"x": (jnp.ones(3), jnp.ones(3))}),
+        (TypeError, "x must be an array, got a dict", {"x": {"x": jnp.ones(3)}}),
+        (TypeError, "x must be an array, got a NoneType", {"x": None}),
+        (TypeError, "x must be an array, got a str", {"x": "a"}),
         (ValueError, "seed must be from 0 to .*, got -1", {"seed": -1}),
         (ValueError, "offset must be from 0 to .*, got -1", {"offset": -1}),
         (TypeError, "offset must be one integer, .* got dtype float32, shape ()", {"offset": jnp.float32(1)}),
@@ -228,6 +235,23 @@ def test_mistakes_are_refused_when_they_are_traced(kind, words, arguments):
         jax.make_jaxpr(lambda: ours.drop_activation(**given))()
 
 
+@pytest.mark.parametrize(
+    "name, function",
+    [
+        ("p", lambda value: ours.drop_activation(normal(3), 0, p=value, seed=1)),
+        ("seed", lambda value: ours.forward(normal(3), 0, seed=value)),
+        ("first", lambda value: ours.rrelu(normal(3), 0, seed=1, first=value)),
+        ("p", lambda value: ours.infer(normal(3), p=value)),
+        ("lower", lambda value: ours.rrelu_infer(normal(3), value)),
+        ("upper", lambda value: ours.rrelu(normal(3), 0, 0.125, value, seed=1)),
+    ],
+)
+@pytest.mark.parametrize("traced", [lambda f: jax.jit(f)(0), lambda f: jax.vmap(f)(jnp.arange(2))])
+def test_what_is_static_is_refused_when_it_is_traced(name, function, traced):
+    with pytest.raises(TypeError, match=rf"{name} must be static: .* got a traced int32\[\]"):
+        traced(function)
+
+
 def test_slopes_out_of_range_are_refused():
     with pytest.raises(ValueError, match="lower"):
         ours.rrelu(normal(3), 0, 0.5, 0.25, seed=1)
@@ -238,6 +262,23 @@ def test_slopes_out_of_range_are_refused():
 def test_a_key_that_ends_within_the_array_is_refused_when_it_runs():
     with pytest.raises(jax.errors.JaxRuntimeError, match="first"):
         jax.block_until_ready(ours.forward(normal(64), 0, seed=1, first=2**64 - 32))
+
+
+def test_the_mask_may_be_looked_at_within_what_is_differentiated():
+    x, (y, mask) = jnp.asarray(normal(100)), drop_activation.forward(normal(100), 0.5, seed=1, offset=7)
+
+    def loss(x):
+        y, mask = ours.forward(x, 7, p=0.5, seed=1)
+        return (y**2).sum(), mask
+
+    gradient, given = jax.jit(jax.grad(loss, has_aux=True))(x)
+    np.testing.assert_array_equal(np.asarray(given), mask)
+    np.testing.assert_array_equal(np.asarray(gradient), drop_activation.backward(2 * y, mask))
+
+
+def test_the_module_may_be_loaded_again():
+    importlib.reload(ours)
+    assert ours.infer(jnp.float32(-2), p=0.5) == -1
 
 
 def test_an_older_jax_is_refused_before_anything_is_registered(monkeypatch):
@@ -273,6 +314,33 @@ assert abs(value - expected[0]) < 1e-3, (value, expected[0])
 assert (np.asarray(gradient) == np.asarray(expected[1])).all()
 """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | flags, check=True)
+
+
+def test_where_shards_are_part_of_a_type_results_are_sharded_as_arrays_are():
+    """In a process of its own, as the last."""
+    code = """
+from functools import partial
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, PartitionSpec as P
+import drop_activation.jax as ours
+x = jnp.linspace(-3, 3, 1000).reshape(10, 100)
+training = partial(ours.drop_activation, p=0.5, seed=1)
+drawing = [training, partial(training, activation="silu"), partial(ours.rrelu, seed=1)]
+functions = [*drawing, lambda x, _: ours.infer(x, p=0.5), lambda x, _: ours.rrelu_infer(x)]
+@partial(jax.jit, static_argnums=0)
+def results(f, x):
+    slope = jax.grad(lambda x: (f(x, 7) ** 2).sum())(x)
+    return f(x, 7), slope, jax.lax.scan(lambda x, offset: (f(x, offset), None), x, jnp.arange(3))[0]
+expected = [results(f, x) for f in functions]
+with jax.set_mesh(jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Explicit, AxisType.Explicit))):
+    sharded = jax.device_put(x, P("a", "b"))
+    for f, numbers in zip(functions, expected):
+        for given, number in zip(results(f, sharded), numbers):
+            assert jax.typeof(given) == jax.typeof(sharded), jax.typeof(given)
+            np.testing.assert_array_equal(np.asarray(given), np.asarray(number))
+"""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], env=os.environ | flags, check=True)
 
 

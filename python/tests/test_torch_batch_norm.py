@@ -347,3 +347,31 @@ def test_mistakes_are_named(call, words):
         call()
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["BatchNormDropActivation1d", "BatchNormDropActivation2d"])
+def test_a_batch_without_elements_leaves_the_statistics(name):
+    x = X[:0] if name.endswith("2d") else X[:0, :, :, 0]
+    layer = getattr(dt, name)(5)
+    before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    with pytest.raises(ValueError, match="x must have elements to take statistics of, got shape .0, 5, 3"):
+        layer(x)
+    assert all(torch.equal(before[name], buffer) for name, buffer in layer.named_buffers())
+    # Where none are taken, there is nothing against it.
+    assert layer.eval()(x).shape == x.shape
+    frozen = getattr(dt, name)(5, frozen=True)
+    assert frozen(x.requires_grad_()).shape == x.shape
+
+
+def test_statistics_may_be_taken_anew_as_update_bn_takes_them():
+    batches = [torch.randn(6, 5, 3, 3) * i for i in range(1, 4)]
+    theirs, layer = torch.nn.BatchNorm2d(5), dt.BatchNormDropActivation2d(5)
+    torch.optim.swa_utils.update_bn(batches, torch.nn.Sequential(theirs))
+    layer(batches[0])
+    layer.reset_running_stats()
+    layer.momentum = None
+    with torch.no_grad():
+        for x in batches:
+            layer(x)
+    for name, buffer in theirs.named_buffers():
+        torch.testing.assert_close(getattr(layer, name), buffer)

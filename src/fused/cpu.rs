@@ -131,7 +131,7 @@ pub fn reduce<T: Element>(
 }
 
 /// A vector with a value for each channel.
-fn zeros<R: Real>(shape: Shape) -> Result<Vec<R>> {
+pub(super) fn zeros<R: Real>(shape: Shape) -> Result<Vec<R>> {
     let mut vector = Vec::new();
     let (values, len) = (shape.channels(), shape.len());
     vector.try_reserve_exact(values).map_err(|_| Error::SumMemory { values, len })?;

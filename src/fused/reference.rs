@@ -1,5 +1,6 @@
 //! The fused passes and their sums, one element after the other, as `docs/fused.md` says it. Slow and plain.
 
+use super::cpu::zeros;
 use super::{Centred, Gradient, Linear, Preactivation, Shape, Statistics, Sums};
 use crate::activation::Activation;
 use crate::element::Element;
@@ -130,7 +131,7 @@ fn gradient<T: Element>(shape: Shape, dy: &[T], by: &Gradient<'_, T>, i: usize) 
 ///
 /// # Errors
 /// Lengths that do not fit the shape; a mask of another operation or length;
-/// [`Error::MissingInput`](crate::Error::MissingInput).
+/// [`Error::MissingInput`](crate::Error::MissingInput); [`Error::SumMemory`](crate::Error::SumMemory).
 pub fn reduce<T: Element>(
     shape: Shape,
     dy: &[T],
@@ -144,7 +145,10 @@ pub fn reduce<T: Element>(
     centred.map_or(Ok(()), |centred| centred.check(shape))?;
     let dz: Vec<T::Real> = (0..shape.len()).map(|i| gradient(shape, dy, by, i)).collect();
     let zero = T::Real::ZERO;
-    let gradient = (0..shape.channels()).map(|c| sum(shape.count(), |t, sum| sum + dz[shape.index(c, t)], zero));
+    let mut gradient = zeros(shape)?;
+    for (c, s1) in gradient.iter_mut().enumerate() {
+        *s1 = sum(shape.count(), |t, sum| sum + dz[shape.index(c, t)], zero);
+    }
     let product = |centred: &Centred<'_, T>| {
         let term = |c: usize, t, sum| {
             let i = shape.index(c, t);
@@ -152,7 +156,7 @@ pub fn reduce<T: Element>(
         };
         (0..shape.channels()).map(|c| sum(shape.count(), |t, sum| term(c, t, sum), zero)).collect()
     };
-    let sums = Sums { gradient: gradient.collect(), product: centred.map(product) };
+    let sums = Sums { gradient, product: centred.map(product) };
     Ok((sums, residual.then(|| dz.iter().map(|dz| T::from_real(*dz)).collect())))
 }
 

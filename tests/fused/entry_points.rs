@@ -120,6 +120,17 @@ fn nothing_has_any_number_of_channels() {
     }
 }
 
+/// Sums of none have a value for each channel all the same.
+#[test]
+fn sums_of_more_channels_than_memory_holds_are_refused() {
+    for channels in [usize::MAX, 1 << 62] {
+        let shape = Shape::new(0, channels, 1).unwrap();
+        let none = Error::SumMemory { values: channels, len: 0 };
+        assert_eq!(passes::reduce(shape, &[0f32; 0], &Gradient::Given, None, None).unwrap_err(), none);
+        assert_eq!(reference::reduce(shape, &[0f32; 0], &Gradient::Given, None, false).unwrap_err(), none);
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_refused_before_anything_is_written() {
     let (x, shape, op) = (tensor(1), shape(), DropActivation::relu(0.7).unwrap());

@@ -9,8 +9,12 @@ of `drop_activation.forward`.
 
 Under vmap, each element of the batch is a call of its own, with its own offset if offsets are mapped, one after the
 other. Second derivatives and forward mode are refused by JAX, as for every `custom_vjp`. An array that is sharded over
-devices is gathered first. Within `jax.shard_map` it is not: each shard is a call of its own, and should have an offset
-of its own, since the same offset gives each the same mask.
+devices is gathered first, and the result is sharded again where the mesh's axes are explicit; JAX refuses a vmap over a
+dimension that is sharded so. Within `jax.shard_map` nothing is gathered: each shard is a call of its own, and should
+have an offset of its own, since the same offset gives each the same mask.
+
+`jax.export` takes these functions for unstable until it is told not to check them, by
+`jax.export.DisabledSafetyCheck.custom_call("drop_activation.forward")` and so on for the names that its error lists.
 """
 
 from __future__ import annotations
@@ -60,13 +64,24 @@ def _register() -> None:
             jax_tvm_ffi.register_ffi_target(f"drop_activation.{name}", function, order, platform)
 
 
-_register()
+# JAX refuses a name that it has, and `importlib.reload` comes here again, with the names of the first time.
+if "_registered" not in globals():
+    _register()
+_registered = True
 
 
 def _call(name: str, results, x, *arrays, **numbers):
     call = jax.ffi.ffi_call(f"drop_activation.{name}", results, vmap_method="sequential")
-    # JAX takes what is called so for the same on every device.
-    return jax.tree.map(lambda result: _vary(result, _varying(x)), call(x, *arrays, **numbers))
+    # JAX takes what is called so for the same on every device, and for unsharded.
+    return jax.tree.map(lambda result: _vary(_shard_like(result, x), _varying(x)), call(x, *arrays, **numbers))
+
+
+def _shard_like(result, x):
+    """The result, sharded as x is if that is part of x's type, and if the result is an array like x and no mask."""
+    sharding = jax.typeof(x).sharding
+    if result.shape != x.shape or all(axis is None for axis in sharding.spec):
+        return result
+    return jax.sharding.reshard(result, sharding)
 
 
 def _varying(x) -> frozenset:
@@ -94,10 +109,17 @@ def _mask_of(x):
 
 
 def _floats(name: str, x):
-    x = jnp.asarray(x)
+    # JAX makes one array of several in a list or a tuple.
+    if not (isinstance(x, (float, int, complex)) or hasattr(x, "__jax_array__") or hasattr(x, "__array__")):
+        raise TypeError(f"{name} must be an array, got a {type(x).__name__}")
+    # JAX names no argument where it refuses an array of NumPy's.
+    if not isinstance(x, np.ndarray):
+        x = jnp.asarray(x)
+    elif not x.dtype.isnative:
+        raise TypeError(f"{name} must have this machine's byte order, got dtype {x.dtype.str!r}")
     if x.dtype.name not in library.DTYPES:
         raise TypeError(f"{name} must have dtype {' or '.join(library.DTYPES)}, got {x.dtype.name}")
-    return x
+    return jnp.asarray(x)
 
 
 def _words_of(offset):
@@ -130,7 +152,17 @@ def _signed(number: int) -> np.int64:
 # What the functions with derivatives take after their arrays: hashable, and checked.
 
 
+def _static(**arguments) -> None:
+    for name, value in arguments.items():
+        if isinstance(value, jax.core.Tracer):
+            raise TypeError(
+                f"{name} must be static: a value that is known when this is traced, as with static_argnames or a "
+                f"closure, got a traced {value.aval.str_short()}"
+            )
+
+
 def _drop_activation(p, seed, first, activation) -> tuple:
+    _static(p=p, seed=seed, first=first, activation=activation)
     seed, first = operations.index("seed", seed), operations.index("first", first)
     # Refused here, where the caller's line is, and not when the compiled program runs.
     operations.forward(np.empty(0, np.float32), p, seed=seed, offset=0, first=first, activation=activation)
@@ -143,6 +175,7 @@ def _drop_activation(p, seed, first, activation) -> tuple:
 
 
 def _slopes(lower, upper) -> tuple:
+    _static(lower=lower, upper=upper)
     operations.rrelu_infer(np.empty(0, np.float32), lower, upper)
     return (("lower", np.float64(lower)), ("upper", np.float64(upper)))
 
@@ -160,9 +193,8 @@ def forward(
     first: SupportsIndex = 0,
     activation: str = "relu",
 ):
-    """The training forward pass with its mask, without a derivative: `drop_activation.forward` for JAX's arrays."""
-    (x, offset), attributes = _alike(_floats("x", x), _words_of(offset)), _drop_activation(p, seed, first, activation)
-    return tuple(_call("forward", (_like(x), _mask_of(x)), x, offset, **dict(attributes)))
+    """As `drop_activation`, with the mask: (y, mask), those of `drop_activation.forward`."""
+    return _trained(*_alike(_floats("x", x), _words_of(offset)), _drop_activation(p, seed, first, activation))
 
 
 def drop_activation(
@@ -195,7 +227,7 @@ def drop_activation(
     Raises:
         TypeError, ValueError: When it is traced; the text names the argument, what was given and what is allowed.
     """
-    return _trained(*_alike(_floats("x", x), _words_of(offset)), _drop_activation(p, seed, first, activation))
+    return forward(x, offset, p=p, seed=seed, first=first, activation=activation)[0]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -205,11 +237,11 @@ def _trained(x, offset, attributes):
 
 def _trained_forward(x, offset, attributes):
     y, mask = _call("forward", (_like(x), _mask_of(x)), x, offset, **dict(attributes))
-    return y, (mask, None if dict(attributes)["activation"] == "relu" else x)
+    return (y, mask), (mask, None if dict(attributes)["activation"] == "relu" else x)
 
 
-def _trained_backward(attributes, saved, dy):
-    mask, x = saved
+def _trained_backward(attributes, saved, cotangents):
+    (mask, x), (dy, _) = saved, cotangents
     if x is None:
         return _call("backward", _like(dy), dy, mask), None
     return _call("backward_saved", _like(dy), dy, mask, x, **_only(attributes, "activation")), None

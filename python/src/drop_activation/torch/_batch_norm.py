@@ -144,7 +144,8 @@ def _is_for_composition(x: Tensor, residual: object) -> bool:
 
 
 class BatchNormDropActivation1d(_BatchNormDropActivation):
-    """nn.BatchNorm1d and DropActivation in one, over (batch, num_features) or (batch, num_features, length)."""
+    """nn.BatchNorm1d and DropActivation in one, over (batch, num_features) or (batch, num_features, length). All that
+    `BatchNormDropActivation2d` says of nn.BatchNorm2d holds here for nn.BatchNorm1d."""
 
     _dimensions = (2, 3)
 
@@ -154,13 +155,14 @@ class BatchNormDropActivation2d(_BatchNormDropActivation):
     BatchNorm2d(x) + residual, with fewer passes over memory. Checkpoints of nn.BatchNorm2d load into it, and its own into
     nn.BatchNorm2d.
 
-    In evaluation mode it is made of PyTorch's own operations. It has no second derivatives.
+    In evaluation mode it is made of PyTorch's own operations. It has no second derivatives. In training it refuses a
+    batch without elements, which has no statistics: nn.BatchNorm2d counts it, and leaves its own as they are.
 
     It is not a subclass of nn.BatchNorm2d, and what goes by the class passes over it:
-    `torch.optim.swa_utils.update_bn` moves none of its statistics (call `reset_running_stats()` of each layer, then the
-    model in training mode over the data, under `torch.no_grad()`), and `nn.SyncBatchNorm.convert_sync_batchnorm`, which
-    would lose the activation, leaves it with the statistics of its own process (convert a model of nn.BatchNorm2d, and
-    give it to `replace_relu`).
+    `torch.optim.swa_utils.update_bn` moves none of its statistics (of each layer call `reset_running_stats()` and set
+    `momentum` to None for the while, then call the model in training mode over the data, under `torch.no_grad()`), and
+    `nn.SyncBatchNorm.convert_sync_batchnorm`, which would lose the activation, leaves it with the statistics of its own
+    process (convert a model of nn.BatchNorm2d, and give it to `replace_relu`).
 
     Args:
         num_features, eps, momentum, affine, track_running_stats, device, dtype: As for nn.BatchNorm2d.

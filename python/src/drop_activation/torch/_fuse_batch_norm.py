@@ -46,7 +46,9 @@ def fuse_batch_norm(model: nn.Module, p: float = 0.95) -> FusedModel:
 
     The model is traced by torch.fx, and is itself left as it is. Modules, parameters and buffers keep their names and
     order, but for the nn.ReLU modules that were fused. F.dropout that is told the mode becomes nn.Dropout. Attributes
-    that are numbers stay what they are now, and arguments that are None or a truth value by default are that.
+    that are numbers stay what they are now, and arguments that are None or a truth value by default are that. What goes
+    by nn.BatchNorm's class, such as `torch.optim.swa_utils.update_bn` and `nn.SyncBatchNorm.convert_sync_batchnorm`,
+    passes over the fused modules: `BatchNormDropActivation2d` says what to do instead.
 
     Args:
         p: The probability of keeping the ReLU.
